@@ -1,0 +1,1 @@
+"""Reference networks, built from their sizes."""

@@ -1,0 +1,139 @@
+"""The seam where somebody's generator meets the SDK: Adapter, Generator and `wrap`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from gansdk.contracts import Batch, Contract, Route
+from gansdk.errors import Unsupported
+from gansdk.interfaces import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A network that a state dict might belong to, with its sizes read from the weights themselves."""
+
+    name: str
+    """For messages: "SRResNet x4, 64 channels, 5 blocks"."""
+    build: Callable[[], nn.Module]
+    """Makes the network with fresh weights; called under the meta device, so it must not look at values."""
+    rename: Callable[[str], str] = lambda key: key
+    """Checkpoint key -> key of the built network, for official layouts that name things otherwise."""
+    ignore: frozenset[str] = frozenset()
+    """Checkpoint keys that carry nothing (num_batches_tracked, a constant mean shift)."""
+
+
+class Adapter(ABC):
+    """A family of generators. Nothing here changes the module it is given."""
+
+    name: str = ""
+
+    @abstractmethod
+    def accepts(self, module: nn.Module) -> bool:
+        """Whether the module is of this family; no false negatives for its own networks."""
+
+    @abstractmethod
+    def contract(self, module: nn.Module) -> Contract:
+        """Channels, value ranges, scale and the size at which costs are quoted."""
+
+    @abstractmethod
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        """Meaning -> path of the submodule whose output is the feature map, in execution order."""
+
+    @abstractmethod
+    def task(self, module: nn.Module) -> Task:
+        """The family's own losses and discriminators."""
+
+    def variants(self, state: Mapping[str, Tensor]) -> Iterable[Variant]:
+        """Networks of this family that `state` could belong to, best guess first; never raises."""
+        return ()
+
+    def describe(self, module: nn.Module) -> dict[str, Any]:
+        """JSON from which `build` makes the same network again: sizes and options, no weights."""
+        raise Unsupported(f"The adapter {self.name!r} cannot describe its networks, so only exports are saved.")
+
+    def build(self, description: Mapping[str, Any]) -> nn.Module:
+        """The network of a description, with fresh weights."""
+        raise Unsupported(f"The adapter {self.name!r} cannot build networks from a description.")
+
+    def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
+        """A fresh network of the same family, wider by `width` and on request deeper (OMGD's teachers)."""
+        raise Unsupported(f"The adapter {self.name!r} cannot rebuild its networks wider or deeper.")
+
+    def degrade(self, image: Tensor) -> Tensor:
+        """(N, channels_out, sH, sW) -> (N, channels_in, H, W): the input an image came from.
+
+        Differentiable and not rounded; needed by data-free distillation, and to make pairs of photographs.
+        """
+        raise Unsupported(f"The adapter {self.name!r} has no degradation from outputs back to inputs.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """A generator with everything needed to compress it. Made by `gansdk.wrap` or by an adapter."""
+
+    module: nn.Module
+    contract: Contract
+    adapter: Adapter
+    taps: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    """Where the weights came from, for the report."""
+
+
+class ReconstructionTask(Task):
+    """L1 to the ground truth where there is one, else nothing: the task of a generator of no known family."""
+
+    def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
+        losses = [
+            (fake - batch.targets[route]).abs().mean() for route, fake in fakes.items() if route in batch.targets
+        ]
+        zero = next(iter(fakes.values())).new_zeros(())
+        return sum(losses, zero)
+
+
+class WrappedAdapter(Adapter):
+    """The adapter of any module at all: the user's own contract and taps, no family knowledge."""
+
+    name = "wrapped"
+
+    def __init__(self, contract: Contract, taps: Mapping[str, str]) -> None:
+        self._contract = contract
+        self._taps = dict(taps)
+
+    def accepts(self, module: nn.Module) -> bool:
+        return True
+
+    def contract(self, module: nn.Module) -> Contract:
+        return self._contract
+
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        return self._taps
+
+    def task(self, module: nn.Module) -> Task:
+        return ReconstructionTask()
+
+
+def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None = None) -> Generator:
+    """Make any module a generator that can be compressed: no class to write.
+
+    `taps` maps names of your choice to submodule paths whose outputs feature distillers compare, in
+    execution order. Left out, they are chosen along the network's depth.
+
+    Raises:
+        ContractError: a tap path does not exist, or the module does not map the contract's input to its output.
+    """
+    from gansdk.wrapping import check_wrapped
+
+    chosen = check_wrapped(net, contract, taps)
+    return Generator(
+        module=net,
+        contract=contract,
+        adapter=WrappedAdapter(contract, chosen),
+        taps=chosen,
+        source=f"{type(net).__module__}.{type(net).__qualname__}",
+    )

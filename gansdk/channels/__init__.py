@@ -1,0 +1,1 @@
+"""Channel groups: found by tracing, used for costs, carving and weight sharing."""

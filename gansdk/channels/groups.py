@@ -1,0 +1,207 @@
+"""Channel groups as pure data: which tensor axes shrink together, and which widths a plan keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """`size * unit` consecutive entries of one tensor dimension, starting at `start`.
+
+    `size` is the group's. `unit` is the number of entries one channel owns: r*r before a PixelShuffle(r),
+    H*W behind a flatten. `start` is positive behind a concatenation.
+    """
+
+    tensor: str
+    dim: int
+    start: int = 0
+    unit: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelGroup:
+    """Channels that live or die together: every axis here shrinks by the same indices."""
+
+    name: str
+    size: int
+    axes: tuple[Axis, ...]
+    floor: int = 1
+    """Fewest channels a plan may keep."""
+    frozen: str = ""
+    """The reason in words why it cannot be pruned; empty if it can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One call of a convolution or linear layer, for costs and importance.
+
+    MACs are `positions` (true: what a device computes) or `paper_positions` (a transposed convolution
+    counted on its output grid) times the number of elements of `weight`.
+    """
+
+    weight: str
+    bias: str | None
+    positions: int
+    paper_positions: int
+    in_dim: int | None
+    """Dimension of `weight` that reads input channels; None for grouped and depthwise convolutions."""
+    out_dim: int
+    module: str
+    """Path of the owning module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormOp:
+    """One call of a normalisation without tracked statistics; `paper` counts one MAC per element.
+
+    The width is `constant` plus, for every (group, unit), unit times the group's width.
+    """
+
+    positions: int
+    constant: int
+    widths: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """A number a module keeps beside its tensors (groups, num_features): width of `group` times `unit`.
+
+    Several records for one (module, name) add up, with `constant` added once by the first.
+    """
+
+    module: str
+    name: str
+    constant: int
+    widths: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that is known about the channels of one generator at one input size."""
+
+    groups: tuple[ChannelGroup, ...]
+    ops: tuple[Op, ...]
+    norms: tuple[NormOp, ...]
+    attributes: tuple[Attribute, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Full shape of every tensor of the state dict."""
+    trainable: frozenset[str]
+    """Names of the tensors that are parameters; the others are buffers."""
+    item_bytes: Mapping[str, int]
+    """Bytes per element of every tensor."""
+    fixed_macs: int = 0
+    """MACs that no plan changes (matrix products of frozen tensors)."""
+    notes: tuple[str, ...] = ()
+    """What was folded or could not be followed, in sentences."""
+
+    @cached_property
+    def by_name(self) -> dict[str, ChannelGroup]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        return tuple(group for group in self.groups if not group.frozen)
+
+    @cached_property
+    def axes_of(self) -> dict[str, dict[int, tuple[tuple[ChannelGroup, Axis], ...]]]:
+        """tensor -> dim -> (group, axis) pairs in ascending order of start."""
+        table: dict[str, dict[int, list[tuple[ChannelGroup, Axis]]]] = {}
+        for group in self.groups:
+            for axis in group.axes:
+                table.setdefault(axis.tensor, {}).setdefault(axis.dim, []).append((group, axis))
+        return {
+            tensor: {dim: tuple(sorted(rows, key=lambda row: row[1].start)) for dim, rows in dims.items()}
+            for tensor, dims in table.items()
+        }
+
+    def full_plan(self) -> Plan:
+        """The plan that keeps everything."""
+        return Plan({group.name: tuple(range(group.size)) for group in self.groups})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; `from_dict` gives an equal space back."""
+        return {
+            "groups": [asdict(group) for group in self.groups],
+            "ops": [asdict(op) for op in self.ops],
+            "norms": [asdict(norm) for norm in self.norms],
+            "attributes": [asdict(attribute) for attribute in self.attributes],
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "trainable": sorted(self.trainable),
+            "item_bytes": dict(self.item_bytes),
+            "fixed_macs": self.fixed_macs,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Space:
+        """The inverse of `to_dict`."""
+
+        def pairs(rows: Any) -> tuple[tuple[str, int], ...]:
+            return tuple((str(group), int(unit)) for group, unit in rows)
+
+        return cls(
+            groups=tuple(
+                ChannelGroup(**{**group, "axes": tuple(Axis(**axis) for axis in group["axes"])})
+                for group in data["groups"]
+            ),
+            ops=tuple(Op(**op) for op in data["ops"]),
+            norms=tuple(NormOp(**{**norm, "widths": pairs(norm["widths"])}) for norm in data["norms"]),
+            attributes=tuple(
+                Attribute(**{**attribute, "widths": pairs(attribute["widths"])})
+                for attribute in data["attributes"]
+            ),
+            shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
+            trainable=frozenset(data["trainable"]),
+            item_bytes=dict(data["item_bytes"]),
+            fixed_macs=data["fixed_macs"],
+            notes=tuple(data["notes"]),
+        )
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[str, tuple[int, ...]]):
+    """Which channels survive: group name -> kept channel ids, ascending. Groups not named keep everything."""
+
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __getitem__(self, group: str) -> tuple[int, ...]:
+        return self.keep[group]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keep)
+
+    def __len__(self) -> int:
+        return len(self.keep)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.keep.items())))
+
+    def width(self, group: ChannelGroup) -> int:
+        """Channels of `group` that stay."""
+        kept = self.keep.get(group.name)
+        return group.size if kept is None else len(kept)
+
+    def widths(self, space: Space) -> dict[str, int]:
+        """Width of every group of `space`."""
+        return {group.name: self.width(group) for group in space.groups}
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Plain JSON data."""
+        return {name: list(kept) for name, kept in self.keep.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, list[int]]) -> Plan:
+        """The inverse of `to_dict`."""
+        return cls({name: tuple(int(i) for i in kept) for name, kept in data.items()})
+
+    def then(self, later: Plan) -> Plan:
+        """The plan that equals carving by this one and then by `later` (whose ids count kept channels)."""
+        keep = dict(self.keep)
+        for name, kept in later.items():
+            base = keep.get(name)
+            keep[name] = kept if base is None else tuple(base[i] for i in kept)
+        return Plan(keep)

@@ -1,0 +1,100 @@
+"""The data that crosses every boundary: what a generator eats and gives, batches, observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from torch import Tensor
+
+from gansdk.errors import ContractError
+
+Route = str
+"""One direction of a generator: "main" for most; "A2B" and "B2A" for a CycleGAN pair."""
+
+MAIN: Route = "main"
+
+Metrics = Mapping[str, Tensor]
+"""Stable names to detached 0-d tensors: {"loss": ..., "gka/body3": ...}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """What one generator eats and gives: float32 images, (N, C, H, W).
+
+    One channel means BT.601 luma; three mean RGB. MACs are quoted for one image of `size`.
+    """
+
+    channels_in: int
+    channels_out: int
+    size: tuple[int, int]
+    """(H, W) of the input in pixels at which costs are quoted, batch 1."""
+    input_range: tuple[float, float] = (-1.0, 1.0)
+    output_range: tuple[float, float] = (-1.0, 1.0)
+    scale: int = 1
+    """Output side / input side."""
+    pre_upsampled: int = 1
+    """The input is a target shrunk and bicubically enlarged again by this factor (VDSR)."""
+    multiple_of: int = 1
+    """H and W of the input must be multiples of this."""
+    inference: Literal["eval", "batch-statistics"] = "eval"
+    """How norms run when images are made; pix2pix is meant to run with batch statistics."""
+
+    def __post_init__(self) -> None:
+        if min(self.channels_in, self.channels_out, self.scale, self.pre_upsampled, self.multiple_of) < 1:
+            raise ContractError(f"{self}: channels, scale, pre_upsampled and multiple_of must be at least 1.")
+        if len(self.size) != 2 or min(self.size) < 1 or any(side % self.multiple_of for side in self.size):
+            raise ContractError(
+                f"size={self.size} must be (height, width), each a positive multiple of {self.multiple_of}."
+            )
+        for name, (low, high) in {"input_range": self.input_range, "output_range": self.output_range}.items():
+            if not low < high:
+                raise ContractError(f"{name}=({low}, {high}) must be (low, high) with low < high.")
+
+    @property
+    def example_shape(self) -> tuple[int, int, int, int]:
+        """(1, channels_in, H, W)."""
+        return (1, self.channels_in, *self.size)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ContractError unless `x` is (N, channels_in, H, W) with sides of the right multiple."""
+        if x.ndim != 4 or x.shape[1] != self.channels_in:
+            raise ContractError(
+                f"The generator takes (N, {self.channels_in}, H, W) images, but got {tuple(x.shape)}."
+            )
+        if any(side % self.multiple_of for side in x.shape[2:]):
+            raise ContractError(
+                f"The generator takes sides that are multiples of {self.multiple_of}, "
+                f"but got {x.shape[2]}x{x.shape[3]}."
+            )
+
+
+class Pairing(Enum):
+    """How inputs and targets of a source belong together."""
+
+    PAIRED = "paired"
+    UNPAIRED = "unpaired"
+    INPUTS_ONLY = "inputs-only"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images for one step. `inputs[route]`: (N, channels_in, H, W); `targets[route]`: (N, channels_out, sH, sW)."""
+
+    inputs: Mapping[Route, Tensor]
+    targets: Mapping[Route, Tensor] = field(default_factory=dict)
+    """Empty where there are none."""
+    names: tuple[str, ...] = ()
+    """File names, one per image, where they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one forward pass of a generator showed."""
+
+    image: Tensor | None
+    """(N, channels_out, sH, sW) in output_range; None if it was not asked for."""
+    features: Mapping[str, Tensor]
+    """tap -> (N, C_tap, H_tap, W_tap), only the taps asked for."""

@@ -1,0 +1,123 @@
+"""Every exception a user can meet. Each message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class GansdkError(Exception):
+    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+
+    exit_code = 2
+
+
+class BudgetSyntaxError(GansdkError):
+    """The text of a budget could not be read."""
+
+
+class BudgetUnreachable(GansdkError):
+    """Even the smallest student exceeds the budget.
+
+    `floor` maps a metric ("macs", "params", "size") to its smallest reachable value.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, floor: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.floor = dict(floor)
+
+
+class NothingPruned(GansdkError):
+    """No channel can be removed; `reasons` says why, group by group."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, reasons: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)
+
+
+class ContractError(GansdkError):
+    """A tensor or a module does not keep the generator's contract (channels, size, value range)."""
+
+
+class NeedsContract(GansdkError):
+    """A bare module of no known family was given; `gansdk.wrap` and a contract say how to call it."""
+
+
+class CheckpointError(GansdkError):
+    """A file is not a checkpoint that can be read without executing it."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A state dict fits no family; the message names the nearest and the first differing keys."""
+
+
+class DataError(GansdkError):
+    """Images are missing, unreadable, too small or of the wrong kind."""
+
+
+class MissingData(DataError):
+    """The distiller needs images and none were given."""
+
+
+class IncompatibleParts(GansdkError):
+    """Adapter, pruner, distiller and data cannot work together; `missing` names the capabilities."""
+
+    def __init__(self, message: str, *, missing: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class PluginNotFound(GansdkError):
+    """No plugin offers that name."""
+
+
+class AmbiguousPlugin(GansdkError):
+    """Several third-party plugins offer that name; the qualified names are in the message."""
+
+
+class PluginLoadError(GansdkError):
+    """A plugin was found but its factory could not be imported or called."""
+
+
+class Unsupported(GansdkError):
+    """An optional ability was asked of a part that does not have it."""
+
+
+class TrainingDiverged(GansdkError):
+    """The loss became NaN or infinite, or stayed without progress; the last good state is kept."""
+
+
+class ResumeMismatch(GansdkError):
+    """A run folder was made with other settings; the message shows the difference."""
+
+
+class OutputError(GansdkError):
+    """The output folder cannot be written."""
+
+
+class QualityFloorMissed(GansdkError):
+    """The student is worse than asked for. It is saved all the same."""
+
+    exit_code = 4
+
+
+class VerificationError(GansdkError):
+    """Two forms of the same student give different images (carved, saved, loaded, exported)."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, stage: str, max_error: float) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.max_error = max_error
+
+
+class GansdkWarning(UserWarning):
+    """Something a user should know that does not stop the work."""
+
+
+class PluginWarning(GansdkWarning):
+    """A plugin was skipped."""

@@ -1,0 +1,311 @@
+"""The interfaces every part implements: Teacher, Student, Pruner, Term, Regime, DataSource, Task.
+
+Adapters are in `gansdk.adapter`. Every optional method has a default, so a plugin of today keeps working.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.budget import Cost, Limits
+from gansdk.channels.groups import Plan, Space
+from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Pairing, Route
+from gansdk.errors import MissingData
+
+if TYPE_CHECKING:
+    from gansdk.adapter import Adapter
+
+Inherit = Literal["none", "norms", "all"]
+State = dict[str, Any]
+"""Tensors, numbers, strings and containers of them: what `torch.load(weights_only=True)` reads back."""
+
+
+class Teacher(ABC):
+    """A generator to imitate. Frozen by default; an online one also learns."""
+
+    contracts: Mapping[Route, Contract]
+    taps: tuple[str, ...]
+    """Names of feature maps by meaning ("stem", "body3"), in execution order; the student uses the same."""
+
+    @abstractmethod
+    def observe(
+        self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN
+    ) -> Observation:
+        """Run on `x`: (N, channels_in, H, W). Differentiable in `x`, never in the teacher's weights.
+
+        With `image=False` the forward pass may stop once every asked tap was seen.
+        """
+
+    def learn(self, batch: Batch) -> Metrics:
+        """Take one optimiser step of an online teacher; a frozen one has nothing to learn."""
+        return {}
+
+    def networks(self) -> Mapping[Route, nn.Module]:
+        """Plain modules, for scoring and reports."""
+        return {}
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Student(ABC):
+    """The generator being made small, seen through whichever subnet is active."""
+
+    contracts: Mapping[Route, Contract]
+    taps: tuple[str, ...]
+    space: Space
+    plan: Plan
+    """Active now; starts full."""
+
+    @abstractmethod
+    def observe(
+        self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN
+    ) -> Observation:
+        """Run the active subnet on `x`: (N, channels_in, H, W), with gradients to the shared weights."""
+
+    @abstractmethod
+    def activate(self, plan: Plan) -> None:
+        """Make `plan` the active subnet."""
+
+    @abstractmethod
+    def channels(self, tap: str) -> Tensor:
+        """int64 (C_active,): ids of the tap's active channels, each below `width(tap)`."""
+
+    @abstractmethod
+    def width(self, tap: str) -> int:
+        """Channels of the tap when nothing is pruned: the size of a connector."""
+
+    @abstractmethod
+    def cost(self, plan: Plan) -> Cost:
+        """Cost of one image at the contract's size, in closed form: no forward pass."""
+
+    @abstractmethod
+    def carve(self, plan: Plan, *, inherit: Inherit = "all") -> Student:
+        """A new, physically smaller student. `inherit`: which weights it takes along (CAT: "none")."""
+
+    @abstractmethod
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What an optimiser trains."""
+
+    @abstractmethod
+    def networks(self) -> Mapping[Route, nn.Module]:
+        """Plain torch modules for export and saving."""
+
+    @abstractmethod
+    def train(self, mode: bool = True) -> None:
+        """Switch between training and inference behaviour as the contract's `inference` says."""
+
+    def state_dict(self) -> State:
+        return {
+            f"{route}/{name}": value
+            for route, network in self.networks().items()
+            for name, value in network.state_dict().items()
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        for route, network in self.networks().items():
+            prefix = f"{route}/"
+            network.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            )
+
+
+class Task(ABC):
+    """The family's own training losses: what a generator of this kind is trained for without a teacher.
+
+    Scalars are means over the batch; `fakes[route]`: (N, channels_out, sH, sW), the student's images.
+    """
+
+    def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
+        """One critic step on detached `fakes`; families without a discriminator do nothing."""
+        return {}
+
+    @abstractmethod
+    def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
+        """(), with gradient to the fakes. Zero where the batch holds nothing to compare with."""
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class DataSource(ABC):
+    """Images in the contract's channels and ranges. Splits share no image."""
+
+    pairing: Pairing
+
+    @abstractmethod
+    def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
+        """The batch of one training step: a pure function of its arguments, so a resumed run sees the same."""
+
+    @abstractmethod
+    def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        """One pass over whole images in fixed order, one image a batch."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON facts for the report: where the images are from, how many, which were skipped and why."""
+        return {}
+
+
+class StageProcesses(Protocol):
+    """What a regime needs to know of the processes it runs in."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate, with mixed precision scaling where it is on."""
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make every process hold the mean of all gradients; nothing to do for one process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One training stage: the supernet, or the carved student. Grows by fields with defaults."""
+
+    student: Student
+    teachers: Sequence[Teacher]
+    task: Task
+    steps: int
+    rng: torch.Generator
+    """For whatever is random in the stage; the global generator is never touched."""
+    processes: StageProcesses
+    terms: Sequence[Term] = ()
+    """Summands that the regime adds to the student's loss."""
+    learning_rate: float = 1e-3
+    score: Callable[[], float] | None = None
+    """Lower is better, on the "search" split."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+
+class Term(ABC):
+    """One summand of the student's loss. Pure in what it is given; owns at most its connectors."""
+
+    name: str
+    """Key of its metric, e.g. "gka"."""
+    weight: float = 1.0
+    needs_image: bool = False
+    """Whether it reads `Observation.image` of the teacher; if no term does, the teacher stops early."""
+    min_batch: int = 1
+    anchors_low_frequencies: bool = False
+    """Whether the term alone fixes colours and brightness; if no term does, the task loss must."""
+
+    def taps(self, available: Sequence[str]) -> tuple[str, ...]:
+        """Which of the taps that both sides offer it wants observed; () for images only."""
+        return ()
+
+    def bind(self, stage: Stage) -> None:
+        """Called once per stage, before its first step: size connectors by `stage.student.width(tap)`."""
+
+    @abstractmethod
+    def __call__(self, student: Observation, teacher: Observation) -> Tensor:
+        """(), unweighted, with gradient to the student only."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Connectors, trained with the student."""
+        return iter(())
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Regime(ABC):
+    """Which networks exist, who supplies inputs, and who is updated when. One per run."""
+
+    def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
+        """The teachers of the run; the default is the given generator, frozen."""
+        return (reference,)
+
+    def source(self, data: DataSource | None, adapter: Adapter) -> DataSource:
+        """Where inputs come from; a data-free regime returns its own."""
+        if data is None:
+            raise MissingData(
+                "This distiller needs images and data=None was given. Pass data='folder/' or "
+                "data='photos' (the embedded photographs), or use distiller=None to prune only."
+            )
+        return data
+
+    @abstractmethod
+    def bind(self, stage: Stage) -> None:
+        """Prepare for one stage: make optimisers over `stage.student` and the terms' connectors anew."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> Metrics:
+        """One update of the student. Detached 0-d tensors, no host synchronisation."""
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """What a distiller plugin's factory returns: terms, or a regime, or both."""
+
+    terms: tuple[Term, ...] = ()
+    regime: Regime | None = None
+
+
+class Run(Protocol):
+    """What a pruner sees of the run it is called in."""
+
+    seed: int
+    rng: torch.Generator
+    teacher: Teacher
+    task: Task
+    contract: Contract
+
+    def probe_batches(self, count: int) -> list[Batch] | None:
+        """A few fixed training batches for importance and calibration; None if there is no data."""
+
+    def distil(self, steps: int, *, before_step: Callable[[int], None] | None = None) -> None:
+        """Train the student of the run in its present form."""
+
+    def score(self, plan: Plan) -> float:
+        """Quality of a subnet on the "search" split; lower is better."""
+
+
+class Pruner(ABC):
+    """Chooses what to keep. Never edits the student's structure; training it through the run is allowed."""
+
+    inherit: Inherit = "all"
+    """Which weights the carved student takes along."""
+
+    @abstractmethod
+    def search(self, student: Student, limits: Limits, run: Run) -> Plan:
+        """A plan within the limits. Raises BudgetUnreachable(floor=...) before any work if none is."""
+
+    def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
+        """Repair the carved student's weights before distillation; the default leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One metric of teacher and student on the same images, and how it was measured."""
+
+    metric: str
+    """"psnr-y", "ssim-y": the name says the protocol."""
+    reference: str
+    """"ground-truth" or "teacher"."""
+    teacher: float | None
+    student: float
+    images: int
+    protocol: str
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """The same metric for baselines, e.g. {"bicubic": 28.43}."""

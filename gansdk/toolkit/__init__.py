@@ -1,0 +1,1 @@
+"""Small parts for plugin authors."""
