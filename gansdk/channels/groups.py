@@ -108,7 +108,7 @@ class Space:
 
     @cached_property
     def axes_of(self) -> dict[str, dict[int, tuple[tuple[ChannelGroup, Axis], ...]]]:
-        """tensor -> dim -> (group, axis) pairs in ascending order of start."""
+        """Tensor -> dim -> (group, axis) pairs in ascending order of start."""
         table: dict[str, dict[int, list[tuple[ChannelGroup, Axis]]]] = {}
         for group in self.groups:
             for axis in group.axes:
