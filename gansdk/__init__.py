@@ -1,0 +1,1 @@
+"""Plugin-based compression SDK for image generators."""

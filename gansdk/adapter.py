@@ -55,9 +55,7 @@ class Adapter(ABC):
 
     def describe(self, module: nn.Module) -> dict[str, Any]:
         """JSON from which `build` makes the same network again: sizes and options, no weights."""
-        raise Unsupported(
-            f"The adapter {self.name!r} cannot describe its networks, so only exports are saved."
-        )
+        raise Unsupported(f"The adapter {self.name!r} cannot describe its networks, so only exports are saved.")
 
     def build(self, description: Mapping[str, Any]) -> nn.Module:
         """The network of a description, with fresh weights."""
@@ -91,11 +89,7 @@ class ReconstructionTask(Task):
     """L1 to the ground truth where there is one, else nothing: the task of a generator of no known family."""
 
     def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
-        losses = [
-            (fake - batch.targets[route]).abs().mean()
-            for route, fake in fakes.items()
-            if route in batch.targets
-        ]
+        losses = [(fake - batch.targets[route]).abs().mean() for route, fake in fakes.items() if route in batch.targets]
         zero = next(iter(fakes.values())).new_zeros(())
         return sum(losses, zero)
 

@@ -61,9 +61,7 @@ class Contract:
     def check_input(self, x: Tensor) -> None:
         """Raise ContractError unless `x` is (N, channels_in, H, W) with sides of the right multiple."""
         if x.ndim != 4 or x.shape[1] != self.channels_in:
-            raise ContractError(
-                f"The generator takes (N, {self.channels_in}, H, W) images, but got {tuple(x.shape)}."
-            )
+            raise ContractError(f"The generator takes (N, {self.channels_in}, H, W) images, but got {tuple(x.shape)}.")
         if any(side % self.multiple_of for side in x.shape[2:]):
             raise ContractError(
                 f"The generator takes sides that are multiples of {self.multiple_of}, "

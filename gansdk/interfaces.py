@@ -34,9 +34,7 @@ class Teacher(ABC):
     """Names of feature maps by meaning ("stem", "body3"), in execution order; the student uses the same."""
 
     @abstractmethod
-    def observe(
-        self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN
-    ) -> Observation:
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         """Run on `x`: (N, channels_in, H, W). Differentiable in `x`, never in the teacher's weights.
 
         With `image=False` the forward pass may stop once every asked tap was seen.
@@ -66,9 +64,7 @@ class Student(ABC):
     """Active now; starts full."""
 
     @abstractmethod
-    def observe(
-        self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN
-    ) -> Observation:
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         """Run the active subnet on `x`: (N, channels_in, H, W), with gradients to the shared weights."""
 
     @abstractmethod

@@ -151,8 +151,7 @@ class Space:
             ops=tuple(Op(**op) for op in data["ops"]),
             norms=tuple(NormOp(**{**norm, "widths": pairs(norm["widths"])}) for norm in data["norms"]),
             attributes=tuple(
-                Attribute(**{**attribute, "widths": pairs(attribute["widths"])})
-                for attribute in data["attributes"]
+                Attribute(**{**attribute, "widths": pairs(attribute["widths"])}) for attribute in data["attributes"]
             ),
             shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
             trainable=frozenset(data["trainable"]),
