@@ -1,0 +1,187 @@
+"""Selection: which channels stay, given one score per channel and a budget.
+
+The drop sequence is fixed before the budget is looked at: channels leave in the order of their scores, in
+packs that bring their group to the next lower multiple. A budget only says how far to go along it, so a
+larger budget never keeps less, and every width but one is a multiple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gansdk.budget import Cost, Limits
+from gansdk.channels.groups import ChannelGroup, Plan, Space
+from gansdk.errors import ContractError, NothingPruned
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""group -> (size,), larger is more important."""
+
+FLOOR_SHARE = 0.1
+"""Least share of a group that stays: gradients cannot rank what removes a whole layer."""
+
+TARGET_USE = 0.95
+"""Budgets are used to at least this share where the network's own steps allow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Channels of one group that leave together, worst first."""
+
+    group: str
+    channels: tuple[int, ...]
+
+
+def select(
+    space: Space,
+    scores: Scores,
+    limits: Limits,
+    *,
+    cost: Callable[[Plan], Cost],
+    multiple_of: int = 16,
+    normalise: bool = True,
+    floor_share: float = FLOOR_SHARE,
+) -> Plan:
+    """The plan that keeps the best channels within `limits`.
+
+    With `normalise`, scores are divided by their group's root mean square, so that groups compete by how
+    unequal their channels are and not by their scale. A group that is cut keeps a multiple of
+    `multiple_of` (a smaller power of two for narrow groups); the last pack is refined to multiples of 8
+    and then of 1 where the budget would otherwise be used to less than 95 %.
+
+    Raises:
+        BudgetUnreachable: even the floors cost more than the limits.
+        NothingPruned: every group is frozen.
+    """
+    groups = check_scores(space, scores)
+    packs = drop_sequence(groups, scores, multiple_of=multiple_of, normalise=normalise, floor_share=floor_share)
+    if limits.fits(cost(space.full_plan())):
+        return space.full_plan()
+    check_floor(space, limits, cost(_plan(space, packs)))
+    low, high = 0, len(packs)  # packs[:high] fits, packs[:low] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if limits.fits(cost(_plan(space, packs[:middle]))) else (middle, high)
+    return _refine(space, packs[:high], limits, cost)
+
+
+def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
+    """The prunable groups, each with a finite score for every channel."""
+    if not space.prunable:
+        reasons = [f"{group.name}: {group.frozen}" for group in space.groups]
+        raise NothingPruned(
+            "No channel of this generator can be removed. " + "; ".join(reasons[:8]) + ".", reasons=reasons
+        )
+    for group in space.prunable:
+        found = scores.get(group.name)
+        if found is None or len(found) != group.size or not np.isfinite(found).all():
+            raise ContractError(
+                f"The importance gave no finite score for each of the {group.size} channels of group {group.name!r}. "
+                "A non-finite score usually means that the teacher's own output is not finite."
+            )
+    return list(space.prunable)
+
+
+def check_floor(space: Space, limits: Limits, floor: Cost) -> None:
+    """Raise BudgetUnreachable if the smallest plan does not fit."""
+    frozen = [f"{group.name} ({group.frozen})" for group in space.groups if group.frozen]
+    limits.check_floor(floor, "generator", frozen)
+
+
+def floor_of(group: ChannelGroup, floor_share: float = FLOOR_SHARE) -> int:
+    """Fewest channels of the group that any plan keeps."""
+    return min(group.size, max(group.floor, int(np.ceil(floor_share * group.size))))
+
+
+def multiple_for(group: ChannelGroup, multiple_of: int) -> int:
+    """The multiple for this group's width: at most a quarter of it, so that narrow groups can shrink too."""
+    multiple = multiple_of
+    while multiple > 1 and multiple * 4 > group.size:
+        multiple //= 2
+    return max(1, multiple)
+
+
+def drop_sequence(
+    groups: Sequence[ChannelGroup], scores: Scores, *, multiple_of: int, normalise: bool, floor_share: float
+) -> list[Pack]:
+    """All packs down to the floors, in the order in which they leave."""
+    keyed: list[tuple[float, int, int, Pack]] = []
+    for number, group in enumerate(groups):
+        values = np.asarray(scores[group.name], dtype=np.float64)
+        scale = float(np.sqrt(np.mean(values**2))) if normalise else 1.0
+        order = np.lexsort((np.arange(group.size), values))  # worst first; ties leave by channel id
+        multiple, floor = multiple_for(group, multiple_of), floor_of(group, floor_share)
+        width, worst = group.size, 0.0
+        while width > floor:
+            target = max(floor, (width - 1) // multiple * multiple)
+            channels = order[group.size - width : group.size - target]
+            mean = float(values[channels].mean()) / (scale or 1.0)
+            worst = max(worst, mean)  # a group's packs leave in its own order, whatever rounding does to means
+            keyed.append((worst, number, -width, Pack(group.name, tuple(int(i) for i in channels))))
+            width = target
+    return [pack for *_, pack in sorted(keyed, key=lambda row: row[:3])]
+
+
+def _plan(space: Space, packs: Sequence[Pack]) -> Plan:
+    dropped: dict[str, set[int]] = {}
+    for pack in packs:
+        dropped.setdefault(pack.group, set()).update(pack.channels)
+    return Plan(
+        {
+            group.name: tuple(i for i in range(group.size) if i not in dropped.get(group.name, ()))
+            for group in space.groups
+        }
+    )
+
+
+def _refine(space: Space, packs: list[Pack], limits: Limits, cost: Callable[[Plan], Cost]) -> Plan:
+    """Give channels of the last pack back while the budget allows it, in steps of 8 and then of 1."""
+    *before, last = packs
+
+    def giving_back(count: int) -> Plan:
+        kept = Pack(last.group, last.channels[: len(last.channels) - count])
+        return _plan(space, [*before, kept])
+
+    for step in (len(last.channels), 8, 1):
+        fitting = [n for n in range(0, len(last.channels), step) if limits.fits(cost(giving_back(n)))]
+        plan = giving_back(max(fitting))
+        if limits.usage(cost(plan)) >= TARGET_USE or step == 1:
+            return plan
+    raise AssertionError("unreachable")
+
+
+def threshold_search(
+    scores: Sequence[NDArray[np.float64]],
+    macs_at: Callable[[Sequence[int]], int],
+    budget_macs: int,
+    floors: Sequence[int],
+) -> tuple[float, list[int]]:
+    """CAT's threshold on norm scales, step for step: (threshold, widths) of the last network looked at.
+
+    `scores` are |gamma| per layer, `macs_at(widths)` the cost of a network, `floors` the least width of each
+    layer. Bisection between the smallest and the largest scale; a channel stays if it is strictly above.
+    It stops once the bounds are within 0.1 % of the lower one and the network fits (Jin et al., CVPR 2021,
+    released code: both must hold). `check` the floor first: a budget below it has no solution.
+
+    Raises:
+        ValueError: the floors alone cost more than the budget, where the published loop would not end.
+    """
+    flat = np.concatenate([np.abs(values) for values in scores])
+    low, high = float(flat.min()), float(flat.max())
+    if macs_at(list(floors)) > budget_macs:
+        raise ValueError(f"the floors cost {macs_at(list(floors))} MACs, the budget is {budget_macs}")
+    macs, threshold, widths = None, low, [len(values) for values in scores]
+    while abs(high - low) > 1e-3 * low or macs is None or macs > budget_macs:
+        threshold = (low + high) / 2
+        widths = [
+            max(int((np.abs(values) > threshold).sum()), floor) for values, floor in zip(scores, floors, strict=True)
+        ]
+        macs = macs_at(widths)
+        if macs > budget_macs:
+            low = threshold
+        else:
+            high = threshold
+    return threshold, widths

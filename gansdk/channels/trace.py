@@ -1,0 +1,243 @@
+"""Find the channel groups of any module by running its own forward once with a label on every channel.
+
+The forward runs on the meta device (no arithmetic, no memory) under a TorchFunctionMode, so Python control
+flow, recursion and in-place operations need no special care. Operations with a rule (`operators.py`) carry
+labels on; an operation without one freezes what it touches, and says so. Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
+from gansdk.channels.groups import Op, Plan, Space
+from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
+from gansdk.errors import ContractError
+
+
+class Tracer(TorchFunctionMode):
+    """Records, while a forward runs, which tensor axes carry which labels. Rules call its methods."""
+
+    def __init__(self, module: nn.Module, example: Tensor, taps: Mapping[str, str], device: str) -> None:
+        super().__init__()
+        self.module = module
+        self.batch = example.shape[0]
+        self.device = device
+        self.unions = Unions()
+        self.axes: dict[tuple[str, int], Ids] = {}
+        self.attributes: dict[tuple[str, str], Ids] = {}
+        self.ops: list[Op] = []
+        self.norms: list[tuple[int, Ids]] = []
+        self.fixed_macs = 0
+        self.notes: list[str] = []
+        self.tap_shapes: dict[str, tuple[int, ...]] = {}
+        self._paths = {part: path for path, part in module.named_modules()}
+        self._taps = {path: tap for tap, path in taps.items()}
+        self._stack: list[nn.Module] = []
+
+    # What rules use.
+
+    @property
+    def here(self) -> str:
+        """Path of the module that is running."""
+        return self._paths.get(self._stack[-1], "") if self._stack else ""
+
+    def read(self, tensor: Tensor, dim: int) -> Ids:
+        """The labels of `tensor` along `dim`; fresh frozen ones if it has none there."""
+        labels = labels_of(tensor)
+        if labels is not None and labels.dim == dim:
+            return labels.ids
+        origin = getattr(tensor, "_gansdk_origin", None)
+        if labels is not None:
+            self.unions.freeze(labels.ids, f"its channels are not where {self.where()} expects them")
+        elif origin is None and not hasattr(tensor, "_gansdk_seen") and state_name(tensor) is None:
+            self._freeze_all(f"{self.where()} got a tensor that no followed operation made")
+        ids = self.unions.fresh(tensor.shape[dim], origin or f"it reads what {self.where()} was given from outside")
+        set_labels(tensor, Labels(ids, dim))
+        return ids
+
+    def where(self) -> str:
+        return f"'{self.here}'" if self.here else "the generator's own forward"
+
+    def record_axis(self, tensor: Tensor | None, dim: int, ids: Ids) -> None:
+        """`tensor`, if it is a parameter or buffer, carries `ids` along `dim`; a second use is united."""
+        name = state_name(tensor)
+        if name is None:
+            return
+        known = self.axes.setdefault((name, dim), ids)
+        if known is not ids:
+            self.unions.unite(known, ids)
+
+    def record_attribute(self, path: str, name: str, ids: Ids) -> None:
+        """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number."""
+        owner = self.module.get_submodule(path)
+        if getattr(owner, name, None) == len(ids):
+            known = self.attributes.setdefault((path, name), ids)
+            if known is not ids:
+                self.unions.unite(known, ids)
+
+    def freeze(self, args: Iterable[Any], reason: str) -> None:
+        """Freeze the labels of every tensor among `args`."""
+        for tensor in _tensors(args):
+            labels = labels_of(tensor)
+            if labels is not None:
+                self.unions.freeze(labels.ids, reason)
+
+    def _freeze_all(self, reason: str) -> None:
+        self.unions.freeze(np.arange(len(self.unions), dtype=np.int64), reason)
+
+    # The mode itself.
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        args, kwargs = tree_map_only(Tensor, self._on_device, (args, kwargs))
+        result = func(*args, **kwargs)
+        if isinstance(result, torch.Size):
+            return torch.Size([Width(side) for side in result])
+        outputs = _tensors([result])
+        if not outputs:
+            return Width(result) if getattr(func, "__name__", "") == "size" else result
+        from gansdk.channels.operators import apply_rule
+
+        name = getattr(func, "__name__", str(func))
+        fresh = [tensor for tensor in outputs if labels_of(tensor) is None]
+        apply_rule(self, name, args, kwargs, result)
+        for tensor in fresh:
+            if labels_of(tensor) is None and getattr(tensor, "_gansdk_origin", None) is None:
+                tensor._gansdk_seen = True  # type: ignore[attr-defined]
+        return result
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Constants a module keeps outside its state dict follow the trace to its device."""
+        return tensor if tensor.device.type == self.device else tensor.to(self.device)
+
+    # Where the forward is.
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the stack of running modules, and look at what each one returns."""
+
+        def enter(part: nn.Module, args: Any) -> None:
+            self._stack.append(part)
+
+        def leave(part: nn.Module, args: Any, output: Any) -> None:
+            self._left(part, args, output)
+            self._stack.pop()
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _left(self, part: nn.Module, args: Any, output: Any) -> None:
+        outputs = _tensors([output])
+        for tensor in outputs:
+            if labels_of(tensor) is None and not hasattr(tensor, "_gansdk_seen"):
+                reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be followed"
+                self.freeze([args], reason)
+                tensor._gansdk_origin = f"it comes out of {reason}"  # type: ignore[attr-defined]
+        tap = self._taps.get(self._paths.get(part, "-"))
+        if tap is not None and outputs:
+            tensor = outputs[0]
+            labels = labels_of(tensor) or Labels(self.read(tensor, 1), 1)
+            self.tap_shapes[tap] = tuple(tensor.shape)
+            self.axes[(f"tap:{tap}", labels.dim)] = labels.ids
+
+
+def trace(module: nn.Module, example: Tensor, taps: Mapping[str, str] | None = None) -> Space:
+    """Channel groups, operations and costs of `module` at the size of `example`: (N, C, H, W).
+
+    The module must have plain weights (`fold` it first) and is not changed. Taps (name -> submodule path)
+    appear in the space as tensors called "tap:name", so that connectors know their channels.
+
+    Raises:
+        ContractError: the module cannot run on the example.
+    """
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tracer = _run(module, state, example, taps or {})
+    space = assemble(tracer, module, state)
+    return _verified(module, space, example)
+
+
+def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]) -> Tracer:
+    """Trace on the meta device, or for real where the forward looks at values."""
+    try:
+        return _run_on("meta", module, state, example, taps)
+    except (NotImplementedError, RuntimeError):
+        # .item(), boolean indexing and a few kernels have no meta form; one real forward pass has them all.
+        pass
+    try:
+        return _run_on("cpu", module, state, example, taps)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ContractError(
+            f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. "
+            "Give the contract the channels and size the generator was made for."
+        ) from error
+
+
+def _run_on(
+    device: str, module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]
+) -> Tracer:
+    named = {}
+    for name, tensor in state.items():
+        # A view is a new object, so that the mark is never left on the user's tensor.
+        named[name] = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach().view_as(tensor)
+        set_state_name(named[name], name)
+    x = torch.empty(example.shape, dtype=example.dtype, device="meta") if device == "meta" else example.detach().clone()
+    tracer = Tracer(module, example, taps, device)
+    set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
+    with torch.no_grad(), tracer.watching(), tracer:
+        output = torch.func.functional_call(module, named, (x,))
+    for tensor in _tensors([output]):
+        labels = labels_of(tensor)
+        if labels is not None:
+            tracer.unions.freeze(labels.ids, OUTPUT_REASON)
+    return tracer
+
+
+def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
+    """Freeze every group at whose smaller widths the forward does not run or changes its output's shape."""
+    from gansdk.channels.elastic import Elastic
+
+    def shapes(narrow: Iterable[str]) -> list[tuple[int, ...]] | str:
+        keep = {name: tuple(range((space.by_name[name].size + 1) // 2)) for name in narrow}
+        try:
+            output = Elastic(module, space).dry_run(Plan(keep), example)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            return str(error).strip().splitlines()[0]
+        return [tuple(tensor.shape) for tensor in _tensors([output])]
+
+    names = [group.name for group in space.prunable if group.size > 1]
+    expected = shapes([])
+    if isinstance(expected, str) or not names or shapes(names) == expected:
+        return space
+    wrong = {name: shapes([name]) for name in names}
+    reasons = {
+        name: f"the forward does not run at other widths ({found})"
+        if isinstance(found, str)
+        else "a smaller width changes the shape of the output"
+        for name, found in wrong.items()
+        if found != expected
+    } or dict.fromkeys(names, "the forward does not run with several groups narrowed together")
+    return replace(
+        space,
+        groups=tuple(replace(group, frozen=group.frozen or reasons.get(group.name, "")) for group in space.groups),
+    )
+
+
+def _tensors(tree: Iterable[Any]) -> list[Tensor]:
+    return [leaf for leaf in tree_iter(list(tree)) if isinstance(leaf, Tensor)]
