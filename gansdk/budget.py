@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor, inf
+from typing import Literal, NoReturn, get_args
+
+from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
+
+Counting = Literal["true", "paper"]
+"""How MACs are counted: as a device executes them, or as GAN Compression, CAT and OMGD print them."""
+
+Metric = Literal["macs", "params", "size"]
+_METRICS: tuple[Metric, ...] = get_args(Metric)
+
+SPELLINGS = '"10x", "macs/10", "macs<=2.6G", "flops<=5.2G", "params<=25%", "size<=5MB", comma-separated'
+
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {"macs": _COUNTS, "flops": _COUNTS, "params": _COUNTS, "size": {"": 1, **_BYTES}}
+_COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "params", "size": "size"}
+_MEASURED = ("latency", "peak_memory")
+_LARGEST = 10**18
+_DECIMALS = 12
+
+_NUMBER = r"[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?"
+_TIMES = re.compile(rf"({_NUMBER})\s*[xX]")
+_TERM = re.compile(r"([A-Za-z_]+)\s*(/|<=)\s*(.*)")
+_AMOUNT = re.compile(rf"({_NUMBER})\s*(%|[A-Za-z]*)")
+_BARE = re.compile(r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]{1,2})?)\s*(%?)\s*[xX]?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +47,297 @@ class Cost:
     bytes: int
     """Of the state dict, parameters and buffers."""
 
+    def of(self, metric: Metric, counting: Counting) -> int:
+        """The number that a bound on `metric` is compared with."""
+        if metric == "params":
+            return self.params
+        if metric == "size":
+            return self.bytes
+        return self.macs if counting == "true" else self.paper_macs
 
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """At most `kept` of what the teacher has; 0 < kept <= 1."""
+
+    metric: Metric
+    kept: Fraction
+
+    def resolve(self, full: int) -> int:
+        """Rounded down, so that a quarter is never more than a quarter."""
+        return floor(self.kept * full)
+
+    def __str__(self) -> str:
+        percent = _decimal(100 * self.kept)
+        if self.kept.numerator == 1 or percent is None:
+            return f"{self.metric}/{_decimal(1 / self.kept)}"
+        return f"{self.metric}<={percent}%"
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """At most `amount` MACs, parameters or bytes, whatever the teacher has."""
+
+    metric: Metric
+    amount: int
+
+    def resolve(self, full: int) -> int:
+        """The amount itself."""
+        return self.amount
+
+    def __str__(self) -> str:
+        return f"{self.metric}<={_exact(self.amount, self.metric)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
-    """Placeholder until the parser lands."""
+    """What the student may cost; all bounds hold together. Made by `Budget.parse`.
+
+    Equal meanings are equal budgets: "10x", "macs/10", "flops<=10%" and {"macs": "10%"}.
+    """
+
+    bounds: tuple[Share | Ceiling, ...]
+    counting: Counting = "true"
+
+    def __post_init__(self) -> None:
+        if not self.bounds:
+            raise BudgetSyntaxError(f"A budget without any bound was given; write one of {SPELLINGS}.")
+        if self.counting not in get_args(Counting):
+            raise BudgetSyntaxError(
+                f'counting={self.counting!r} is unknown; choose "true" (what a device executes) or "paper" (what '
+                f"GAN Compression, CAT and OMGD print)."
+            )
+
+    @classmethod
+    def parse(cls, given: str | Mapping[str, str | int | float] | Budget, *, counting: Counting = "true") -> Budget:
+        """Read `"10x"`, `"macs/10"`, `"macs<=2.6G, params<=25%"`, `"size<=5MB"` or `{"macs": "10%"}`.
+
+        `10x` and `/10` allow at most a tenth of the teacher; `flops` are 2 x `macs`. Units are K, M, G, T
+        (thousands) for counts and B, KB, MB, GB, KiB, MiB, GiB for sizes. A `Budget` is returned as it is.
+
+        Raises:
+            BudgetSyntaxError: the text cannot be read, or could be read in two ways ("0.1").
+        """
+        if isinstance(given, Budget):
+            return given
+        if isinstance(given, str):
+            bounds = [_read_term(term.strip()) for term in given.split(",")]
+        elif isinstance(given, Mapping):
+            bounds = [_read_item(metric, limit) for metric, limit in given.items()]
+        else:
+            _refuse_bare(str(given))
+        return cls(tuple(sorted(set(bounds), key=lambda bound: (_METRICS.index(bound.metric), str(bound)))), counting)
+
+    def resolve(self, full: Cost) -> Limits:
+        """The numbers that hold for a teacher that costs `full`."""
+        tightest: dict[Metric, int] = {}
+        for bound in self.bounds:
+            limit = bound.resolve(full.of(bound.metric, self.counting))
+            tightest[bound.metric] = min(limit, tightest.get(bound.metric, limit))
+        return Limits(
+            macs=tightest.get("macs"),
+            params=tightest.get("params"),
+            bytes=tightest.get("size"),
+            counting=self.counting,
+        )
+
+    def __str__(self) -> str:
+        """The canonical spelling, without the counting: `Budget.parse(str(b), counting=b.counting) == b`."""
+        return ", ".join(map(str, self.bounds))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Placeholder until the parser lands."""
+    """A budget in numbers: a plan fits if its cost is at most every limit that is not None."""
+
+    macs: int | None = None
+    params: int | None = None
+    bytes: int | None = None
+    counting: Counting = "true"
+
+    def _terms(self, cost: Cost) -> Iterator[tuple[Metric, int, int]]:
+        """(metric, spent, limit) of every limit that is set."""
+        limits: tuple[tuple[Metric, int | None], ...] = (
+            ("macs", self.macs),
+            ("params", self.params),
+            ("size", self.bytes),
+        )
+        for metric, limit in limits:
+            if limit is not None:
+                yield metric, cost.of(metric, self.counting), limit
+
+    def fits(self, cost: Cost) -> bool:
+        """Whether every limit holds."""
+        return all(spent <= limit for _, spent, limit in self._terms(cost))
+
+    def usage(self, cost: Cost) -> float:
+        """Largest spent / limit over all terms: at most 1 if the cost fits."""
+        return max((_ratio(spent, limit) for _, spent, limit in self._terms(cost)), default=0.0)
+
+    def tightest(self, cost: Cost) -> str:
+        """The metric whose share of its limit is the largest; empty if nothing is limited."""
+        rows = [(_ratio(spent, limit), metric) for metric, spent, limit in self._terms(cost)]
+        return max(rows, key=lambda row: row[0])[1] if rows else ""
+
+    def describe(self, cost: Cost) -> str:
+        """One line: `macs 2.59G of 2.6G (99.6 %, true counting), params 1.1M of 1.5M (73.3 %)`."""
+        return ", ".join(
+            f"{metric} {_rounded(spent, metric)} of {_rounded(limit, metric)} "
+            f"({100 * _ratio(spent, limit):.1f} %{self._convention(metric)})"
+            for metric, spent, limit in self._terms(cost)
+        )
+
+    def check_floor(self, floor: Cost, name: str, frozen: Sequence[str] = ()) -> None:
+        """Say before any work if not even the smallest plan of `name` fits.
+
+        `floor` is that plan's cost; `frozen` are the reasons why there is nothing smaller, in words.
+
+        Raises:
+            BudgetUnreachable: with the floor, and the spelling of a budget that can be reached.
+        """
+        if self.fits(floor):
+            return
+        broken = [row for row in self._terms(floor) if row[1] > row[2]]
+        asked = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
+        costs = ", ".join(f"{metric} {_exact(spent, metric)}{self._convention(metric)}" for metric, spent, _ in broken)
+        enough = ", ".join(f"{metric}<={_exact(_round_up(spent), metric)}" for metric, spent, _ in broken)
+        reasons = f" Frozen: {'; '.join(frozen)}." if frozen else ""
+        raise BudgetUnreachable(
+            f"The budget allows {asked}, but the smallest plan of {name!r} costs {costs}.{reasons} "
+            f'Ask for "{enough}" or more, or allow smaller widths (lower floors and multiples).',
+            floor={metric: floor.of(metric, self.counting) for metric in _METRICS},
+        )
+
+    def _convention(self, metric: Metric) -> str:
+        return f", {self.counting} counting" if metric == "macs" else ""
+
+
+def _read_term(term: str) -> Share | Ceiling:
+    if times := _TIMES.fullmatch(term):
+        return _divided("macs", times[1], term)
+    if parts := _TERM.fullmatch(term):
+        metric, sign, amount = parts.groups()
+        read = _divided if sign == "/" else _at_most
+        return read(_known(metric.lower(), term), amount, term)
+    if _BARE.fullmatch(term):
+        _refuse_bare(term)
+    raise BudgetSyntaxError(f"The budget term {term!r} cannot be read; write it like one of {SPELLINGS}.")
+
+
+def _read_item(metric: str, limit: str | int | float) -> Share | Ceiling:
+    """One item of a mapping: an amount without a sign means "at most"."""
+    text = f"{limit:f}".rstrip("0").rstrip(".") if isinstance(limit, float) else str(limit).strip()
+    return _read_term(f"{metric}{text}" if text.startswith(("/", "<=")) else f"{metric}<={text}")
+
+
+def _known(metric: str, term: str) -> str:
+    """The metric, if a plan's cost is known in it before the student exists."""
+    if metric in _UNITS:
+        return metric
+    if metric in _MEASURED:
+        raise BudgetSyntaxError(
+            f"The budget term {term!r} limits {metric}, which has to be measured on a device; budgets of that kind "
+            f"come later. Limit macs, params or size now, and read the measured value in the report."
+        )
+    nearest = difflib.get_close_matches(metric, _UNITS, n=1, cutoff=0.0)[0]
+    raise BudgetSyntaxError(f"The budget term {term!r} names {metric!r}, which is no metric; did you mean {nearest!r}?")
+
+
+def _divided(metric: str, divisor: str, term: str) -> Share:
+    """`macs/10`: at most a tenth."""
+    value = _number(divisor, term)
+    if value < 1:
+        _refuse_bare(divisor, _COMPARED[metric])
+    return Share(_COMPARED[metric], 1 / value)
+
+
+def _at_most(metric: str, amount: str, term: str) -> Share | Ceiling:
+    """`macs<=10%` or `macs<=2.6G`."""
+    if (parts := _AMOUNT.fullmatch(amount)) is None:
+        raise BudgetSyntaxError(
+            f"The budget term {term!r} has {amount!r} for its limit; write a positive number and a unit, as in one of "
+            f"{SPELLINGS}."
+        )
+    number, unit = parts.groups()
+    value = _number(number, term)
+    if unit == "%":
+        if value > 100:
+            raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; ask for at most 100%.")
+        return Share(_COMPARED[metric], value / 100)
+    if unit.upper() not in _UNITS[metric]:
+        known = ", ".join(["%", *filter(None, _UNITS[metric])])
+        raise BudgetSyntaxError(f"The budget term {term!r} has the unit {unit!r}; {metric} takes one of {known}.")
+    if not unit and value.denominator != 1:
+        _refuse_bare(number, _COMPARED[metric])
+    return Ceiling(_COMPARED[metric], _amount(metric, value * _UNITS[metric][unit.upper()], term))
+
+
+def _amount(metric: str, value: Fraction, term: str) -> int:
+    """MACs, parameters or bytes as a whole number; 1 MAC is 2 FLOPs."""
+    amount = floor(value / 2) if metric == "flops" else floor(value)
+    if not 1 <= amount <= _LARGEST:
+        raise BudgetSyntaxError(f"The budget term {term!r} must allow at least 1 and at most {_LARGEST:.0e}.")
+    return amount
+
+
+def _number(text: str, term: str) -> Fraction:
+    """A positive decimal of moderate size, exactly."""
+    value = Fraction(text.replace("_", "")) if re.fullmatch(_NUMBER, text) else Fraction(0)
+    if not 0 < value <= _LARGEST or value * 10**_DECIMALS % 1:
+        raise BudgetSyntaxError(
+            f"The budget term {term!r} has {text!r}; write a number above zero, at most {_LARGEST:.0e}, with at most "
+            f"{_DECIMALS} decimals."
+        )
+    return value
+
+
+def _refuse_bare(text: str, metric: Metric = "macs") -> NoReturn:
+    """Refuse a number without a meaning: "0.1" keeps a tenth for some and removes a tenth for others."""
+    parts = _BARE.fullmatch(text)
+    value = float(parts[1]) / (100 if parts[2] else 1) if parts else 0.0
+    if 0 < value < 1:
+        raise BudgetSyntaxError(
+            f'The budget {text!r} could mean two things: write "{metric}<={100 * value:.6g}%" to keep that share of '
+            f'the teacher, or "{metric}<={100 * (1 - value):.6g}%" to remove it.'
+        )
+    hint = f' Perhaps "{text}x" is meant.' if value > 1 and parts and not parts[2] else ""
+    raise BudgetSyntaxError(f"The budget {text!r} cannot be read; write one of {SPELLINGS}.{hint}")
+
+
+def _ratio(spent: int, limit: int) -> float:
+    return spent / limit if limit else (inf if spent else 0.0)
+
+
+def _decimal(value: Fraction) -> str | None:
+    """The value as a decimal that loses nothing; None if it has more decimals than a budget may have."""
+    scaled = value * 10**_DECIMALS
+    return _point(int(scaled), _DECIMALS) if scaled.denominator == 1 else None
+
+
+def _point(number: int, decimals: int) -> str:
+    """`number` / 10**decimals without trailing zeros: (2600, 3) -> "2.6"."""
+    whole, part = divmod(number, 10**decimals)
+    return f"{whole}.{part:0{decimals}d}".rstrip("0").rstrip(".") if decimals else str(whole)
+
+
+def _exact(amount: int, metric: Metric) -> str:
+    """All digits, with the largest decimal unit that fits: 2600000001 -> "2.600000001G"."""
+    letters, suffix = ("_KMG", "B") if metric == "size" else ("_KMGT", "")
+    power = min((len(str(amount)) - 1) // 3, len(letters) - 1)
+    return _point(amount, 3 * power) + letters[power].strip("_") + suffix
+
+
+def _rounded(amount: int, metric: Metric) -> str:
+    """Three significant digits: 2604412345 -> "2.6G"."""
+    step = _step(amount)
+    return _exact(step * ((amount + step // 2) // step), metric)
+
+
+def _round_up(amount: int) -> int:
+    """To three significant digits, never below the amount."""
+    step = _step(amount)
+    return step * ceil(Fraction(amount, step))
+
+
+def _step(amount: int) -> int:
+    return int(10 ** max(len(str(amount)) - 3, 0))
