@@ -82,6 +82,10 @@ class PluginLoadError(GansdkError):
     """A plugin was found but its factory could not be imported or called."""
 
 
+class InvalidSpec(GansdkError):
+    """A plugin describes itself in a way that cannot be read."""
+
+
 class Unsupported(GansdkError):
     """An optional ability was asked of a part that does not have it."""
 
