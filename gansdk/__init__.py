@@ -1,1 +1,73 @@
-"""Plugin-based compression SDK for image generators."""
+"""Plugin-based compression SDK for image generators.
+
+`import gansdk` costs milliseconds: every public name is imported from its module on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gansdk._compress import compress as compress
+    from gansdk.adapter import Adapter as Adapter
+    from gansdk.adapter import Generator as Generator
+    from gansdk.adapter import Variant as Variant
+    from gansdk.adapter import wrap as wrap
+    from gansdk.artifact import load as load
+    from gansdk.budget import Budget as Budget
+    from gansdk.budget import Cost as Cost
+    from gansdk.channels.groups import Plan as Plan
+    from gansdk.channels.groups import Space as Space
+    from gansdk.contracts import Batch as Batch
+    from gansdk.contracts import Contract as Contract
+    from gansdk.contracts import Observation as Observation
+    from gansdk.contracts import Pairing as Pairing
+    from gansdk.hooks import hookimpl as hookimpl
+    from gansdk.inspection import inspect as inspect
+    from gansdk.inspection import plan as plan
+    from gansdk.interfaces import DataSource as DataSource
+    from gansdk.interfaces import Distiller as Distiller
+    from gansdk.interfaces import Pruner as Pruner
+    from gansdk.interfaces import Regime as Regime
+    from gansdk.interfaces import Student as Student
+    from gansdk.interfaces import Task as Task
+    from gansdk.interfaces import Teacher as Teacher
+    from gansdk.interfaces import Term as Term
+    from gansdk.result import CompressionResult as CompressionResult
+    from gansdk.specs import PLUGIN_API as PLUGIN_API
+
+    __version__: str
+
+# No submodule may have a public name: importing it would put the module in the name's place.
+_HOMES = {
+    "gansdk._compress": ("compress",),
+    "gansdk.adapter": ("Adapter", "Generator", "Variant", "wrap"),
+    "gansdk.artifact": ("load",),
+    "gansdk.budget": ("Budget", "Cost"),
+    "gansdk.channels.groups": ("Plan", "Space"),
+    "gansdk.contracts": ("Batch", "Contract", "Observation", "Pairing"),
+    "gansdk.hooks": ("hookimpl",),
+    "gansdk.inspection": ("inspect", "plan"),
+    "gansdk.interfaces": ("DataSource", "Distiller", "Pruner", "Regime", "Student", "Task", "Teacher", "Term"),
+    "gansdk.result": ("CompressionResult",),
+    "gansdk.specs": ("PLUGIN_API",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("gansdk")
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF, "__version__"})

@@ -1,0 +1,112 @@
+"""Which parts work together: what pruner and distillers need against what adapter and data provide. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import product
+
+from gansdk.errors import IncompatibleParts
+from gansdk.registry import Registry, registry
+from gansdk.specs import AdapterSpec, DistillerSpec, PrunerSpec
+
+IMAGES = "images"
+"""The capability every source of images provides."""
+
+WRAPPED_PROVIDES = frozenset({"channel-groups", "taps"})
+"""What `gansdk.wrap` gives any module."""
+
+WRAPPED = AdapterSpec(
+    name="wrapped",
+    factory="gansdk.adapter:WrappedAdapter",
+    summary="Any module, with a contract of your own",
+    provides=WRAPPED_PROVIDES,
+)
+
+CAPABILITIES = {
+    "taps": "feature maps with names",
+    "channel-groups": "channels that can be removed",
+    "blocks": "residual blocks that can be removed",
+    "rebuild": "the same network built wider or deeper",
+    "discriminator": "a critic of the family",
+    "degrade": "inputs made from outputs",
+    "paired": "inputs with their targets",
+    "unpaired": "inputs and targets of no common scene",
+    IMAGES: "images to train on",
+}
+"""What each word means; plugins may use words of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """One line of `gansdk plugins --compat`."""
+
+    adapter: str
+    pruner: str
+    distiller: str
+    missing: tuple[str, ...]
+    """Capabilities nobody provides when images are given; empty if the three work together."""
+
+
+def missing(
+    adapter: AdapterSpec,
+    pruner: PrunerSpec | None,
+    distillers: Sequence[DistillerSpec],
+    data_provides: AbstractSet[str] = frozenset(),
+) -> tuple[str, ...]:
+    """Capabilities that are needed and that neither adapter nor data provide, sorted.
+
+    `data_provides` is empty where no data was given.
+    """
+    needed: set[str] = set(pruner.needs) if pruner else set()
+    for distiller in distillers:
+        needed |= distiller.needs | ({IMAGES} if distiller.data else set())
+    return tuple(sorted(needed - adapter.provides - data_provides))
+
+
+def check(
+    adapter: AdapterSpec,
+    pruner: PrunerSpec | None,
+    distillers: Sequence[DistillerSpec],
+    data_provides: AbstractSet[str] = frozenset(),
+) -> None:
+    """Refuse parts that cannot work together before any work is done.
+
+    Raises:
+        IncompatibleParts: something needed is missing, or two distillers each bring a regime.
+    """
+    regimes = [distiller.name for distiller in distillers if distiller.kind != "term"]
+    if len(regimes) > 1:
+        raise IncompatibleParts(
+            f"The distillers {' and '.join(map(repr, regimes))} each bring a regime, and a run has one; keep one of "
+            f"them and add terms such as 'gka' beside it."
+        )
+    if absent := missing(adapter, pruner, distillers, data_provides):
+        parts = [f"pruner {pruner.name!r}"] if pruner else []
+        parts += [f"distiller {distiller.name!r}" for distiller in distillers]
+        wanted = "; ".join(f"{word} ({CAPABILITIES.get(word, 'a word of the plugin')})" for word in absent)
+        has = ", ".join(sorted(adapter.provides | data_provides)) or "nothing"
+        raise IncompatibleParts(
+            f"Adapter {adapter.name!r} cannot be used with {' and '.join(parts)}: missing {wanted}. Adapter and data "
+            f"provide {has}. Choose other parts, or see `gansdk plugins --compat` for what fits.",
+            missing=absent,
+        )
+
+
+def matrix(known: Registry | None = None) -> tuple[Combination, ...]:
+    """Every adapter (and a wrapped module) x pruner x distiller, given all the data any source provides."""
+    known = known or registry()
+    sources = known.specs("source").values()
+    provided = frozenset({IMAGES}).union(*(source.provides for source in sources))
+    adapters = {**known.specs("adapter"), WRAPPED.name: WRAPPED}
+    parts = product(adapters.items(), known.specs("pruner").items(), known.specs("distiller").items())
+    return tuple(
+        Combination(
+            adapter=adapter_name,
+            pruner=pruner_name,
+            distiller=distiller_name,
+            missing=missing(adapter, pruner, [distiller], provided),
+        )
+        for (adapter_name, adapter), (pruner_name, pruner), (distiller_name, distiller) in parts
+    )

@@ -1,0 +1,76 @@
+"""What a run tells its observers. Observers see; they cannot change anything. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gansdk.budget import Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of everything a run tells; later versions add kinds and fields, never remove them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted(Event):
+    """A stage ("search", "distil", "evaluate") begins."""
+
+    stage: str
+    steps: int
+    """Steps it will take; 0 if that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone(Event):
+    """Training came to `step`; told once per logging interval, not once per step."""
+
+    stage: str
+    step: int
+    """Steps done, from 1 to `steps`."""
+    steps: int
+    metrics: Mapping[str, float]
+    """Means over the interval, under the stable names of the terms."""
+    wait_s: float = 0.0
+    """Seconds of the interval spent waiting for images."""
+    rate: float = 0.0
+    """Steps per second over the interval; 0 if it was not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFound(Event):
+    """The pruner chose."""
+
+    widths: Mapping[str, int]
+    """Channels kept, by group."""
+    cost: Cost
+    """In closed form, before anything was carved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carved(Event):
+    """The student is now physically small, and was compared with the plan it came from."""
+
+    cost: Cost
+    full: Cost
+    """Of the generator before pruning."""
+    max_error: float
+    """Largest difference, in output units, between the carved student and the view of the same plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Something a user should know that does not stop the run."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The run ended well."""
+
+    seconds: float
+    """Wall time of the whole run."""
+    output: str = ""
+    """The folder the student was saved to; empty if it was not saved."""

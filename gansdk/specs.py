@@ -1,0 +1,130 @@
+"""What a plugin says about itself: data only, so that listing plugins imports nothing heavy. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from gansdk.errors import InvalidSpec
+
+PLUGIN_API = 1
+"""Version of the interfaces that plugins implement; a spec states the one it was written for."""
+
+DistillerKind = Literal["term", "regime", "both"]
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What every kind of part says about itself.
+
+    Raises:
+        InvalidSpec: a field is malformed; the message says how it should look.
+    """
+
+    name: str
+    """What users type: lower case, digits and hyphens."""
+    factory: str
+    """`"package.module:attribute"`, a class or function; imported on first use."""
+    summary: str
+    """One line for `gansdk plugins`."""
+    source: str = ""
+    """Paper or address."""
+    needs: frozenset[str] = field(default=frozenset())
+    """Capabilities that adapter or data must provide; see `gansdk.compatibility`."""
+    install: str = ""
+    """What to `pip install` if the factory's module misses a dependency: `"acme-gan[ofa]"`."""
+    api: int = PLUGIN_API
+    """The `gansdk.PLUGIN_API` this was written for."""
+
+    def __post_init__(self) -> None:
+        _check_name(self, "name", self.name)
+        if not isinstance(self.factory, str) or not _FACTORY.fullmatch(self.factory):
+            raise InvalidSpec(f"{_who(self)} has factory={self.factory!r}; write 'package.module:attribute'.")
+        if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary:
+            raise InvalidSpec(f"{_who(self)} has summary={self.summary!r}; write one line of text.")
+        _check_tags(self, "needs", self.needs)
+        if type(self.api) is not int or self.api < 1:
+            raise InvalidSpec(f"{_who(self)} has api={self.api!r}; write the gansdk.PLUGIN_API it was written for.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec(Spec):
+    """A family of generators; the factory makes a `gansdk.Adapter`."""
+
+    provides: frozenset[str] = frozenset()
+    """Of taps, channel-groups, blocks, rebuild, discriminator, degrade, paired, or an own word."""
+    before: tuple[str, ...] = ()
+    """Adapters that must not be asked before this one whether they accept a module."""
+
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        _check_tags(self, "provides", self.provides)
+        if not isinstance(self.before, tuple):
+            raise InvalidSpec(f"{_who(self)} has before={self.before!r}; write a tuple of adapter names.")
+        for name in self.before:
+            _check_name(self, "before", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunerSpec(Spec):
+    """A way to choose channels; the factory makes a `gansdk.Pruner`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillerSpec(Spec):
+    """A way to teach; the factory makes a `gansdk.Distiller`."""
+
+    min_batch: int = 1
+    """Smallest batch its loss is defined for."""
+    data: bool = True
+    """Whether it needs images; a data-free regime makes its own."""
+    kind: DistillerKind = "term"
+    """What it brings: terms of the loss, the regime of the run, or both. A run has one regime."""
+
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        if type(self.min_batch) is not int or self.min_batch < 1:
+            raise InvalidSpec(f"{_who(self)} has min_batch={self.min_batch!r}; write a whole number from 1.")
+        if self.kind not in get_args(DistillerKind):
+            raise InvalidSpec(
+                f"{_who(self)} has kind={self.kind!r}; write one of {', '.join(get_args(DistillerKind))}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec(Spec):
+    """Where images come from; the factory makes a `gansdk.DataSource`."""
+
+    provides: frozenset[str] = frozenset({"images"})
+    """Of images, paired, unpaired, or an own word."""
+
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        _check_tags(self, "provides", self.provides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec(Spec):
+    """A measure of image quality; the factory makes a function of images and references."""
+
+    lower_is_better: bool = False
+
+
+def _who(spec: Spec) -> str:
+    return f"The {type(spec).__name__} {spec.name!r}"
+
+
+def _check_name(spec: Spec, label: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidSpec(f"{_who(spec)} has {name!r} in {label}; write lower-case words joined by hyphens.")
+
+
+def _check_tags(spec: Spec, label: str, tags: object) -> None:
+    if not isinstance(tags, frozenset):
+        raise InvalidSpec(f"{_who(spec)} has {label}={tags!r}; write a frozenset of capabilities.")
+    for tag in tags:
+        _check_name(spec, label, tag)

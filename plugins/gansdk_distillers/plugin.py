@@ -1,0 +1,31 @@
+"""The distillers that come with the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gansdk
+from gansdk.specs import DistillerSpec
+
+
+@gansdk.hookimpl
+def gansdk_distillers() -> Iterable[DistillerSpec]:
+    """Name them; nothing is imported until one is used."""
+    yield DistillerSpec(
+        name="pixel",
+        factory="gansdk_distillers.pixel:pixel",
+        summary="L1 or L2 distance between the images of student and teacher",
+    )
+    yield DistillerSpec(
+        name="gka",
+        factory="gansdk_distillers.kernel_alignment:gka",
+        summary="Global kernel alignment of feature maps",
+        source="CAT (Jin et al., CVPR 2021)",
+        needs=frozenset({"taps"}),
+    )
+    yield DistillerSpec(
+        name="wavelet",
+        factory="gansdk_distillers.wavelet:wavelet",
+        summary="Distance between the detail bands of a wavelet transform",
+        source="Wavelet knowledge distillation (Zhang et al., CVPR 2022)",
+    )
