@@ -1,0 +1,274 @@
+"""Read weights without executing them, and recognise whose they are."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.adapter import Adapter, Generator, Variant
+from gansdk.contracts import Contract
+from gansdk.errors import CheckpointError, CheckpointMismatch
+from gansdk.interfaces import Task
+
+CONTAINERS = (
+    "state_dict",
+    "params_ema",
+    "params",
+    "model",
+    "net_g",
+    "generator",
+    "netG",
+    "model_state_dict",
+    "ema",
+)
+"""Keys under which trainers nest the weights, in the order they are tried: averaged weights before raw ones."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile put in front of every key."""
+COUNTER = "num_batches_tracked"
+"""BatchNorm's counter; checkpoints older than torch 0.4.1 lack it and nothing reads it."""
+
+# What the restricted unpickler and the zip reader raise on files that are not checkpoints; found by fuzzing.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+)
+_HOW_TO_SAVE = (
+    "Where the network's code is at hand, save its weights with torch.save(net.state_dict(), 'net.pth') "
+    "and give that file."
+)
+
+
+@runtime_checkable
+class BindsToNetwork(Protocol):
+    """An adapter of which some methods depend on one network, such as the scale of `degrade`."""
+
+    def bind(self, module: nn.Module) -> Adapter:
+        """The adapter to put into that network's Generator."""
+        ...
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the weights in a .safetensors file or a torch checkpoint, on the CPU, without running any code of it.
+
+    Known containers are opened and the prefixes of DataParallel and torch.compile removed.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not a state dict of plain tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Give the file with the weights.")
+    if not path.is_file():
+        raise CheckpointError(f"There is no file '{path}'. Check the path of the checkpoint.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _without_wrappers(_weights_in(content, path))
+
+
+def recognise(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], source: str = "") -> Generator:
+    """Return the generator that fits `state` exactly, in eval mode, float32, on the CPU.
+
+    Every variant of every adapter is built on the meta device and its keys and shapes are compared; sizes come
+    from the weights, so any width and depth of a known family is found. `source` is where the weights are from.
+
+    Raises:
+        CheckpointMismatch: none fits; the message names the nearest and the first differing keys.
+    """
+    misfits = []
+    for adapter, variant in _variants(state, adapters):
+        weights = _as_named_by(variant, state)
+        _, differences = _compare(variant, weights)
+        if not differences:
+            return _generator(_loaded(variant, weights), adapter, source)
+        misfits.append(_Misfit(f"{variant.name} of the adapter '{adapter.name}'", differences))
+    raise CheckpointMismatch(_mismatch(state, adapters, misfits, source))
+
+
+def detect(module: nn.Module, adapters: Mapping[str, Adapter]) -> Generator | None:
+    """Return `module` as a generator of a known family, or None.
+
+    A class of an adapter's own is known by type. Anyone else's class is known by its state dict: if that fits a
+    variant exactly, the variant's contract and taps serve, and `module` itself is kept and run.
+    """
+    source = f"{type(module).__module__}.{type(module).__qualname__}"
+    for adapter in adapters.values():
+        if adapter.accepts(module):
+            return _generator(module, adapter, source)
+    state = module.state_dict()
+    for adapter, variant in _variants(state, adapters):
+        reference, differences = _compare(variant, _as_named_by(variant, state))
+        if not differences:
+            return _generator(module, _FittedAdapter(_bound(adapter, reference), reference, module), source)
+    return None
+
+
+class _FittedAdapter(Adapter):
+    """A family's knowledge for somebody else's class, through the family's own network of the same sizes.
+
+    Nothing describes such a class, so `describe` and `build` stay unsupported and students are saved as exports.
+    """
+
+    def __init__(self, family: Adapter, reference: nn.Module, module: nn.Module) -> None:
+        self.name = family.name
+        self._family = family
+        self._reference = reference
+        self._kind = type(module)
+        paths = {path for path, _ in module.named_modules()}
+        self._taps = {tap: path for tap, path in family.taps(reference).items() if path in paths}
+
+    def accepts(self, module: nn.Module) -> bool:
+        return isinstance(module, self._kind)
+
+    def contract(self, module: nn.Module) -> Contract:
+        return self._family.contract(self._reference)
+
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        return self._taps
+
+    def task(self, module: nn.Module) -> Task:
+        return self._family.task(self._reference)
+
+    def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
+        return self._family.rebuild(self._reference, width=width, deeper=deeper)
+
+    def degrade(self, image: Tensor) -> Tensor:
+        return self._family.degrade(image)
+
+
+@dataclass(frozen=True, slots=True)
+class _Misfit:
+    candidate: str
+    differences: list[str]
+
+
+def _generator(module: nn.Module, adapter: Adapter, source: str) -> Generator:
+    bound = _bound(adapter, module)
+    return Generator(
+        module=module, contract=bound.contract(module), adapter=bound, taps=bound.taps(module), source=source
+    )
+
+
+def _bound(adapter: Adapter, module: nn.Module) -> Adapter:
+    return adapter.bind(module) if isinstance(adapter, BindsToNetwork) else adapter
+
+
+def _variants(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter]) -> Iterator[tuple[Adapter, Variant]]:
+    return ((adapter, variant) for adapter in adapters.values() for variant in adapter.variants(state))
+
+
+def _as_named_by(variant: Variant, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {variant.rename(key): tensor for key, tensor in state.items() if key not in variant.ignore}
+
+
+def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
+    """The variant on the meta device, and every difference between its state dict and `weights` in words."""
+    with torch.device("meta"):
+        network = variant.build()
+    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    return network, [
+        *(
+            f"{key} is {given[key]} instead of {shape}"
+            for key, shape in wanted.items()
+            if key in given and given[key] != shape
+        ),
+        *(
+            f"{key} {shape} is missing"
+            for key, shape in wanted.items()
+            if key not in given and not key.endswith(COUNTER)
+        ),
+        *(f"{key} {shape} is unexpected" for key, shape in given.items() if key not in wanted),
+    ]
+
+
+def _loaded(variant: Variant, weights: Mapping[str, Tensor]) -> nn.Module:
+    # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        network = variant.build().float()
+    counters = {key: tensor for key, tensor in network.state_dict().items() if key.endswith(COUNTER)}
+    network.load_state_dict({**counters, **weights}, strict=True)
+    return network.eval()
+
+
+def _mismatch(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], misfits: list[_Misfit], source: str) -> str:
+    given = f"The checkpoint{f' {source!r}' if source else ''} with {len(state)} tensors"
+    advice = "Load it into its own network and call gansdk.wrap(net, contract=...)."
+    if not misfits:
+        keys = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:5])
+        families = ", ".join(adapters) or "none"
+        return f"{given} resembles no known family (known: {families}). Its first keys are {keys or 'none'}. {advice}"
+    nearest = min(misfits, key=lambda misfit: len(misfit.differences))
+    differences = nearest.differences
+    return (
+        f"{given} fits no known family. Nearest is {nearest.candidate}, but {len(differences)} "
+        f"key{'s differ' if len(differences) > 1 else ' differs'}: {'; '.join(differences[:5])}"
+        f"{'; ...' if len(differences) > 5 else '.'} {advice}"
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' is not a readable safetensors file ({_first_line(error)}). "
+            "It may be cut off: copy or download it again."
+        ) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
+            f"({_first_line(error)}). {_HOW_TO_SAVE}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """Open containers until the tensors are found; numbers and strings beside them are left out."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"'{path}' holds a {type(content).__name__}, but a dict of named tensors was expected. {_HOW_TO_SAVE}"
+        )
+    inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if inner is not None:
+        return _weights_in(inner, path)
+    weights = {key: value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights or not all(isinstance(key, str) for key in weights):
+        keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+        raise CheckpointError(
+            f"'{path}' holds {keys}, but neither named tensors nor a container known to hold them "
+            f"({', '.join(CONTAINERS)}). {_HOW_TO_SAVE}"
+        )
+    return weights
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = next((prefix for prefix in WRAPPERS if all(key.startswith(prefix) for key in state)), None)
+    if prefix is None:
+        return state
+    return _without_wrappers({key.removeprefix(prefix): tensor for key, tensor in state.items()})
