@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def detect(module: nn.Module, adapters: Mapping[str, Adapter]) -> Generator | No
     for adapter, variant in _variants(state, adapters):
         reference, differences = _compare(variant, _as_named_by(variant, state))
         if not differences:
-            return _generator(module, _FittedAdapter(_bound(adapter, reference), reference, module), source)
+            paths = _paths_as_named_by(variant, module)
+            return _generator(module, _FittedAdapter(_bound(adapter, reference), reference, module, paths), source)
     return None
 
 
@@ -123,13 +125,12 @@ class _FittedAdapter(Adapter):
     Nothing describes such a class, so `describe` and `build` stay unsupported and students are saved as exports.
     """
 
-    def __init__(self, family: Adapter, reference: nn.Module, module: nn.Module) -> None:
+    def __init__(self, family: Adapter, reference: nn.Module, module: nn.Module, paths: Mapping[str, str]) -> None:
         self.name = family.name
         self._family = family
         self._reference = reference
         self._kind = type(module)
-        paths = {path for path, _ in module.named_modules()}
-        self._taps = {tap: path for tap, path in family.taps(reference).items() if path in paths}
+        self._taps = {tap: paths[path] for tap, path in family.taps(reference).items() if path in paths}
 
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, self._kind)
@@ -173,6 +174,11 @@ def _variants(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter]) -> I
 
 def _as_named_by(variant: Variant, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {variant.rename(key): tensor for key, tensor in state.items() if key not in variant.ignore}
+
+
+def _paths_as_named_by(variant: Variant, module: nn.Module) -> dict[str, str]:
+    """Submodule path in the variant's network -> path of the same submodule in `module`."""
+    return {variant.rename(f"{path}.").removesuffix("."): path for path, _ in module.named_modules()}
 
 
 def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
@@ -236,7 +242,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            # Files that work are no trouble, whatever their pickle protocol; the others are refused below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(path, weights_only=True, map_location="cpu")
     except _UNREADABLE as error:
         raise CheckpointError(
             f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "

@@ -1,0 +1,301 @@
+"""Reading weights without executing them, and recognising whose they are."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
+from gansdk_adapters.networks.sizes import Sizes
+from gansdk_adapters.networks.srresnet import MSRResNet, SRResNet, SRResNetSizes
+from gansdk_adapters.networks.vdsr import VDSR
+from gansdk_adapters.sr import SuperResolution
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from gansdk.adapter import WrappedAdapter
+from gansdk.checkpoints import CONTAINERS, detect, read_state, recognise
+from gansdk.contracts import Contract
+from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
+
+WEIGHTS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, 2.0])}
+
+
+def adapters():
+    return {"sr": SuperResolution()}
+
+
+def same(state, expected=WEIGHTS):
+    return list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+class Theirs(nn.Module):
+    """Somebody else's VDSR: the published keys, another class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        blocks = [nn.Sequential(OrderedDict(conv=nn.Conv2d(4, 4, 3, padding=1, bias=False))) for _ in range(2)]
+        self.residual_layer = nn.Sequential(*blocks)
+        self.output = nn.Conv2d(4, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return x + self.output(self.residual_layer(F.relu(self.input(x))))
+
+
+# Files.
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "ckpt", "safetensors"])
+def test_weights_are_read_from_every_kind_of_file(tmp_path, suffix):
+    path = tmp_path / f"net.{suffix}"
+    if suffix == "safetensors":
+        save_file(WEIGHTS, path)
+    else:
+        torch.save(WEIGHTS, path)
+    state = read_state(path)
+    assert sorted(state) == sorted(WEIGHTS)
+    assert all(torch.equal(state[key], WEIGHTS[key]) for key in WEIGHTS)
+    assert same(read_state(str(path)), state)
+
+
+def test_the_old_file_format_of_torch_is_read(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers_are_opened(tmp_path, container):
+    torch.save({"epoch": 3, container: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+def test_averaged_weights_are_preferred_and_nesting_is_followed(tmp_path):
+    raw = {key: tensor + 1 for key, tensor in WEIGHTS.items()}
+    torch.save({"model": {"params": raw, "params_ema": WEIGHTS}}, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
+    torch.save({f"{prefix}{key}": tensor for key, tensor in WEIGHTS.items()}, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+def test_a_part_called_module_keeps_its_name(tmp_path):
+    weights = {"module.weight": torch.ones(1), "head.weight": torch.ones(1)}
+    torch.save(weights, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"), weights)
+
+
+def test_numbers_beside_the_weights_are_left_out_and_parameters_become_tensors(tmp_path):
+    parameters = {key: nn.Parameter(tensor) for key, tensor in WEIGHTS.items()}
+    torch.save({"epoch": 3, **parameters}, tmp_path / "net.pth")
+    state = read_state(tmp_path / "net.pth")
+    assert same(state)
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+def unreadable(tmp_path):
+    whole, cut, cut_safe = tmp_path / "whole.pth", tmp_path / "cut.pth", tmp_path / "cut.safetensors"
+    torch.save(nn.Conv2d(1, 1, 1), whole)
+    torch.save(WEIGHTS, cut)
+    cut.write_bytes(cut.read_bytes()[:-200])
+    save_file(WEIGHTS, cut_safe)
+    cut_safe.write_bytes(cut_safe.read_bytes()[:-4])
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    (tmp_path / "image.pth").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(print))
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    torch.save({}, tmp_path / "nothing.pth")
+    torch.save({"epoch": 3, "G": WEIGHTS}, tmp_path / "unknown.pth")
+    torch.save({0: torch.ones(1)}, tmp_path / "numbered.pth")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.pth", "no file"),
+        ("folder", "folder"),
+        ("whole.pth", r"torch\.save\(net\.state_dict"),
+        ("code.pth", r"torch\.save\(net\.state_dict"),
+        ("cut.pth", "cut off"),
+        ("cut.safetensors", "cut off"),
+        ("empty.pth", "no checkpoint"),
+        ("empty.safetensors", "safetensors"),
+        ("text.pth", "no checkpoint"),
+        ("image.pth", "no checkpoint"),
+        ("list.pth", "a list"),
+        ("nothing.pth", "nothing"),
+        ("unknown.pth", "'epoch', 'G'"),
+        ("numbered.pth", "named tensors"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused_in_one_paragraph(tmp_path, name, words):
+    with pytest.raises(CheckpointError, match=words) as refusal:
+        read_state(unreadable(tmp_path) / name)
+    assert "\n" not in str(refusal.value)
+    assert name in str(refusal.value)
+
+
+def test_a_checkpoint_is_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (type(tmp_path).mkdir, (tmp_path / "executed",))
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(CheckpointError):
+        read_state(tmp_path / "bomb.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+@given(cut=st.integers(0, 1500), flip=st.integers(0, 1500), value=st.integers(0, 255))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_damaged_files_are_refused_or_read_but_never_crash(tmp_path_factory, cut, flip, value):
+    path = tmp_path_factory.mktemp("damaged") / "net.pth"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=cut % 2 == 0)
+    content = bytearray(path.read_bytes())
+    content[flip % len(content)] = value
+    path.write_bytes(content[: len(content) - cut // 4])
+    try:
+        state = read_state(path)
+    except CheckpointError:
+        return
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+
+
+# Recognition.
+
+
+def test_a_checkpoint_without_batch_counters_loads():
+    state = SRResNet(SRResNetSizes(width=2, blocks=1, scale=2)).state_dict()
+    old = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    loaded = recognise(old, adapters()).module.state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_half_precision_weights_become_float32():
+    network = VDSR(Sizes(width=4, blocks=2, channels=1))
+    halves = {key: tensor.half() for key, tensor in network.state_dict().items()}
+    loaded = recognise(halves, adapters()).module.state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in loaded.values())
+    assert all(torch.equal(loaded[key], halves[key].float()) for key in halves)
+
+
+def test_recognising_leaves_the_weights_and_the_global_random_numbers_alone():
+    state = EDSR(EDSRSizes(width=2, blocks=1, scale=2)).state_dict()
+    copies = {key: tensor.clone() for key, tensor in state.items()}
+    before = torch.get_rng_state()
+    generator = recognise(state, adapters(), "edsr.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+    for tensor in generator.module.state_dict().values():
+        tensor.add_(1)
+    assert same(state, copies)
+    assert generator.source == "edsr.pth"
+
+
+def test_the_adapter_of_a_generator_knows_its_scale():
+    generator = recognise(EDSR(EDSRSizes(width=2, blocks=1, scale=3)).state_dict(), adapters())
+    assert generator.adapter.degrade(torch.ones(1, 3, 12, 12)).shape == (1, 3, 4, 4)
+
+
+def test_a_wrong_checkpoint_is_refused_naming_the_nearest_and_what_differs():
+    state = dict(EDSR(EDSRSizes(width=4, blocks=2, scale=2)).state_dict())
+    state["tail.1.weight"] = torch.zeros(3, 4, 5, 5)
+    state["body.0.body.3.weight"] = state.pop("body.1.body.2.weight")
+    with pytest.raises(CheckpointMismatch) as refusal:
+        recognise(state, adapters(), "mine.pth")
+    message = str(refusal.value)
+    assert "mine.pth" in message
+    assert "EDSR x2, 4 channels, 2 blocks of the adapter 'sr', but 3 keys differ" in message
+    assert "tail.1.weight is (3, 4, 5, 5) instead of (3, 4, 3, 3)" in message
+    assert "body.1.body.2.weight (4, 4, 3, 3) is missing" in message
+    assert "body.0.body.3.weight (4, 4, 3, 3) is unexpected" in message
+    assert "\n" not in message
+
+
+def test_only_the_first_five_differences_are_listed():
+    state = dict(EDSR(EDSRSizes(width=4, blocks=2, scale=2)).state_dict())
+    state |= {f"extra.{i}": torch.zeros(1) for i in range(9)}
+    with pytest.raises(CheckpointMismatch, match="9 keys differ") as refusal:
+        recognise(state, adapters())
+    assert str(refusal.value).count("unexpected") == 5
+
+
+@pytest.mark.parametrize("known", [{}, {"sr": SuperResolution()}], ids=["no-adapters", "sr"])
+def test_a_checkpoint_like_nothing_known_is_refused_with_its_keys(known):
+    with pytest.raises(CheckpointMismatch, match=r"conv\.weight \(2, 3\)"):
+        recognise(WEIGHTS, known)
+
+
+# Modules.
+
+
+def test_a_network_of_the_family_is_detected_by_type_and_kept():
+    network = VDSR(Sizes(width=4, blocks=2, channels=1))
+    generator = detect(network, adapters())
+    assert generator.module is network
+    assert generator.taps == {"stem": "input", "body1": "residual_layer.0", "body2": "residual_layer.1"}
+    assert generator.source.endswith("VDSR")
+
+
+def test_anothers_class_with_the_published_keys_is_detected_and_kept():
+    network = Theirs()
+    generator = detect(network, adapters())
+    assert generator.module is network
+    assert generator.contract == SuperResolution().contract(VDSR(Sizes(width=4, blocks=2, channels=1)))
+    assert generator.taps == {"stem": "input", "body1": "residual_layer.0", "body2": "residual_layer.1"}
+    adapter = generator.adapter
+    assert adapter.accepts(network)
+    assert adapter.contract(network) == generator.contract
+    assert adapter.rebuild(network, width=2).sizes.width == 8
+    assert adapter.degrade(torch.ones(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+    with pytest.raises(Unsupported):
+        adapter.describe(network)
+
+
+class Renamed(nn.Module):
+    """MSRResNet with the part names of MMSR."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, part in MSRResNet(Sizes(width=4, blocks=2, scale=2)).named_children():
+            self.add_module({"body": "recon_trunk", "conv_hr": "HRconv"}.get(name, name), part)
+
+
+def test_taps_follow_the_names_of_anothers_class():
+    generator = detect(Renamed(), adapters())
+    assert generator.taps == {"stem": "conv_first", "body1": "recon_trunk.0", "body2": "recon_trunk.1"}
+
+
+def test_taps_that_anothers_class_does_not_have_are_left_out():
+    class Bare(nn.Module):
+        """Holds the weights of `Theirs` without its parts."""
+
+        def state_dict(self, *args, **kwargs):
+            return Theirs().state_dict()
+
+    assert detect(Bare(), adapters()).taps == {}
+
+
+def test_an_unknown_module_is_not_detected():
+    assert detect(nn.Conv2d(3, 3, 3), adapters()) is None
+    assert detect(nn.ReLU(), adapters()) is None
+
+
+def test_an_adapter_without_binding_serves_as_it_is():
+    adapter = WrappedAdapter(Contract(channels_in=3, channels_out=3, size=(8, 8)), {})
+    network = nn.Conv2d(3, 3, 1)
+    generator = detect(network, {"wrapped": adapter})
+    assert generator.adapter is adapter
+    assert generator.contract.size == (8, 8)
