@@ -27,6 +27,7 @@ _COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "para
 _MEASURED = ("latency", "peak_memory")
 _LARGEST = 10**18
 _DECIMALS = 12
+_NAMED = 5  # reasons that an error quotes
 
 _NUMBER = r"[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?"
 _TIMES = re.compile(rf"({_NUMBER})\s*[xX]")
@@ -201,7 +202,8 @@ class Limits:
         asked = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
         costs = ", ".join(f"{metric} {_exact(spent, metric)}{self._convention(metric)}" for metric, spent, _ in broken)
         enough = ", ".join(f"{metric}<={_exact(_round_up(spent), metric)}" for metric, spent, _ in broken)
-        reasons = f" Frozen: {'; '.join(frozen)}." if frozen else ""
+        more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
+        reasons = f" Frozen: {'; '.join(frozen[:_NAMED])}{more}." if frozen else ""
         raise BudgetUnreachable(
             f"The budget allows {asked}, but the smallest plan of {name!r} costs {costs}.{reasons} "
             f'Ask for "{enough}" or more, or allow smaller widths (lower floors and multiples).',
