@@ -68,7 +68,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in _TURNED_SIDEWAYS
+        # Not image.getexif(): that of PNG decodes the file first. TIFF states its size upright already.
+        exif = Image.Image.getexif(image)
+        sideways = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation) in _TURNED_SIDEWAYS
     return (width, height) if sideways else (height, width)
 
 
