@@ -6,6 +6,7 @@ Widths are 1 to 8 channels at 16x16 pixels, so a whole property runs on all of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 Norm = Literal["none", "batch", "instance", "instance-affine", "instance-tracked", "group"]
 Padding = Literal["zeros", "reflect", "replicate"]
+Form = Literal["separate", "chunk", "slice"]
+Join = Literal["add", "multiply", "x-first", "x-last"]
 
 
 # Building blocks. All keep to (N, C, H, W).
@@ -153,7 +156,7 @@ class Modulation(nn.Module):
         *,
         hidden: int = 3,
         norm: Norm = "instance",
-        form: Literal["separate", "chunk", "slice"] = "separate",
+        form: Form = "separate",
     ) -> None:
         super().__init__()
         self.norm = norm_layer(norm, channels)
@@ -332,7 +335,7 @@ class SharedConv(nn.Module):
 class Branch(nn.Module):
     """`body` around which x is carried: added, multiplied, or concatenated in front of or behind it."""
 
-    def __init__(self, body: nn.Module, join: Literal["add", "multiply", "x-first", "x-last"] = "add") -> None:
+    def __init__(self, body: nn.Module, join: Join = "add") -> None:
         super().__init__()
         self.body, self.join = body, join
 
@@ -487,7 +490,7 @@ class Spade(nn.Module):
         width: int = 4,
         *,
         norm: Norm = "instance",
-        form: Literal["separate", "chunk", "slice"] = "separate",
+        form: Form = "separate",
     ) -> None:
         super().__init__()
         self.first = conv(5, width)
@@ -772,8 +775,7 @@ def _values(part: nn.Module, name: str, tensor: Tensor, rng: torch.Generator) ->
     if isinstance(part, nn.PReLU):
         return uniform(-0.5, 0.8)
     if tensor.ndim > 1 and tensor.numel() > max(tensor.shape):
-        scale = float(tensor.numel() / tensor.shape[0]) ** -0.5
-        return torch.randn(tensor.shape, generator=rng) * scale
+        return torch.randn(tensor.shape, generator=rng) / math.sqrt(tensor.numel() / tensor.shape[0])
     if name in ("weight_u", "weight_v", "_u", "_v"):
         return F.normalize(torch.randn(tensor.shape, generator=rng), dim=0)
     return uniform(0.5, 1.5)
