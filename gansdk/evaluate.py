@@ -1,0 +1,277 @@
+"""How good are the images of student and teacher: one protocol for both, stated in words with every number."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.contracts import MAIN, Contract
+from gansdk.errors import ContractError, DataError, GansdkWarning
+from gansdk.images import Pixels, luma, pad_to_multiple, resize_bicubic, to_tensor, to_uint8
+from gansdk.interfaces import DataSource, Quality
+
+GROUND_TRUTH = "ground-truth"
+TEACHER = "teacher"
+
+IDENTICAL_DB = 100.0
+"""PSNR of identical images, whose true value is infinite and would spoil every mean."""
+
+SSIM_WINDOW = 11
+"""Sides below this many pixels have no SSIM."""
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""reference -> metric -> who ("teacher", "student", "bicubic") -> value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One image as everybody made it: uint8 (H, W, 1) or (H, W, 3), None where there is none."""
+
+    name: str
+    student: Pixels
+    input: Pixels | None = None
+    target: Pixels | None = None
+    teacher: Pixels | None = None
+    bicubic: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Means over all images, each image's own numbers, and a few images to look at."""
+
+    qualities: tuple[Quality, ...]
+    per_image: tuple[dict[str, Any], ...]
+    """JSON: {"name": ..., "ground-truth": {"psnr-y": {"teacher": ..., "student": ..., "bicubic": ...}}, ...}."""
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What is done to an image before it is compared."""
+
+    on_luma: bool
+    border: int
+
+    @classmethod
+    def of(cls, contract: Contract) -> Protocol:
+        """That of the super-resolution papers for generators that enlarge, plain RGB for all others."""
+        enlarged = contract.scale * contract.pre_upsampled
+        return cls(True, enlarged) if enlarged > 1 and contract.channels_out in (1, 3) else cls(False, 0)
+
+    @property
+    def suffix(self) -> str:
+        """What metric names end in."""
+        return "-y" if self.on_luma else ""
+
+    def __str__(self) -> str:
+        channels = "Y channel of BT.601 (16 to 235)" if self.on_luma else "all channels"
+        border = f"border of {self.border} pixels removed" if self.border else "no border removed"
+        return (
+            f"{channels}, {border}, images clamped and rounded to 8 bits, peak 255, SSIM with a Gaussian window of 11 "
+            f"pixels and sigma 1.5, identical images count as {IDENTICAL_DB:.0f} dB, mean over whole images"
+        )
+
+    def prepare(self, pixels: Pixels) -> Tensor:
+        """(H, W, C) -> (1, 1 or C, H - 2 border, W - 2 border) in [0, 1]."""
+        height, width, channels = pixels.shape
+        image = to_tensor(pixels, (0.0, 1.0))[None]
+        image = image[..., self.border : height - self.border, self.border : width - self.border]
+        return luma(image) if self.on_luma and channels == 3 else image
+
+    def compare(self, image: Pixels, reference: Pixels) -> dict[str, float]:
+        """Metric -> value, higher is better."""
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        shown, wanted = self.prepare(image), self.prepare(reference)
+        psnr = float(peak_signal_noise_ratio(shown, wanted, data_range=1.0))
+        return {f"psnr{self.suffix}": min(psnr, IDENTICAL_DB), f"ssim{self.suffix}": _ssim(shown, wanted)}
+
+    def measures(self, pixels: Pixels) -> bool:
+        """Whether enough is left of the image when the border is gone."""
+        return bool(min(pixels.shape[:2]) - 2 * self.border >= SSIM_WINDOW)
+
+
+def _ssim(shown: Tensor, wanted: Tensor) -> float:
+    """Mean over the windows that lie inside the image, as Wang et al. (2004) and scikit-image; no padding counts."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _, full = structural_similarity_index_measure(shown, wanted, data_range=1.0, sigma=1.5, return_full_image=True)
+    edge = SSIM_WINDOW // 2
+    return float(full[..., edge:-edge, edge:-edge].mean())
+
+
+def evaluate(
+    student: nn.Module,
+    *,
+    teacher: nn.Module | None,
+    source: DataSource,
+    contract: Contract,
+    device: torch.device | str = "cpu",
+    examples: int = 4,
+) -> Evaluation:
+    """Score the student, and the teacher beside it, on the whole images of the "eval" split.
+
+    Each image is compared with the ground truth where there is one, and the student's with the teacher's if a
+    teacher is given. Every network runs once per image, as `contract.inference` says, on inputs reflected to the
+    contract's multiple; it must lie on `device` already, and is left as it was. The first `examples` images are kept.
+
+    Raises:
+        DataError: the split is empty, its images are too small, or there is nothing to compare them with.
+        ContractError: a network's images have the wrong shape, or NaN in them.
+    """
+    protocol = Protocol.of(contract)
+    networks = {"student": student} if teacher is None else {"student": student, TEACHER: teacher}
+    rows: list[tuple[str, Scores]] = []
+    kept: list[Example] = []
+    for batch in source.images("eval"):
+        name = batch.names[0] if batch.names else f"image {len(rows) + 1}"
+        images = _images(networks, batch.inputs[MAIN], batch.targets.get(MAIN), contract, device)
+        if not protocol.measures(images["student"]):
+            warnings.warn(
+                f"The image {name!r} is not scored: {images['student'].shape[:2]} pixels are too few, {SSIM_WINDOW} "
+                f"must be left inside a border of {protocol.border}.",
+                GansdkWarning,
+                stacklevel=2,
+            )
+            continue
+        rows.append((name, _scores(images, protocol)))
+        if len(kept) < examples:
+            kept.append(Example(name=name, **images))
+    return Evaluation(
+        qualities=_means([scores for _, scores in rows], protocol),
+        per_image=tuple({"name": name, **scores} for name, scores in rows),
+        examples=tuple(kept),
+    )
+
+
+def _images(
+    networks: Mapping[str, nn.Module],
+    x: Tensor,
+    target: Tensor | None,
+    contract: Contract,
+    device: torch.device | str,
+) -> dict[str, Pixels]:
+    """Fields of Example -> pixels: what went in, what should come out, and what everybody made of it."""
+    made = {
+        who: to_uint8(_run(network, x.to(device), contract)[0], contract.output_range)
+        for who, network in networks.items()
+    }
+    if target is not None:
+        made["target"] = to_uint8(target[0], contract.output_range)
+    if contract.channels_in in (1, 3):
+        made["input"] = to_uint8(x[0], contract.input_range)
+        if Protocol.of(contract).on_luma and contract.channels_in == contract.channels_out:
+            height, width = made["student"].shape[:2]
+            # A pre-upsampled input has its final size, so that this changes nothing.
+            made["bicubic"] = resize_bicubic(made["input"], height, width)
+    return made
+
+
+def _run(network: nn.Module, x: Tensor, contract: Contract) -> Tensor:
+    """(1, channels_in, H, W) -> (1, channels_out, sH, sW) for sides of any multiple."""
+    height, width = (side * contract.scale for side in x.shape[2:])
+    padded = pad_to_multiple(x, contract.multiple_of)
+    expected = (1, contract.channels_out, *(side * contract.scale for side in padded.shape[2:]))
+    with inferring(network, contract):
+        image = network(padded)
+    if image.shape != expected:
+        raise ContractError(
+            f"{type(network).__qualname__} made {tuple(image.shape)} of {tuple(padded.shape)}, but its contract says "
+            f"{expected}. Correct the contract's channels or scale."
+        )
+    cropped: Tensor = image[..., :height, :width]
+    return cropped
+
+
+@contextmanager
+def inferring(network: nn.Module, contract: Contract) -> Iterator[None]:
+    """Run the network as images are made, without gradients; afterwards every mode and statistic is as before.
+
+    With "batch-statistics" normalisation layers use those of the image, and their running ones stay as they are.
+    """
+    modes = {module: module.training for module in network.modules()}
+    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._NormBase)]
+    statistics = [(norm.running_mean, norm.running_var, norm.track_running_stats) for norm in norms]
+    network.eval()
+    if contract.inference == "batch-statistics":
+        for norm in norms:
+            _set_statistics(norm, None, None, tracked=False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for norm, (mean, var, tracked) in zip(norms, statistics, strict=True):
+            _set_statistics(norm, mean, var, tracked=tracked)
+
+
+def _set_statistics(
+    norm: nn.modules.batchnorm._NormBase, mean: Tensor | None, var: Tensor | None, *, tracked: bool
+) -> None:
+    """A norm without running statistics takes those of its input, in eval mode too."""
+    norm.running_mean, norm.running_var, norm.track_running_stats = mean, var, tracked
+
+
+def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:
+    scores: Scores = {}
+    if "target" in images:
+        scores[GROUND_TRUTH] = _compared(images, "target", (TEACHER, "student", "bicubic"), protocol)
+    if TEACHER in images:
+        scores[TEACHER] = _compared(images, TEACHER, ("student", "bicubic"), protocol)
+    if not scores:
+        raise DataError(
+            "The images have no ground truth and there is no teacher, so nothing can be scored. Give pairs of images, "
+            "or a teacher."
+        )
+    return scores
+
+
+def _compared(
+    images: Mapping[str, Pixels], reference: str, who: tuple[str, ...], protocol: Protocol
+) -> dict[str, dict[str, float]]:
+    """Metric -> who -> value."""
+    wanted = images[reference]
+    found = {name: protocol.compare(_matching(images[name], wanted), wanted) for name in who if name in images}
+    return {metric: {name: found[name][metric] for name in found} for metric in found["student"]}
+
+
+def _matching(image: Pixels, reference: Pixels) -> Pixels:
+    if image.shape != reference.shape:
+        raise ContractError(
+            f"The generator made an image of shape {image.shape}, but the target has {reference.shape}. The data and "
+            "the contract disagree about the scale or the channels."
+        )
+    return image
+
+
+def _means(rows: list[Scores], protocol: Protocol) -> tuple[Quality, ...]:
+    if not rows:
+        raise DataError(
+            'The split "eval" has no image that can be scored. Give more images, hold some out of training, or '
+            "evaluate on a folder of its own."
+        )
+    qualities = []
+    for reference in (GROUND_TRUTH, TEACHER):
+        compared = [row[reference] for row in rows if reference in row]
+        for metric in compared[0] if compared else ():
+            means = {who: fmean(scores[metric][who] for scores in compared) for who in compared[0][metric]}
+            qualities.append(
+                Quality(
+                    metric=metric,
+                    reference=reference,
+                    teacher=means.pop(TEACHER, None),
+                    student=means.pop("student"),
+                    images=len(compared),
+                    protocol=str(protocol),
+                    extra=means,
+                )
+            )
+    return tuple(qualities)
