@@ -6,12 +6,15 @@ import pytest
 import torch
 from gansdk_adapters.sources import paired
 from gansdk_adapters.sources.folder import ImageFolder
+from gansdk_adapters.sr import SuperResolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gansdk.checkpoints import read_state, recognise
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
+from gansdk.evaluate import evaluate
 from gansdk.images import luma_pixels
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -411,3 +414,18 @@ def test_bsd_photographs_train_a_generator_in_its_own_range():
     assert batch.targets["main"].shape == (4, 3, 64, 64)
     assert batch.inputs["main"].min() >= 0
     assert batch.targets["main"].min() < 0
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@needs_data
+def test_a_published_generator_scores_as_published_on_set5():
+    """SRGAN 30.66 dB, bicubic 28.43 dB: README of the data."""
+    path = DATA / "weights" / "srgan_x4_netG.pth"
+    generator = recognise(read_state(path), {"sr": SuperResolution()}, path.name)
+    source = ImageFolder(DATA / "sr" / "Set5" / "image_SRF_4", contract=generator.contract, split="all")
+    result = evaluate(generator.module, teacher=None, source=source, contract=generator.contract)
+    psnr = result.qualities[0]
+    assert (psnr.metric, psnr.images) == ("psnr-y", 5)
+    assert psnr.student == pytest.approx(30.66, abs=0.01)
+    assert psnr.extra["bicubic"] == pytest.approx(28.43, abs=0.02)
