@@ -54,10 +54,10 @@ def convolution_macs(module: nn.Module, x: Tensor) -> int:
 
     fvcore counts element-wise operations as well and misses others; only these two kinds are comparable.
     """
-    from fvcore.nn import FlopCountAnalysis
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer behind it warns of every Python number it meets
+        warnings.simplefilter("ignore")  # it uses deprecated parts of PyTorch, which warn of every Python number
+        from fvcore.nn import FlopCountAnalysis
+
         analysis = FlopCountAnalysis(module, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         counts: Mapping[str, float] = analysis.by_operator()
@@ -75,8 +75,8 @@ def measured_bytes(module: nn.Module) -> int:
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
-    """All tensors of a generator's output, in order: generators may return tuples or dictionaries."""
-    return tuple(leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor))
+    """All tensors of a generator's output, in order, without gradients; it may be a tuple or a dictionary."""
+    return tuple(leaf.detach() for leaf in tree_iter(result) if isinstance(leaf, Tensor))
 
 
 def relative_error(found: Any, expected: Any) -> float:

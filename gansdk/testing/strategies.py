@@ -209,13 +209,17 @@ def generators(draw: st.DrawFn, max_width: int = 6) -> nn.Module:
     return zoo.randomise(module, draw(st.integers(0, 9))).eval().double()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Carving:
     """A generator, its space, and a plan for it."""
 
     module: nn.Module
     space: Space
     plan: Plan
+
+    def __repr__(self) -> str:
+        """The space follows from the module, and would fill the screen."""
+        return f"Carving({self.module}, {self.plan})"
 
 
 @st.composite
