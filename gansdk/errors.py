@@ -86,6 +86,10 @@ class InvalidSpec(GansdkError):
     """A plugin describes itself in a way that cannot be read."""
 
 
+class InvalidOption(GansdkError):
+    """A part was configured with a value it does not know; the message names those it does."""
+
+
 class Unsupported(GansdkError):
     """An optional ability was asked of a part that does not have it."""
 
