@@ -1,0 +1,83 @@
+"""Distance of two images in the detail bands of a wavelet transform (Zhang et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gansdk_distillers.terms.images import Norm, difference, magnitude
+from gansdk_distillers.terms.precision import full_precision
+
+Bands = tuple[Tensor, Tensor, Tensor]
+"""(cH, cV, cD) of one level, each (N, C, H, W): details across rows, across columns, across both."""
+
+
+def wavelet_distance(
+    student: Tensor, teacher: Tensor, *, basis: str = "haar", levels: int = 3, norm: Norm = "l1"
+) -> Tensor:
+    """Sum over levels of the mean over images, channels, the three bands and space; a 0-d tensor.
+
+    The transform is linear, so one transform of the difference serves. The low band is left out: a constant
+    added to the student's image changes nothing (exactly for haar on sides divisible by 2**levels, up to the
+    border otherwise), and something else has to hold colours and brightness. Levels weigh the same, so the
+    coarse ones, whose coefficients are larger, dominate, as in the paper.
+    """
+    with full_precision(student):
+        rest = difference(student, teacher)
+        total = rest.new_zeros(())
+        for _ in range(levels):
+            rest, bands = transform(rest, basis)
+            for band in bands:
+                total = total + magnitude(band, norm).mean() / len(bands)
+        return total
+
+
+def transform(x: Tensor, basis: str) -> tuple[Tensor, Bands]:
+    """One level of (N, C, H, W): the low band and the details, equal to PyWavelets' `dwt2(mode="zero")`.
+
+    Sides become (side + filter length - 1) // 2; beyond its border an image counts as zero.
+    """
+    return _haar(x) if basis in ("haar", "db1") else _filtered(x, basis)
+
+
+def _haar(x: Tensor) -> tuple[Tensor, Bands]:
+    height, width = x.shape[-2:]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    # Splitting a dimension is a view whose gradient is one pass; strided slices cost a zero-filled image each.
+    upper, lower = torch.unflatten(x, -2, (-1, 2)).unbind(-2)
+    low, high = upper + lower, upper - lower
+    low_left, low_right = torch.unflatten(low, -1, (-1, 2)).unbind(-1)
+    high_left, high_right = torch.unflatten(high, -1, (-1, 2)).unbind(-1)
+    details = (high_left + high_right) / 2, (low_left - low_right) / 2, (high_left - high_right) / 2
+    return (low_left + low_right) / 2, details
+
+
+def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Bands]:
+    """Along rows, then along columns, each time by the low and the high filter at every second place."""
+    filters = torch.tensor(_filters(basis), dtype=x.dtype, device=x.device)
+    length = filters.shape[1]
+    height, width = x.shape[-2:]
+    planes = F.pad(x.flatten(0, 1)[:, None], (*_padding(width, length), *_padding(height, length)))
+    along_rows = F.conv2d(planes, filters[:, None, None, :], stride=(1, 2))
+    bands = F.conv2d(along_rows, filters.repeat(2, 1)[:, None, :, None], stride=(2, 1), groups=2)
+    low, across_rows, across_columns, both = torch.unflatten(bands, 0, x.shape[:2]).unbind(2)
+    return low, (across_rows, across_columns, both)
+
+
+@lru_cache(maxsize=32)
+def _filters(basis: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Low and high decomposition filters, reversed: torch correlates where a transform convolves."""
+    import pywt
+
+    wavelet = pywt.Wavelet(basis)
+    return tuple(reversed(wavelet.dec_lo)), tuple(reversed(wavelet.dec_hi))
+
+
+def _padding(side: int, length: int) -> tuple[int, int]:
+    """Zeros before and behind, so that every second place gives (side + length - 1) // 2 outputs."""
+    outputs = (side + length - 1) // 2
+    return length - 2, 2 * outputs - side
