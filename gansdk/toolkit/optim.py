@@ -1,0 +1,18 @@
+"""Learning rates as functions of the step alone, so that a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+from math import cos, pi
+
+
+def warmup_cosine(step: int, steps: int, *, warmup: float = 0.02, final: float = 0.01) -> float:
+    """The factor of the learning rate at `step`, counted from 0, of `steps`.
+
+    Rises linearly over the first `warmup` of the steps (at least one), reaches 1, and falls along half a
+    cosine to `final`, which the last step has and keeps.
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    progress = min(1.0, (step + 1 - rising) / max(1, steps - rising))
+    return final + (1.0 - final) * 0.5 * (1.0 + cos(pi * progress))

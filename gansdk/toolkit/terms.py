@@ -1,0 +1,85 @@
+"""The sum of a stage's terms, for regimes to add to the student's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.contracts import Metrics, Observation
+from gansdk.errors import IncompatibleParts
+from gansdk.interfaces import Stage, State, Student, Teacher, Term
+
+
+def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:
+    """Taps that both sides offer, in the student's order."""
+    return tuple(tap for tap in student.taps if tap in teacher.taps)
+
+
+class TermSum:
+    """Terms of one stage against one teacher. Each is bound, and shown only the taps it asked for.
+
+    Metrics have the terms' names; a second term of the same name is told apart by a number ("pixel-2").
+
+    Raises:
+        IncompatibleParts: a term wants taps that are not available.
+    """
+
+    def __init__(self, stage: Stage, teacher: Teacher) -> None:
+        available = common_taps(stage.student, teacher)
+        self._terms = _numbered(stage.terms)
+        self._wanted = {name: term.taps(available) for name, term in self._terms.items()}
+        for term in self._terms.values():
+            term.bind(stage)
+        wanted = {tap for taps in self._wanted.values() for tap in taps}
+        self.taps = tuple(tap for tap in available if tap in wanted)
+        """What to observe of both sides: the union over terms."""
+        self.needs_image = any(term.needs_image for term in self._terms.values())
+        """Whether to observe the teacher's image."""
+        self.anchors_low_frequencies = any(term.anchors_low_frequencies for term in self._terms.values())
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __call__(self, student: Observation, teacher: Observation) -> tuple[Tensor, Metrics]:
+        """The weighted sum, a 0-d tensor, and every term without its weight, detached; needs at least one term."""
+        values = {
+            name: term(_only(student, self._wanted[name]), _only(teacher, self._wanted[name]))
+            for name, term in self._terms.items()
+        }
+        total = torch.stack([self._terms[name].weight * value for name, value in values.items()]).sum()
+        return total, {name: value.detach() for name, value in values.items()}
+
+    def check_batch(self, size: int) -> None:
+        """Raise IncompatibleParts if a term is not defined for batches of `size` images."""
+        for name, term in self._terms.items():
+            if size < term.min_batch:
+                raise IncompatibleParts(
+                    f"The distiller {name!r} needs batches of at least {term.min_batch} images, but got {size}. "
+                    f"Raise the batch size, or choose another variant of it."
+                )
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Connectors of all terms, to be trained with the student."""
+        for term in self._terms.values():
+            yield from term.parameters()
+
+    def state_dict(self) -> State:
+        return {name: term.state_dict() for name, term in self._terms.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        for name, term in self._terms.items():
+            term.load_state_dict(state[name])
+
+
+def _only(observation: Observation, taps: Sequence[str]) -> Observation:
+    return Observation(observation.image, {tap: observation.features[tap] for tap in taps})
+
+
+def _numbered(terms: Sequence[Term]) -> Mapping[str, Term]:
+    named: dict[str, Term] = {}
+    for term in terms:
+        same = sum(other.name == term.name for other in named.values())
+        named[f"{term.name}-{same + 1}" if same else term.name] = term
+    return named
