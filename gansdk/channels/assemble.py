@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ def _groups_of_units(tracer: Tracer, roots: Mapping[Entry, list[int]]) -> list[l
 
 def _cut(units: list[int], at: set[int]) -> list[list[int]]:
     bounds = [0, *sorted(at), len(units)]
-    return [units[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [units[a:b] for a, b in pairwise(bounds)]
 
 
 def _runs(row: list[int]) -> list[Run]:

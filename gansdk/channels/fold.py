@@ -36,7 +36,7 @@ def fold(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     notes: list[str] = []
     for path, part in folded.named_modules():
         if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
+            for name in list(part.parametrizations):
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
                 notes.append(f"{path}.{name}: its parametrisation was folded into a plain weight.")
         for hook in list(part._forward_pre_hooks.values()):

@@ -101,6 +101,7 @@ def labels_of(tensor: Tensor) -> Labels | None:
 
 
 def set_labels(tensor: Tensor, labels: Labels | None) -> None:
+    """Leave labels on a tensor for the operations that read it next."""
     tensor._gansdk_labels = labels  # type: ignore[attr-defined]
 
 
@@ -111,4 +112,5 @@ def state_name(tensor: object) -> str | None:
 
 
 def set_state_name(tensor: Tensor, name: str) -> None:
+    """Mark a tensor as the parameter or buffer `name` of the module under trace."""
     tensor._gansdk_name = name  # type: ignore[attr-defined]

@@ -378,7 +378,7 @@ def _relabel(tracer: Tracer, call: Call, follows: Callable[[int], bool]) -> None
         if math.prod(y.shape[:dim]) != before or side == 1 != count:
             continue
         is_state = state_name(x) is not None
-        if not (follows(dim) or is_state and count == side):
+        if not (follows(dim) or (is_state and count == side)):
             continue
         if side % count == 0 and (side // count == 1 or _merges(x, labels.dim, side // count)):
             return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))

@@ -153,6 +153,38 @@ def _refine(space: Space, packs: list[Pack], limits: Limits, cost: Callable[[Pla
     raise AssertionError("unreachable")
 
 
+def select_by_threshold(
+    space: Space, scores: Scores, limits: Limits, *, cost: Callable[[Plan], Cost], floor: int = 1
+) -> Plan:
+    """The plan of CAT's global threshold on the scores: the same bisection, with costs in closed form.
+
+    Unlike `select` it may leave budget unused, and ties leave or stay together.
+
+    Raises:
+        BudgetUnreachable: even `floor` channels a group cost more than the limits.
+        NothingPruned: every group is frozen.
+    """
+    groups = check_scores(space, scores)
+
+    def plan(widths: Sequence[int]) -> Plan:
+        keep = dict(space.full_plan())
+        for group, width in zip(groups, widths, strict=True):
+            best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[:width]
+            keep[group.name] = tuple(sorted(int(i) for i in best))
+        return Plan(keep)
+
+    floors = [max(group.floor, min(floor, group.size)) for group in groups]
+    check_floor(space, limits, cost(plan(floors)))
+    # Usage is what a budget of one leaves: it bounds every term of the limits at once, in 1e-12 steps.
+    _, widths = threshold_search(
+        [scores[group.name] for group in groups],
+        lambda found: int(limits.usage(cost(plan(found))) * 10**12),
+        10**12,
+        floors,
+    )
+    return plan(widths)
+
+
 def threshold_search(
     scores: Sequence[NDArray[np.float64]],
     macs_at: Callable[[Sequence[int]], int],

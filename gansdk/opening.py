@@ -1,0 +1,142 @@
+"""From what a user has (a module, a file, a folder, a name) to generators, plugins and sources."""
+
+from __future__ import annotations
+
+import inspect as introspection
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gansdk.adapter import Adapter, Generator
+from gansdk.checkpoints import detect, read_state, recognise
+from gansdk.errors import CheckpointError, DataError, GansdkError, NeedsContract, PluginLoadError, Unsupported
+from gansdk.interfaces import DataSource, Distiller, Pruner
+from gansdk.registry import registry
+
+
+def open_generator(model: Any, adapter: str | Adapter = "auto") -> Generator:
+    """A generator from a module, a checkpoint file, a saved student's folder, or itself.
+
+    Raises:
+        NeedsContract: a bare module of no known family.
+        CheckpointError: a file that cannot be read, or fits no family.
+    """
+    if isinstance(model, Generator):
+        return model
+    adapters = _adapters(adapter)
+    if isinstance(model, nn.Module):
+        found = detect(model, adapters)
+        if found is None:
+            families = ", ".join(adapters) or "none"
+            raise NeedsContract(
+                f"{type(model).__name__} is of no known family ({families}). Say what it eats and gives: "
+                "gansdk.wrap(net, contract=gansdk.Contract(channels_in=3, channels_out=3, size=(256, 256))), "
+                "and pass the result."
+            )
+        return found
+    if not isinstance(model, (str, Path)):
+        raise GansdkError(
+            f"model is a {type(model).__name__}. Pass a torch.nn.Module, the path of a checkpoint, the folder of a "
+            "saved student, or a generator from gansdk.wrap."
+        )
+    if str(model) == "demo":
+        from gansdk.demo import demo_checkpoint
+
+        model = demo_checkpoint()
+    path = Path(model)
+    if path.is_dir():
+        from gansdk.artifact import load_generator
+
+        return load_generator(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
+        )
+    return recognise(read_state(path), adapters, source=path.name)
+
+
+def _adapters(adapter: str | Adapter) -> dict[str, Adapter]:
+    if isinstance(adapter, Adapter):
+        return {adapter.name or type(adapter).__name__: adapter}
+    names = registry().names("adapter") if adapter == "auto" else (adapter,)
+    return {name: registry().load("adapter", name)() for name in names}
+
+
+def open_pruner(pruner: str | Mapping[str, Any] | Pruner) -> Pruner:
+    """A pruner from its name, from {"name": ..., option: value}, or itself."""
+    made = _make("pruner", pruner, Pruner)
+    assert isinstance(made, Pruner)
+    return made
+
+
+def open_distillers(distiller: Any) -> list[Distiller]:
+    """Distillers from a name, a mapping, an instance, or a list of them; [] for None."""
+    if distiller is None:
+        return []
+    asked = distiller if isinstance(distiller, Sequence) and not isinstance(distiller, str) else [distiller]
+    made = [_make("distiller", item, Distiller) for item in asked]
+    return [item for item in made if isinstance(item, Distiller)]
+
+
+def _make(kind: Any, asked: Any, base: type) -> object:
+    if isinstance(asked, base):
+        return asked
+    options = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise GansdkError(
+            f"{kind}={asked!r} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
+        )
+    factory = registry().load(kind, name)
+    _check_options(kind, name, factory, options)
+    made = factory(**options)
+    if not isinstance(made, base):
+        raise PluginLoadError(f"The factory of {kind} {name!r} made a {type(made).__name__}, not a {base.__name__}.")
+    return made
+
+
+def _check_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = introspection.signature(factory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise GansdkError(
+                f"The {kind} {name!r} has no option {option!r}. Its options: {', '.join(parameters) or 'none'}."
+            )
+
+
+def open_source(
+    data: Any, generator: Generator, *, split: str = "train", patch: int | None = None, seed: int = 0
+) -> DataSource:
+    """A source from a folder, the name of a source plugin ("photos"), or itself.
+
+    Raises:
+        DataError: there is no such folder or source.
+    """
+    if isinstance(data, DataSource):
+        return data
+    degrade = _degrade(generator)
+    options: dict[str, Any] = {"contract": generator.contract, "degrade": degrade, "seed": seed}
+    if patch is not None:
+        options["patch"] = patch
+    if isinstance(data, (str, Path)) and Path(data).is_dir():
+        source: DataSource = registry().load("source", "folder")(data, split=split, **options)
+        return source
+    if isinstance(data, str) and data in registry().names("source") and data != "folder":
+        source = registry().load("source", data)(**options)
+        return source
+    names = ", ".join(name for name in registry().names("source") if name != "folder")
+    raise DataError(f"data={str(data)!r}: no such folder. Pass a folder of images, a DataSource, or one of: {names}.")
+
+
+def _degrade(generator: Generator) -> Any:
+    """The adapter's way from images back to inputs, if it has one."""
+    if type(generator.adapter).degrade is Adapter.degrade:
+        return None
+    try:
+        return generator.adapter.degrade
+    except Unsupported:
+        return None

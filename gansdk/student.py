@@ -1,0 +1,137 @@
+"""The student: one module seen through whichever subnet is active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.adapter import Generator
+from gansdk.budget import Cost
+from gansdk.channels.carve import carve, carve_space, kept_entries
+from gansdk.channels.cost import CostModel
+from gansdk.channels.elastic import Elastic
+from gansdk.channels.fold import fold
+from gansdk.channels.groups import Plan, Space
+from gansdk.channels.trace import trace
+from gansdk.contracts import MAIN, Contract, Observation, Route
+from gansdk.interfaces import Inherit, Student
+from gansdk.toolkit import taps as tapping
+from gansdk.toolkit.norms import input_statistics, tracked_norms
+
+
+class ElasticStudent(Student):
+    """A generator and its channel groups. Subnets share the module's weights; `carve` makes one of them real.
+
+    Norms with tracked statistics keep them fixed while a student that inherits all weights is trained: it
+    then trains exactly as it will run, at any batch size and on any number of processes. A student with
+    fresh weights tracks statistics as usual.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        space: Space,
+        contract: Contract,
+        taps: Mapping[str, str],
+        *,
+        tap_ids: Mapping[str, Tensor] | None = None,
+        tap_widths: Mapping[str, int] | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.module = module
+        self.space = space
+        self.contract = contract
+        self.contracts = {MAIN: contract}
+        self.taps = tuple(taps)
+        self.plan = space.full_plan()
+        self._paths = dict(taps)
+        self._elastic = Elastic(module, space)
+        self._costs = CostModel(space)
+        self._tap_ids = dict(tap_ids) if tap_ids is not None else {tap: self._own_ids(tap) for tap in taps}
+        self._tap_widths = dict(tap_widths or {tap: len(ids) for tap, ids in self._tap_ids.items()})
+        self._fresh = fresh
+        self._norms = tracked_norms(module)
+        module.requires_grad_(True)
+
+    @classmethod
+    def of(cls, generator: Generator) -> ElasticStudent:
+        """The full-size student of a generator; the generator's module is copied, never touched."""
+        module, notes = fold(generator.module)
+        module.eval()
+        contract = generator.contract
+        space = trace(module, torch.zeros(contract.example_shape), generator.taps)
+        if notes:
+            from dataclasses import replace
+
+            space = replace(space, notes=(*notes, *space.notes))
+        return cls(module, space, contract, generator.taps)
+
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
+        paths = tapping.select(self._paths, taps)
+        batch_statistics = self.contract.inference == "batch-statistics" and not self.module.training
+        with input_statistics(self._norms) if batch_statistics else nullcontext():
+            return tapping.observe(lambda y: self._elastic.call(self.plan, y), self.module, x, paths, image=image)
+
+    def activate(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def channels(self, tap: str) -> Tensor:
+        ids = self._tap_ids[tap]
+        name = f"tap:{tap}"
+        for dim in self.space.axes_of.get(name, {}):
+            entries = kept_entries(self.space, self.plan, name, dim)
+            ids = ids if entries is None else ids[entries]
+        return ids
+
+    def width(self, tap: str) -> int:
+        return self._tap_widths[tap]
+
+    def cost(self, plan: Plan) -> Cost:
+        return self._costs.cost(plan)
+
+    def carve(self, plan: Plan, *, inherit: Inherit = "all") -> ElasticStudent:
+        active, self.plan = self.plan, plan
+        tap_ids = {tap: self.channels(tap) for tap in self.taps}
+        self.plan = active
+        module = carve(self.module, self.space, plan)
+        if inherit != "all":
+            _reset(module, keep_norms=inherit == "norms")
+        return ElasticStudent(
+            module,
+            carve_space(self.space, plan),
+            self.contract,
+            self._paths,
+            tap_ids=tap_ids,
+            tap_widths=self._tap_widths,
+            fresh=inherit != "all",
+        )
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def networks(self) -> Mapping[Route, nn.Module]:
+        return {MAIN: self.module}
+
+    def train(self, mode: bool = True) -> None:
+        self.module.train(mode)
+        if mode and not self._fresh and self.contract.inference == "eval":
+            for norm in self._norms:
+                norm.eval()
+
+    def _own_ids(self, tap: str) -> Tensor:
+        dims = self.space.axes_of.get(f"tap:{tap}", {1: ()})
+        return torch.arange(self.space.shapes[f"tap:{tap}"][next(iter(dims))])
+
+
+def _reset(module: nn.Module, *, keep_norms: bool) -> None:
+    """Give every layer its fresh weights again, from a fixed seed and without moving the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for part in module.modules():
+            is_norm = isinstance(part, (nn.modules.batchnorm._NormBase, nn.GroupNorm))
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset) and not (keep_norms and is_norm):
+                reset()

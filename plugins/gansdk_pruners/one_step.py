@@ -1,0 +1,110 @@
+"""One-step pruning: rank every channel once, keep the best that the budget allows."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+
+from gansdk.budget import Limits
+from gansdk.channels.groups import Plan
+from gansdk.channels.recover import least_squares
+from gansdk.channels.select import FLOOR_SHARE, Scores, select, select_by_threshold
+from gansdk.errors import GansdkError, GansdkWarning
+from gansdk.interfaces import Inherit, Pruner, Run, Student
+from gansdk_pruners.importance import IMPORTANCES
+
+RECOVERY_BATCHES = 16
+"""Images for the least-squares recovery."""
+
+
+class OneStep(Pruner):
+    """One ranking, one cut (after CAT, Jin et al., CVPR 2021), with costs in closed form.
+
+    Args:
+        importance: "gauss-newton" (default), "taylor", "norm-scale", "consumer-norm", "torch-pruning" or
+            "auto", which is gauss-newton where there are images and consumer-norm, with a warning, where not.
+        allocation: "global" ranks all channels together; "per-layer" cuts every group by the same share.
+        selection: "rank" goes down the ranking to the budget; "threshold" is CAT's bisection on the score.
+        multiple_of: widths that are cut become multiples of this (16 is what wide vector units want).
+        floor_share: least share of any group that stays.
+        recovery: "least-squares" refits the carved layers on images before distillation; "none" does not.
+        inherit: which weights the student takes along (CAT: "none").
+    """
+
+    def __init__(
+        self,
+        *,
+        importance: str = "auto",
+        allocation: Literal["global", "per-layer"] = "global",
+        selection: Literal["rank", "threshold"] = "rank",
+        multiple_of: int = 16,
+        floor_share: float = FLOOR_SHARE,
+        recovery: Literal["least-squares", "none"] = "least-squares",
+        inherit: Inherit = "all",
+    ) -> None:
+        _choice("importance", importance, ("auto", *IMPORTANCES))
+        _choice("allocation", allocation, ("global", "per-layer"))
+        _choice("selection", selection, ("rank", "threshold"))
+        _choice("recovery", recovery, ("least-squares", "none"))
+        _choice("inherit", inherit, ("none", "norms", "all"))
+        if multiple_of < 1 or not 0.0 <= floor_share <= 1.0:
+            raise GansdkError(
+                f"multiple_of={multiple_of} must be at least 1 and floor_share={floor_share} within 0 and 1."
+            )
+        self.importance = importance
+        self.allocation = allocation
+        self.selection = selection
+        self.multiple_of = multiple_of
+        self.floor_share = floor_share
+        self.recovery = recovery
+        self.inherit = inherit
+
+    def search(self, student: Student, limits: Limits, run: Run) -> Plan:
+        space = student.space
+        # The floor is checked with scores that cost nothing, before the importance runs.
+        flat = {group.name: np.zeros(group.size) for group in space.prunable}
+        select(space, flat, limits, cost=student.cost, multiple_of=1, floor_share=self.floor_share)
+        scores = self._scores(student, run)
+        if self.selection == "threshold":
+            return select_by_threshold(space, scores, limits, cost=student.cost)
+        if self.allocation == "per-layer":
+            scores = {
+                name: np.argsort(np.argsort(values, kind="stable")) / len(values) for name, values in scores.items()
+            }
+        return select(
+            space,
+            scores,
+            limits,
+            cost=student.cost,
+            multiple_of=self.multiple_of,
+            normalise=self.allocation == "global",
+            floor_share=self.floor_share,
+        )
+
+    def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
+        batches = run.probe_batches(RECOVERY_BATCHES)
+        if self.recovery == "none" or self.inherit != "all" or batches is None:
+            return
+        images = [x for batch in batches for x in batch.inputs.values()]
+        for route, network in carved.networks().items():
+            least_squares(full.networks()[route], network, full.space, plan, images)
+
+    def _scores(self, student: Student, run: Run) -> Scores:
+        name = self.importance
+        if name == "auto":
+            name = "gauss-newton" if run.probe_batches(1) is not None else "consumer-norm"
+            if name == "consumer-norm":
+                warnings.warn(
+                    "There are no images to measure importance on, so channels are ranked by the norm of the weights "
+                    "that read them, which ranks less well. Pass data=... for the default importance.",
+                    GansdkWarning,
+                    stacklevel=2,
+                )
+        return IMPORTANCES[name].measure(student, run)
+
+
+def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise GansdkError(f"{option}={value!r} is none of: {', '.join(choices)}.")
