@@ -1,0 +1,179 @@
+"""Look before compressing: what a generator costs, what can shrink, how small it can get. No training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gansdk.adapter import Generator
+from gansdk.budget import Budget, Cost, Limits
+from gansdk.channels.groups import Plan, Space
+from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
+from gansdk.contracts import Batch, Contract
+from gansdk.errors import MissingData
+from gansdk.interfaces import Pruner, Student, Task, Teacher
+from gansdk.opening import open_generator, open_pruner
+from gansdk.student import ElasticStudent
+from gansdk.teachers import FrozenTeacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What `gansdk.inspect` found. MACs are for one image at the contract's size."""
+
+    name: str
+    adapter: str
+    contract: Contract
+    taps: Mapping[str, str]
+    cost: Cost
+    floor: Cost
+    """Of the smallest student: every prunable group at its floor."""
+    groups: tuple[dict[str, Any], ...]
+    """Per channel group: name, size, and "frozen" with the reason in words, or ""."""
+    notes: tuple[str, ...]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "name": self.name,
+            "adapter": self.adapter,
+            "contract": asdict(self.contract),
+            "taps": dict(self.taps),
+            "cost": asdict(self.cost),
+            "floor": asdict(self.floor),
+            "groups": list(self.groups),
+            "notes": list(self.notes),
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """What `gansdk.plan` chose, and what it will cost."""
+
+    plan: Plan
+    widths: Mapping[str, tuple[int, int]]
+    """Group -> (channels kept, channels there were), prunable groups only."""
+    before: Cost
+    after: Cost
+    budget: str
+    used: float
+    """Share of the tightest limit that is used."""
+    importance: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "plan": self.plan.to_dict(),
+            "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "budget": self.budget,
+            "used": self.used,
+            "importance": self.importance,
+        }
+
+
+def floor_plan(space: Space) -> Plan:
+    """The smallest plan that default pruning may choose."""
+    full = dict(space.full_plan())
+    full |= {group.name: tuple(range(floor_of(group, FLOOR_SHARE))) for group in space.prunable}
+    return Plan(full)
+
+
+def check_feasible(student: Student, limits: Limits) -> Cost:
+    """The floor's cost; raises before any work if nothing can be pruned or nothing fits."""
+    space = student.space
+    check_scores(space, {group.name: np.ones(group.size) for group in space.prunable})
+    floor = student.cost(floor_plan(space))
+    if not limits.fits(student.cost(space.full_plan())):
+        check_floor(space, limits, floor)
+    return floor
+
+
+def inspect(model: Any, budget: Any = None) -> Inspection:
+    """Say what a generator costs, what can shrink, what is frozen and why, and how small it can get.
+
+    `model` as for `gansdk.compress`. Nothing is trained and no data is needed.
+
+    Raises:
+        BudgetUnreachable: `budget` is given and below the floor.
+        NothingPruned: every group is frozen.
+    """
+    generator = open_generator(model)
+    student = ElasticStudent.of(generator)
+    full = student.cost(student.space.full_plan())
+    floor = student.cost(floor_plan(student.space))
+    verdict = f"Can shrink to {floor.macs / full.macs:.1%} of its {full.macs / 1e9:.2f} G MACs."
+    if not student.space.prunable:
+        verdict = "Nothing can be pruned: every channel group is frozen."
+    if budget is not None:
+        parsed = Budget.parse(budget)
+        check_feasible(student, parsed.resolve(full))
+        verdict += f" The budget {parsed} can be met."
+    return Inspection(
+        name=generator.source or type(generator.module).__name__,
+        adapter=generator.adapter.name,
+        contract=generator.contract,
+        taps=generator.taps,
+        cost=full,
+        floor=floor,
+        groups=tuple(
+            {"name": group.name, "size": group.size, "frozen": group.frozen} for group in student.space.groups
+        ),
+        notes=student.space.notes,
+        verdict=verdict,
+    )
+
+
+class _WithoutData:
+    """The run a pruner sees when only a plan is asked for: no images, no training."""
+
+    def __init__(self, generator: Generator, seed: int) -> None:
+        self.seed = seed
+        self.rng = torch.Generator().manual_seed(seed)
+        self.contract = generator.contract
+        self.task: Task = generator.adapter.task(generator.module)
+        self.teacher: Teacher = FrozenTeacher(generator.module, generator.contract, generator.taps)
+
+    def probe_batches(self, count: int) -> list[Batch] | None:
+        return None
+
+    def distil(self, steps: int, *, before_step: Any = None) -> None:
+        raise MissingData("This pruner trains while it searches, which needs data: use gansdk.compress.")
+
+    def score(self, plan: Plan) -> float:
+        return float("nan")
+
+
+def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "one-step") -> PlanReport:
+    """Choose what to keep for a budget, without data and without training.
+
+    Channels are ranked by what the weights alone say; `gansdk.compress` with data ranks better.
+
+    Raises:
+        BudgetUnreachable: the budget is below the floor.
+    """
+    generator = open_generator(model)
+    chosen = open_pruner(pruner)
+    parsed = Budget.parse(budget)
+    student = ElasticStudent.of(generator)
+    full = student.cost(student.space.full_plan())
+    limits = parsed.resolve(full)
+    check_feasible(student, limits)
+    found = chosen.search(student, limits, _WithoutData(generator, seed=0))
+    after = student.cost(found)
+    return PlanReport(
+        plan=found,
+        widths={group.name: (found.width(group), group.size) for group in student.space.prunable},
+        before=full,
+        after=after,
+        budget=str(parsed),
+        used=limits.usage(after),
+        importance=str(getattr(chosen, "importance", "")),
+    )

@@ -1,0 +1,81 @@
+"""One process or many: what accelerate knows about devices, and how processes agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.contracts import Batch
+
+
+class Processes:
+    """The processes of a run. `python script.py` is one; `torchrun --nproc-per-node 2 script.py` is two.
+
+    Gradients are averaged by hand instead of by a wrapped module: every regime, supernet and connector then
+    works the same way, and a student stays a plain module.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        from accelerate import Accelerator
+
+        self._accelerator = Accelerator(cpu=device == "cpu")
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._accelerator.device
+        return device
+
+    @property
+    def count(self) -> int:
+        return int(self._accelerator.num_processes)
+
+    @property
+    def rank(self) -> int:
+        return int(self._accelerator.process_index)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self._accelerator.is_main_process)
+
+    def backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self._accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def agree(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0] if self.count > 1 else value
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Give every process the main process's weights and buffers."""
+        from accelerate.utils import broadcast
+
+        if self.count > 1:
+            with torch.no_grad():
+                for tensor in (*module.parameters(), *module.buffers()):
+                    tensor.copy_(broadcast(tensor.detach()))
+
+    def wait(self) -> None:
+        """Return once every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch on this process's device."""
+        return Batch(
+            {route: x.to(self.device) for route, x in batch.inputs.items()},
+            {route: y.to(self.device) for route, y in batch.targets.items()},
+            batch.names,
+        )
