@@ -49,6 +49,10 @@ class Adapter(ABC):
     def task(self, module: nn.Module) -> Task:
         """The family's own losses and discriminators."""
 
+    def bind(self, module: nn.Module) -> Adapter:
+        """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`)."""
+        return self
+
     def variants(self, state: Mapping[str, Tensor]) -> Iterable[Variant]:
         """Networks of this family that `state` could belong to, best guess first; never raises."""
         return ()

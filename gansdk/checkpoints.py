@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,15 +53,6 @@ _HOW_TO_SAVE = (
     "Where the network's code is at hand, save its weights with torch.save(net.state_dict(), 'net.pth') "
     "and give that file."
 )
-
-
-@runtime_checkable
-class BindsToNetwork(Protocol):
-    """An adapter of which some methods depend on one network, such as the scale of `degrade`."""
-
-    def bind(self, module: nn.Module) -> Adapter:
-        """The adapter to put into that network's Generator."""
-        ...
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -158,14 +149,10 @@ class _Misfit:
 
 
 def _generator(module: nn.Module, adapter: Adapter, source: str) -> Generator:
-    bound = _bound(adapter, module)
+    bound = adapter.bind(module)
     return Generator(
         module=module, contract=bound.contract(module), adapter=bound, taps=bound.taps(module), source=source
     )
-
-
-def _bound(adapter: Adapter, module: nn.Module) -> Adapter:
-    return adapter.bind(module) if isinstance(adapter, BindsToNetwork) else adapter
 
 
 def _variants(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter]) -> Iterator[tuple[Adapter, Variant]]:

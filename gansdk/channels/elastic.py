@@ -29,11 +29,11 @@ class Elastic:
 
     def call(self, plan: Plan, *inputs: Tensor) -> Any:
         """The output of the subnet `plan` on the inputs."""
-        cuts = {name: cut for name, cut in self._slices(plan).items() if not name.startswith("tap:")}
-        if not cuts:
-            return self.module(*inputs)
+        # A norm that is made to use its input's statistics has no running ones to slice at that moment.
         state = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        sliced = {name: _sliced(state[name], cut) for name, cut in cuts.items()}
+        sliced = {name: _sliced(state[name], cut) for name, cut in self._slices(plan).items() if name in state}
+        if not sliced:
+            return self.module(*inputs)
         with self._narrowed(plan):
             return torch.func.functional_call(self.module, sliced, inputs)
 

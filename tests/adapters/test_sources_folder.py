@@ -4,9 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gansdk_adapters.sources import paired
-from gansdk_adapters.sources.folder import ImageFolder
-from gansdk_adapters.sr import SuperResolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +13,9 @@ from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluate import evaluate
 from gansdk.images import luma_pixels
+from gansdk_adapters.sources import paired
+from gansdk_adapters.sources.folder import ImageFolder
+from gansdk_adapters.sr import SuperResolution
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")

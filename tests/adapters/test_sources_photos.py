@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from gansdk_adapters.sources import photos
-from gansdk_adapters.sources.photos import Photographs
 
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import DataError
+from gansdk_adapters.sources import photos
+from gansdk_adapters.sources.photos import Photographs
 
 CONTRACT = Contract(
     channels_in=3, channels_out=3, size=(16, 16), scale=4, input_range=(0.0, 1.0), output_range=(0.0, 1.0)

@@ -8,11 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
-from gansdk_adapters.networks.sizes import Sizes, upsampling_factors
-from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
-from gansdk_adapters.networks.vdsr import VDSR
-from gansdk_adapters.sr import LAYOUTS, SuperResolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from gansdk.checkpoints import read_state, recognise
 from gansdk.contracts import Batch
 from gansdk.errors import CheckpointError, ContractError, Unsupported
+from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
+from gansdk_adapters.networks.sizes import Sizes, upsampling_factors
+from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
+from gansdk_adapters.networks.vdsr import VDSR
+from gansdk_adapters.sr import LAYOUTS, SuperResolution
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")

@@ -7,11 +7,6 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
-from gansdk_adapters.networks.sizes import Sizes
-from gansdk_adapters.networks.srresnet import MSRResNet, SRResNet, SRResNetSizes
-from gansdk_adapters.networks.vdsr import VDSR
-from gansdk_adapters.sr import SuperResolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -22,6 +17,11 @@ from gansdk.adapter import WrappedAdapter
 from gansdk.checkpoints import CONTAINERS, detect, read_state, recognise
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
+from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
+from gansdk_adapters.networks.sizes import Sizes
+from gansdk_adapters.networks.srresnet import MSRResNet, SRResNet, SRResNetSizes
+from gansdk_adapters.networks.vdsr import VDSR
+from gansdk_adapters.sr import SuperResolution
 
 WEIGHTS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, 2.0])}
 

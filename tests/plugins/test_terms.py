@@ -2,12 +2,6 @@ import numpy as np
 import pytest
 import pywt
 import torch
-from gansdk_distillers.kernel_alignment import gka, spread
-from gansdk_distillers.pixel import pixel
-from gansdk_distillers.terms.images import pixel_distance
-from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
-from gansdk_distillers.terms.wavelet import transform, wavelet_distance
-from gansdk_distillers.wavelet import wavelet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,6 +9,12 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
+from gansdk_distillers.kernel_alignment import gka, spread
+from gansdk_distillers.pixel import pixel
+from gansdk_distillers.terms.images import pixel_distance
+from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
+from gansdk_distillers.terms.wavelet import transform, wavelet_distance
+from gansdk_distillers.wavelet import wavelet
 
 ALIGNMENTS = [global_kernel_alignment, batch_kernel_alignment]
 BASES = ["haar", "db2", "db3", "sym4", "coif1", "bior2.2", "rbio3.1", "dmey"]
