@@ -106,7 +106,7 @@ def detect(module: nn.Module, adapters: Mapping[str, Adapter]) -> Generator | No
         reference, differences = _compare(variant, _as_named_by(variant, state))
         if not differences:
             paths = _paths_as_named_by(variant, module)
-            return _generator(module, _FittedAdapter(_bound(adapter, reference), reference, module, paths), source)
+            return _generator(module, _FittedAdapter(adapter.bind(reference), reference, module, paths), source)
     return None
 
 

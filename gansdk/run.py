@@ -135,7 +135,7 @@ class CompressionRun:
             interval.add(self._step(step, interval))
             done = step + 1
             if done % interval.length == 0 or done == steps:
-                self.history.append(interval.close(done))
+                self.history.append({"stage": float(number), **interval.close(done)})
             if done % keep_every == 0 or done == steps:
                 self._folder.save_stage(number, self._state(done))
         self.student.train(False)
