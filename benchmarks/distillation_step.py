@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from gansdk_distillers.kernel_alignment import gka
-from gansdk_distillers.pixel import pixel
-from gansdk_distillers.wavelet import wavelet
 from haar import haar_distance
 from timing import ratio_of_times, versions
 from torch import Tensor, nn
@@ -30,6 +27,9 @@ from gansdk.interfaces import Stage
 from gansdk.offline import OfflineRegime
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
+from gansdk_distillers.kernel_alignment import gka
+from gansdk_distillers.pixel import pixel
+from gansdk_distillers.wavelet import wavelet
 
 SIZE = 128
 BLOCKS = 4

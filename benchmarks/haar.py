@@ -13,11 +13,11 @@ import json
 from collections.abc import Callable
 
 import torch
-from gansdk_distillers.wavelet import wavelet
 from timing import ratio_of_times, versions
 from torch import Tensor
 
 from gansdk.contracts import Observation
+from gansdk_distillers.wavelet import wavelet
 
 
 def haar_distance(s: Tensor, t: Tensor, levels: int = 3) -> Tensor:
