@@ -26,6 +26,7 @@ def psnr(result: gansdk.CompressionResult) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the asked rows one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("train", type=Path)
