@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--budget", default="4x")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rows", nargs="*", default=["pruned", "recovered", "scratch", "gka", "pixel"])
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--patch", type=int)
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,6 +49,7 @@ def main() -> None:
         "gka": {"distiller": "gka"},
         "pixel": {"distiller": {"name": "pixel", "weight": 0.5}},
     }
+    options = {"learning_rate": asked.learning_rate, "patch": asked.patch, "batch_size": asked.batch_size}
     rows = []
     for name in asked.rows:
         began = time.process_time()
@@ -58,6 +62,7 @@ def main() -> None:
             out_dir=asked.out / name.replace(" ", "-"),
             device="cpu",
             **settings[name],
+            **{option: value for option, value in options.items() if value is not None},
         )
         row = {
             "row": name,
