@@ -1,0 +1,158 @@
+"""Students for other runtimes: ONNX and PyTorch's .pt2, each compared with the original before it counts."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from gansdk.contracts import Contract
+from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
+from gansdk.programs import inference_form, save_program, trace_program
+from gansdk.result import json_text
+
+CHECK = "check.json"
+"""Name of the file beside the exports that holds their records."""
+TOLERANCE = 1e-4
+"""Largest error, as a share of the output range."""
+
+_Runner = Callable[[Tensor], Tensor]
+
+
+def export(module: nn.Module, contract: Contract, format: str, path: str | Path) -> dict[str, Any]:
+    """Write the module as "onnx" or "pt2", free in batch, height and width, and return the record of its check.
+
+    The file takes "input" (N, channels_in, H, W) and gives "image" (N, channels_out, sH, sW), as the contract's
+    `inference` says. It is run on three batches of different sizes beside the original before it is put in
+    place; the record (errors, shapes, opset, versions) is also added to check.json in the same folder.
+
+    Raises:
+        InvalidOption: another format.
+        Unsupported: the network cannot be exported for every batch and size.
+        VerificationError: the exported network gives other images; nothing is written.
+        OutputError: the file cannot be written.
+    """
+    if format not in _FORMATS:
+        raise InvalidOption(f"format={format!r} is unknown. Export as one of: {', '.join(_FORMATS)}.")
+    path = Path(path)
+    original = inference_form(module, contract)
+    content, run, facts = _FORMATS[format](trace_program(original, contract))
+    record = {"format": format, "torch": torch.__version__, **facts, **_compare(original, run, contract, format)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        _add_record(path, record)
+    except OSError as error:
+        raise OutputError(
+            f"The export cannot be written to '{path}': {error.strerror or error}. Choose a path that you may write to."
+        ) from error
+    return record
+
+
+def _to_onnx(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:
+    import onnx
+    import onnxruntime
+
+    names = {0: "batch", 2: "height", 3: "width"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself; the images are compared
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["input"],
+                output_names=["image"],
+                dynamic_shapes=(names,),
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise Unsupported(
+            f"The network cannot be written as ONNX: {str(error).strip().splitlines()[0]}. Export it as 'pt2', or "
+            "replace the operation that has no counterpart."
+        ) from error
+    assert exported is not None
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # names of the network's classes and source files
+    buffer = io.BytesIO()
+    onnx.save_model(exported.model_proto, buffer)
+    content = buffer.getvalue()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    facts = {
+        "opset": exported.model.opset_imports[""],
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    return content, lambda x: torch.from_numpy(session.run(["image"], {"input": x.numpy()})[0]), facts
+
+
+def _to_pt2(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:
+    content = save_program(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Our own bytes of a moment ago, read as anybody will read them.
+        module = torch.export.load(io.BytesIO(content)).module()
+    return content, module, {}
+
+
+_FORMATS: dict[str, Callable[[ExportedProgram], tuple[bytes, _Runner, dict[str, Any]]]] = {
+    "onnx": _to_onnx,
+    "pt2": _to_pt2,
+}
+
+
+def _compare(original: nn.Module, exported: _Runner, contract: Contract, format: str) -> dict[str, Any]:
+    """Largest errors over three shapes of random images in the contract's input range."""
+    generator = torch.Generator().manual_seed(0)
+    low, high = contract.input_range
+    span = contract.output_range[1] - contract.output_range[0]
+    shapes, error = _shapes(contract), 0.0
+    for shape in shapes:
+        x = torch.rand(shape, generator=generator) * (high - low) + low
+        with torch.no_grad():
+            gap = float((exported(x) - original(x)).abs().max())
+        if not gap <= TOLERANCE * span:
+            raise VerificationError(
+                f"The {format} export gives images that differ by {gap:.3g} on an input of {shape}; at most "
+                f"{TOLERANCE * span:.3g} was expected. It was not written; please report it with the network.",
+                stage="export",
+                max_error=gap,
+            )
+        error = max(error, gap)
+    return {
+        "shapes": [list(shape) for shape in shapes],
+        "max_error": error,
+        "relative_error": error / span,
+        "tolerance": TOLERANCE,
+    }
+
+
+def _shapes(contract: Contract) -> list[tuple[int, int, int, int]]:
+    """Three batches around the contract's size, none the one that was traced."""
+    channels, step = contract.channels_in, contract.multiple_of
+    height, width = contract.size
+    return [
+        (1, channels, height, width),
+        (2, channels, height + step, width),
+        (3, channels, height, width + 2 * step),
+    ]
+
+
+def _add_record(path: Path, record: dict[str, Any]) -> None:
+    """Keep the records of other exports in the folder; one that cannot be read is begun anew."""
+    check = path.with_name(CHECK)
+    try:
+        records = json.loads(check.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        records = {}
+    records = records if isinstance(records, dict) else {}
+    check.write_text(json_text({**records, path.name: record}), encoding="utf-8")

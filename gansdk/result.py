@@ -1,0 +1,136 @@
+"""What a run gives back: the student, what it costs, how good it is, and how it leaves the run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gansdk.adapter import Generator
+from gansdk.budget import Cost
+from gansdk.channels.groups import Plan, Space
+from gansdk.evaluate import Evaluation
+from gansdk.interfaces import Quality
+
+SCHEMA_VERSION = 1
+"""Of the folder of a student and of its report; higher ones are refused."""
+
+
+@dataclass(kw_only=True)
+class CompressionResult:
+    """A student and everything that is known about it. Fields are filled by `gansdk.compress`."""
+
+    student: nn.Module
+    """A plain torch module in eval mode."""
+    teacher: nn.Module | None
+    """The generator as it was given, in eval mode; None if it is not kept."""
+    generator: Generator
+    """The teacher with its adapter and contract."""
+    space: Space
+    """The channel groups of the full generator."""
+    plan: Plan
+    budget: str
+    before: Cost
+    after: Cost
+    evaluation: Evaluation | None = None
+    warnings: list[str] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row per logging interval: "step", "stage", "loss" and every term by its name."""
+    checks: dict[str, float] = field(default_factory=dict)
+    """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """JSON: pruner, distiller, steps, seed, versions, seconds."""
+    out_dir: Path | None = None
+
+    @property
+    def quality(self) -> list[Quality]:
+        """Every metric of teacher and student; empty if nothing was evaluated."""
+        return list(self.evaluation.qualities) if self.evaluation is not None else []
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the student's folder, which `gansdk.load` reads; the new folder is whole or not there at all.
+
+        An earlier student of that name is kept beside it as NAME.old-1, NAME.old-2, ...
+
+        Raises:
+            OutputError: the folder cannot be written, or holds something that is not a student.
+            VerificationError: the saved student, read back, gives other images.
+        """
+        from gansdk.artifact import save
+
+        return save(self, directory)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report: one HTML file that needs nothing else, or its figures as JSON if `path` ends in .json.
+
+        Raises:
+            InvalidOption: the path has another extension.
+            OutputError: the file cannot be written.
+        """
+        from gansdk.report import write_report
+
+        return write_report(self, path)
+
+    def export(self, format: str, path: str | Path) -> Path:
+        """Write the student as "onnx" or "pt2" for any batch and size, compared with the original on three shapes.
+
+        The comparison is added to `checks`, and to check.json beside the file.
+
+        Raises:
+            InvalidOption: another format.
+            VerificationError: the exported student gives other images.
+        """
+        from gansdk.export import export
+
+        record = export(self.student, self.generator.contract, format, path)
+        self.checks[f"student -> {format}"] = record["max_error"]
+        return Path(path)
+
+    def summary(self) -> dict[str, Any]:
+        """JSON facts: cost before and after with ratios, quality, warnings, checks and settings."""
+        from gansdk import __version__
+
+        facts = {
+            "schema_version": SCHEMA_VERSION,
+            "gansdk": __version__,
+            "adapter": self.generator.adapter.name,
+            "source": self.generator.source,
+            "contract": asdict(self.generator.contract),
+            "budget": self.budget,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "ratios": ratios(self.before, self.after),
+            "quality": [asdict(quality) for quality in self.quality],
+            "warnings": self.warnings,
+            "checks": self.checks,
+            "settings": self.settings,
+        }
+        plain: dict[str, Any] = to_json(facts)
+        return plain
+
+
+def ratios(before: Cost, after: Cost) -> dict[str, float | None]:
+    """Before / after of every cost; None where nothing is left to divide by."""
+    spent = asdict(after)
+    return {metric: full / spent[metric] if spent[metric] else None for metric, full in asdict(before).items()}
+
+
+def to_json(value: Any) -> Any:
+    """The value as JSON data: tuples become lists, NaN and infinities null, anything unknown its text."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def json_text(value: Any) -> str:
+    """The value as an indented JSON document."""
+    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
