@@ -238,7 +238,7 @@ class SkipConcat(nn.Module):
 class SqueezeExcite(nn.Module):
     """Channels scaled by a gate computed from their means, with linear layers or 1x1 convolutions."""
 
-    def __init__(self, channels: int, *, hidden: int = 2, spelling: Literal["linear", "conv"] = "linear") -> None:
+    def __init__(self, channels: int, *, hidden: int = 5, spelling: Literal["linear", "conv"] = "linear") -> None:
         super().__init__()
         self.spelling = spelling
         if spelling == "linear":
@@ -861,7 +861,7 @@ NETWORKS: tuple[Network, ...] = (
         lambda: Trunk(
             nn.ConvTranspose2d(4, 8, 4, 2, 1, groups=2), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), width=4, outputs=8
         ),
-        prunable=("stem", "parts.0", "parts.1"),
+        prunable=("stem",),
     ),
     _network(
         "depthwise-multiplier",

@@ -75,22 +75,19 @@ def measured_bytes(module: nn.Module) -> int:
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
-    """All tensors of a generator's output, in order, without gradients; it may be a tuple or a dictionary."""
-    return tuple(leaf.detach() for leaf in tree_iter(result) if isinstance(leaf, Tensor))
+    """All tensors of a generator's output, in order; it may be a tuple or a dictionary."""
+    return tuple(leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor))
 
 
 def relative_error(found: Any, expected: Any) -> float:
     """Largest deviation of two outputs of the same shape, relative to the largest expected value."""
-    errors = [
-        float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
-        for a, b in zip(outputs_of(found), outputs_of(expected), strict=True)
-    ]
-    return max(errors)
+    pairs = zip(outputs_of(found), outputs_of(expected), strict=True)
+    return max(float(((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).detach()) for a, b in pairs)
 
 
 def spread(result: Any) -> float:
     """The smallest standard deviation among the outputs: near zero, equality of outputs proves nothing."""
-    return min(float(tensor.std()) for tensor in outputs_of(result))
+    return min(float(tensor.detach().std()) for tensor in outputs_of(result))
 
 
 def saturation(result: Any) -> float:

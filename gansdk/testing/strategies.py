@@ -55,9 +55,14 @@ _norms = st.sampled_from(_NORMS)
 _paddings = st.sampled_from(_PADDINGS)
 
 
+def _widths(largest: int) -> st.SearchStrategy[int]:
+    """Evenly from 1 to `largest`: `integers` would draw one, of which nothing can be pruned, far more often."""
+    return st.sampled_from(range(1, largest + 1))
+
+
 @st.composite
 def _convolution(draw: st.DrawFn, channels: int, width: int) -> _Part:
-    outputs = draw(st.integers(1, width))
+    outputs = draw(_widths(width))
     block = zoo.ConvBlock(channels, outputs, norm=draw(_norms), padding=draw(_paddings))
     return _Part(block, outputs)
 
@@ -91,14 +96,14 @@ def _residual(draw: st.DrawFn, channels: int, width: int) -> _Part:
         partial(zoo.InceptionBlock, channels, middle=draw(st.integers(1, 3)), norm=norm),
         partial(zoo.DenseBlock, channels, growth=draw(st.integers(1, 3)), layers=draw(st.integers(1, 2))),
         partial(zoo.SharedConv, channels),
-        partial(zoo.ChannelsLast, channels, hidden=draw(st.integers(1, width))),
+        partial(zoo.ChannelsLast, channels, hidden=draw(_widths(width))),
     )
     return _Part(draw(st.sampled_from(makers))(), channels)
 
 
 @st.composite
 def _gate(draw: st.DrawFn, channels: int, width: int) -> _Part:
-    outputs = draw(st.integers(1, width))
+    outputs = draw(_widths(width))
     makers: tuple[Callable[[], _Part], ...] = (
         lambda: _Part(zoo.SqueezeExcite(channels, spelling=draw(st.sampled_from(("linear", "conv")))), channels),
         lambda: _Part(zoo.GatedUnit(channels, outputs), outputs),
@@ -110,7 +115,7 @@ def _gate(draw: st.DrawFn, channels: int, width: int) -> _Part:
 @st.composite
 def _modulation(draw: st.DrawFn, channels: int, width: int) -> _Part:
     form = draw(st.sampled_from(_FORMS))
-    hidden = draw(st.integers(1, width))
+    hidden = draw(_widths(width))
     return _Part(zoo.Modulation(channels, SHAPE[1], hidden=hidden, norm=draw(_norms), form=form), channels)
 
 
@@ -123,7 +128,7 @@ def _grouped(draw: st.DrawFn, channels: int, width: int) -> _Part:
 
 @st.composite
 def _enlarging(draw: st.DrawFn, channels: int, width: int) -> _Part:
-    outputs = draw(st.integers(1, width))
+    outputs = draw(_widths(width))
     makers: list[Callable[[], _Part]] = [
         lambda: _Part(zoo.ShuffleUp(channels, outputs, slopes=draw(st.sampled_from((0, 1, outputs)))), outputs, 2.0),
         lambda: _Part(nn.ConvTranspose2d(channels, outputs, 4, 2, 1), outputs, 2.0),
@@ -137,7 +142,7 @@ def _enlarging(draw: st.DrawFn, channels: int, width: int) -> _Part:
 
 @st.composite
 def _shrinking(draw: st.DrawFn, channels: int, width: int) -> _Part:
-    outputs = draw(st.integers(1, width))
+    outputs = draw(_widths(width))
     makers: tuple[Callable[[], _Part], ...] = (
         lambda: _Part(zoo.UnshuffleDown(channels, outputs), outputs, 0.5),
         lambda: _Part(zoo.ConvBlock(channels, outputs, norm=draw(_norms), stride=2), outputs, 0.5),
@@ -187,7 +192,7 @@ def _rows(draw: st.DrawFn, channels: int, width: int, *, side: float, levels: in
     parts: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4 if levels else 2))):
         kinds = list(_KEEPING)
-        kinds += [_enlarging] * (zooming and side <= 8) + [_shrinking] * (zooming and side >= 8)
+        kinds += [_enlarging] * (zooming and side <= 16) + [_shrinking] * (zooming and side >= 8)
         kinds += [_branch, _branch, _modulation, _opaque] * levels
         part = draw(draw(st.sampled_from(kinds))(channels, width))
         parts.append(part.module)
@@ -203,7 +208,7 @@ def generators(draw: st.DrawFn, max_width: int = 6) -> nn.Module:
     parameter has random values. Layers are at most `max_width` channels wide, concatenations are wider.
     """
     with torch.random.fork_rng(devices=()):  # layers initialise themselves from the global generator
-        width = draw(st.integers(1, max_width))
+        width = draw(_widths(max_width))
         row = draw(_rows(width, max_width, side=SHAPE[2], levels=1, zooming=True))
         module = zoo.Trunk(*row.parts, width=width, outputs=row.channels, channels=SHAPE[1])
     return zoo.randomise(module, draw(st.integers(0, 9))).eval().double()
@@ -236,7 +241,7 @@ def plans(draw: st.DrawFn, space: Space) -> Plan:
     keep = {
         group.name: draw(_subsets(group))
         for group in space.prunable
-        if not draw(st.integers(0, 4).map(lambda n: n == 0))
+        if not draw(st.sampled_from((True, *(False,) * 9)))  # shrinks to a group left out
     }
     return Plan(keep)
 
