@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -361,6 +361,8 @@ def _read(path: Path) -> _Folder:
                 f"'{path}' was written by gansdk {config['gansdk']} in a newer layout ({config['schema_version']}; "
                 f"this one reads up to {SCHEMA_VERSION}). Install that version or a later one."
             )
+        if config["form"] not in get_args(Form):
+            raise ValueError(f"its form is {config['form']!r}")
         plan = json.loads((path / PLAN).read_text(encoding="utf-8"))
         return _Folder(
             path=path,
@@ -410,11 +412,23 @@ def _filled(network: nn.Module, folder: _Folder) -> nn.Module:
     from safetensors.torch import load_file
 
     for carving in folder.carvings:
+        _check_sizes(network, carving.space)
         network = carve(network, carving.space, carving.plan)
     _fill(network, load_file(folder.path / WEIGHTS), folder.shared)
     if folder.contract.inference == "batch-statistics":
         forget_statistics(network)
     return network.eval()
+
+
+def _check_sizes(network: nn.Module, space: Space) -> None:
+    """Raise CheckpointError unless the network is as large as the one whose channels `space` describes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in _slots(network)}
+    for name, shape in space.shapes.items():
+        if not name.startswith("tap:") and shapes.get(name) != shape:
+            raise CheckpointError(
+                f"The student was carved out of a network whose {name} is {shape}, but that of the network at hand is "
+                f"{shapes.get(name, 'missing')}. Give one of the teacher's class and full size."
+            )
 
 
 def _fill(module: nn.Module, saved: Mapping[str, Tensor], shared: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
-from gansdk.programs import inference_form, save_program, trace_program
+from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 
 CHECK = "check.json"
@@ -27,7 +27,7 @@ _Runner = Callable[[Tensor], Tensor]
 
 
 def export(module: nn.Module, contract: Contract, format: str, path: str | Path) -> dict[str, Any]:
-    """Write the module as "onnx" or "pt2", free in batch, height and width, and return the record of its check.
+    """Write the module as "onnx" or "pt2", for any batch and size it takes itself, and return the record of its check.
 
     The file takes "input" (N, channels_in, H, W) and gives "image" (N, channels_out, sH, sW), as the contract's
     `inference` says. It is run on three batches of different sizes beside the original before it is put in
@@ -115,7 +115,7 @@ def _compare(original: nn.Module, exported: _Runner, contract: Contract, format:
     generator = torch.Generator().manual_seed(0)
     low, high = contract.input_range
     span = contract.output_range[1] - contract.output_range[0]
-    shapes, error = _shapes(contract), 0.0
+    shapes, error = _shapes(original, contract), 0.0
     for shape in shapes:
         x = torch.rand(shape, generator=generator) * (high - low) + low
         with torch.no_grad():
@@ -136,9 +136,10 @@ def _compare(original: nn.Module, exported: _Runner, contract: Contract, format:
     }
 
 
-def _shapes(contract: Contract) -> list[tuple[int, int, int, int]]:
-    """Three batches around the contract's size, none the one that was traced."""
-    channels, step = contract.channels_in, contract.multiple_of
+def _shapes(original: nn.Module, contract: Contract) -> list[tuple[int, int, int, int]]:
+    """Three batches around the contract's size, none the one that was traced; of its size if no other is legal."""
+    channels = contract.channels_in
+    step = contract.multiple_of if takes_other_sizes(original, contract) else 0
     height, width = contract.size
     return [
         (1, channels, height, width),

@@ -85,14 +85,21 @@ def forget_statistics(module: nn.Module) -> None:
 def trace_program(module: nn.Module, contract: Contract) -> ExportedProgram:
     """The program of a module in its `inference_form`, for any N, H and W that the contract allows.
 
+    A network that itself runs at the contract's size only is free in N alone.
+
     Raises:
         Unsupported: the forward cannot be traced, or only for one size.
     """
     height, width = contract.size
-    # Batch 2 and unequal sides: a side of 1, or two that happen to agree, would be taken for a rule.
-    example = torch.zeros(2, contract.channels_in, height, width + contract.multiple_of)
+    if takes_other_sizes(module, contract):
+        # Batch 2 and unequal sides: a side of 1, or two that happen to agree, would be taken for a rule.
+        example = torch.zeros(2, contract.channels_in, height, width + contract.multiple_of)
+        candidates = _dynamic_shapes(contract.multiple_of)
+    else:
+        example = torch.zeros(2, contract.channels_in, height, width)
+        candidates = iter([{0: Dim("batch")}])
     reasons = []
-    for shapes in _dynamic_shapes(contract.multiple_of):
+    for shapes in candidates:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the tracer about itself; the caller compares images
@@ -105,6 +112,17 @@ def trace_program(module: nn.Module, contract: Contract) -> ExportedProgram:
         f"torch.export cannot trace {type(module).__name__} for every batch and size: {reasons[-1]}. Check the "
         f"contract's multiple_of={contract.multiple_of}, and take decisions on tensor values out of the forward."
     )
+
+
+def takes_other_sizes(module: nn.Module, contract: Contract) -> bool:
+    """Whether the module runs on a batch of two that is wider and higher than the contract's size."""
+    height, width = (side + contract.multiple_of for side in contract.size)
+    try:
+        with torch.no_grad():
+            module(torch.zeros(2, contract.channels_in, height, width))
+    except _UNTRACEABLE:
+        return False
+    return True
 
 
 def _dynamic_shapes(multiple: int) -> Iterator[dict[int, Any]]:

@@ -1,0 +1,488 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import gansdk
+from gansdk import artifact
+from gansdk.adapter import Adapter, Generator, WrappedAdapter
+from gansdk.artifact import check_saved, fingerprint, load, load_generator
+from gansdk.channels.groups import Plan
+from gansdk.contracts import Contract
+from gansdk.errors import CheckpointError, GansdkWarning, OutputError, PluginNotFound, VerificationError
+from gansdk.evaluate import inferring
+from gansdk.registry import registry
+from gansdk.result import CompressionResult
+from gansdk.specs import AdapterSpec
+from gansdk.student import ElasticStudent
+from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
+from gansdk_adapters.networks.sizes import Sizes
+from gansdk_adapters.networks.srresnet import SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
+from gansdk_adapters.networks.vdsr import VDSR
+from gansdk_adapters.sr import SuperResolution
+
+FILES = {"config.json", "model.safetensors", "plan.json", "report.json", "report.html", "README.md"}
+SIZES = SRResNetSizes(width=4, blocks=1, scale=2, per_channel_slopes=True)
+
+
+class Own(nn.Module):
+    """A user's generator: a constant outside the state dict, and two convolutions of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 4, 3, padding=1)
+        self.middle = nn.Conv2d(4, 4, 3, padding=1)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.again.weight = self.middle.weight
+        self.norm = nn.BatchNorm2d(4)
+        self.tail = nn.Conv2d(4, 3, 3, padding=1)
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.head(x - self.mean))
+        hidden = torch.relu(self.norm(self.again(torch.relu(self.middle(hidden)))))
+        return self.tail(hidden) + self.mean
+
+
+class Deciding(Own):
+    """Not to be traced by torch.export."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = super().forward(x)
+        return image if image.isfinite().all() else torch.zeros_like(image)
+
+
+class OwnAdapter(WrappedAdapter):
+    """An adapter that can build `Own` again."""
+
+    name = "own"
+
+    def __init__(self) -> None:
+        super().__init__(Contract(channels_in=3, channels_out=3, size=(16, 16)), {"head": "head"})
+
+    def describe(self, module):
+        return {}
+
+    def build(self, description):
+        return Own()
+
+
+def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
+    rng = torch.Generator().manual_seed(seed)
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            low, high = (0.5, 1.5) if name.endswith(("running_var", "norm.weight")) else (-0.5, 0.5)
+            tensor.copy_(torch.rand(tensor.shape, generator=rng) * (high - low) + low)
+    return net.eval()
+
+
+def make(kind) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return randomised(kind())
+
+
+def small(adapter: Adapter, net: nn.Module) -> Generator:
+    bound = adapter.bind(net)
+    contract = replace(bound.contract(net), size=(12, 16))
+    return Generator(module=net, contract=contract, adapter=bound, taps=bound.taps(net), source="weights.pth")
+
+
+def compressed(generator: Generator, step: int = 2) -> CompressionResult:
+    full = ElasticStudent.of(generator)
+    plan = Plan({group.name: tuple(range(0, group.size, step)) for group in full.space.prunable})
+    carved = full.carve(plan)
+    return CompressionResult(
+        student=carved.module.eval(),
+        teacher=generator.module,
+        generator=generator,
+        space=full.space,
+        plan=plan,
+        budget="macs/2",
+        before=full.cost(full.space.full_plan()),
+        after=full.cost(plan),
+        settings={"pruner": "every-other", "seed": 0},
+    )
+
+
+def family(kind=None) -> CompressionResult:
+    return compressed(small(SuperResolution(), make(kind or (lambda: SRResNet(SIZES)))))
+
+
+def wrapped(kind=Own, **changes) -> CompressionResult:
+    contract = Contract(channels_in=3, channels_out=3, size=(16, 16), **changes)
+    return compressed(gansdk.wrap(make(kind), contract=contract))
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def same(one: nn.Module, other: nn.Module, shape=(2, 3, 12, 20)) -> bool:
+    with torch.no_grad():
+        return torch.equal(one(noise(*shape)), other(noise(*shape)))
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+KINDS = {
+    "srresnet": lambda: SRResNet(SIZES),
+    "srgan": lambda: SRGANGenerator(SRGANSizes(width=4, blocks=1, scale=2)),
+    "edsr": lambda: EDSR(EDSRSizes(width=4, blocks=1, scale=2)),
+    "vdsr": lambda: VDSR(Sizes(width=4, blocks=1)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_of_a_family_is_loaded_bit_for_bit(kind, tmp_path):
+    result = family(KINDS[kind])
+    folder = result.save(tmp_path / "student")
+    loaded = load(folder)
+    assert type(loaded) is type(result.student)
+    assert same(loaded, result.student)
+    assert not any(part.training for part in loaded.modules())
+    assert loaded.state_dict().keys() == result.student.state_dict().keys()
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert result.checks["saved -> loaded"] == 0
+    assert sum(p.numel() for p in loaded.parameters()) == result.after.params < result.before.params
+
+
+def test_a_fresh_process_loads_without_the_teacher_and_without_unpickling(tmp_path):
+    result = family()
+    folder = result.save(tmp_path / "student")
+    save_file({"x": noise(1, 3, 12, 16)}, tmp_path / "x.safetensors")
+    script = (
+        "import pickle, sys\n"
+        "import torch, gansdk\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "def refuse(*a, **k): raise SystemExit('unpickled')\n"
+        "pickle.load = pickle.loads = torch.load = refuse\n"
+        "student = gansdk.load(sys.argv[1])\n"
+        "with torch.no_grad(): y = student(load_file(sys.argv[2])['x'])\n"
+        "save_file({'y': y}, sys.argv[3])\n"
+    )
+    arguments = [folder, tmp_path / "x.safetensors", tmp_path / "y.safetensors"]
+    subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
+    with torch.no_grad():
+        assert torch.equal(load_file(arguments[2])["y"], result.student(noise(1, 3, 12, 16)))
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path):
+    folder = family().save(tmp_path / "student")
+    before = torch.random.get_rng_state()
+    load(folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_wrapped_generator_is_saved_as_a_program_and_loaded_bit_for_bit(tmp_path):
+    result = wrapped()
+    folder = result.save(tmp_path / "student")
+    assert {path.name for path in folder.iterdir()} == FILES | {"model.pt2"}
+    for shape in [(1, 3, 16, 16), (3, 3, 10, 22)]:
+        assert same(load(folder).eval(), result.student, shape)
+    assert result.checks["saved -> loaded"] == 0
+
+
+def test_a_wrapped_generator_is_loaded_into_the_users_own_class_too(tmp_path):
+    result = wrapped()
+    folder = result.save(tmp_path / "student")
+    loaded = load(folder, network=Own())
+    assert type(loaded) is Own
+    assert loaded.again.weight is loaded.middle.weight
+    assert same(loaded, result.student)
+
+
+def test_shared_tensors_are_stored_once_and_buffers_outside_the_state_dict_too(tmp_path):
+    folder = wrapped().save(tmp_path / "student")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "middle.weight" in names
+    assert "again.weight" not in names
+    assert "mean" in names
+
+
+def test_a_generator_that_nothing_describes_is_saved_with_a_warning_and_loaded_with_its_class(tmp_path):
+    result = wrapped(Deciding)
+    with pytest.warns(GansdkWarning, match=r"gansdk\.load\(directory, network=net\)"):
+        folder = result.save(tmp_path / "student")
+    with pytest.raises(CheckpointError, match=r"gansdk\.load\(dir, network=net\)"):
+        load(folder)
+    assert same(load(folder, network=Deciding()), result.student)
+    assert "network=net" in (folder / "README.md").read_text()
+
+
+def test_a_network_of_another_class_is_refused(tmp_path):
+    folder = wrapped().save(tmp_path / "student")
+    with pytest.raises(CheckpointError, match="student"):
+        load(folder, network=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 3)))
+
+
+@pytest.fixture
+def own_adapter():
+    class Plugin:
+        @gansdk.hookimpl
+        def gansdk_adapters(self):
+            yield AdapterSpec(name="own", factory=f"{__name__}:OwnAdapter", summary="Own")
+
+    sys.modules.setdefault(__name__, sys.modules[OwnAdapter.__module__])
+    registry().register(Plugin(), "own-plugin")
+    yield OwnAdapter()
+    registry().unregister("own-plugin")
+
+
+def test_buffers_outside_the_state_dict_and_ties_survive_the_builder(own_adapter, tmp_path):
+    result = compressed(small(own_adapter, make(Own)))
+    folder = result.save(tmp_path / "student")
+    assert json.loads((folder / "config.json").read_text())["form"] == "builder"
+    loaded = load(folder)
+    assert torch.equal(loaded.mean, result.student.mean)
+    assert loaded.again.weight is loaded.middle.weight
+    assert same(loaded, result.student)
+
+
+def test_a_student_of_a_plugin_that_is_gone_says_so(tmp_path):
+    folder = family().save(tmp_path / "student")
+    edit(folder / "config.json", adapter={"name": "acme-gan"})
+    with pytest.raises(PluginNotFound, match="acme-gan"):
+        load(folder)
+
+
+def test_a_builder_that_forgets_something_is_noticed_when_saving(own_adapter, tmp_path, monkeypatch):
+    result = compressed(small(own_adapter, make(Own)))
+    result.student.register_forward_hook(lambda part, inputs, output: output * 1.5)
+    with pytest.raises(VerificationError) as caught:
+        result.save(tmp_path / "student")
+    assert caught.value.stage == "saved"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_statistics_are_used_by_the_loaded_student_itself(own_adapter, tmp_path):
+    generator = small(own_adapter, make(Own))
+    generator = replace(generator, contract=replace(generator.contract, inference="batch-statistics"))
+    result = compressed(generator)
+    loaded = load(result.save(tmp_path / "student"))
+    x = noise(1, 3, 12, 16)
+    with inferring(result.student, generator.contract):
+        expected = result.student(x)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), expected)
+        assert not torch.allclose(result.student(x), expected, atol=1e-3)
+
+
+def test_a_saved_student_can_be_compressed_and_saved_again(tmp_path):
+    first = family(lambda: SRResNet(replace(SIZES, width=8)))
+    generator = load_generator(first.save(tmp_path / "first"))
+    assert generator.adapter.name == "sr"
+    assert generator.contract == first.generator.contract
+    second = compressed(generator)
+    loaded = load(second.save(tmp_path / "second"))
+    assert same(loaded, second.student)
+    assert second.after.params < first.after.params
+    again = load_generator(tmp_path / "second")
+    assert len(again.carvings) == 2
+
+
+def test_a_saved_program_is_a_generator_that_can_be_scored(tmp_path):
+    result = wrapped()
+    generator = load_generator(result.save(tmp_path / "student"))
+    assert generator.contract == result.generator.contract
+    assert same(generator.module, result.student)
+
+
+def test_the_folder_tells_what_it_is(tmp_path):
+    result = family()
+    folder = result.save(tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["adapter"]["name"] == "sr"
+    assert config["builder"] == SuperResolution().describe(result.generator.module)
+    assert config["teacher"] == {"source": "weights.pth", "sha256": fingerprint(result.generator.module)}
+    assert config["after"]["params"] == result.after.params
+    assert config["settings"] == result.settings
+    plan = json.loads((folder / "plan.json").read_text())
+    assert Plan.from_dict(plan["plan"]) == result.plan
+    card = (folder / "README.md").read_text()
+    assert f"{result.after.macs:,}" in card
+    assert "gansdk.load(" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_fingerprint_follows_names_and_values():
+    net = make(Own)
+    before = fingerprint(net)
+    assert fingerprint(make(Own)) == before
+    with torch.no_grad():
+        net.head.weight[0, 0, 0, 0] += 1
+    assert fingerprint(net) != before
+
+
+def test_the_reload_error_is_measured(tmp_path):
+    result = family()
+    folder = result.save(tmp_path / "student")
+    x = noise(1, 3, 12, 16)
+    assert check_saved(folder, result.student, x) == 0
+    with torch.no_grad():
+        result.student.conv3.bias += 0.25
+    assert check_saved(folder, result.student, x) == pytest.approx(0.25, abs=1e-5)
+
+
+# Folders that are there already, or cannot be written.
+
+
+def test_an_earlier_student_is_moved_aside_and_stays_whole(tmp_path):
+    first, second, third = family(), family(KINDS["srgan"]), family(KINDS["edsr"])
+    for result in (first, second, third):
+        result.save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student", "student.old-1", "student.old-2"}
+    assert same(load(tmp_path / "student.old-1"), first.student)
+    assert same(load(tmp_path / "student.old-2"), second.student)
+    assert same(load(tmp_path / "student"), third.student)
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "student").mkdir()
+    family().save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student"}
+
+
+def test_somebody_elses_folder_is_never_moved(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("")
+    with pytest.raises(OutputError, match="not a student"):
+        family().save(tmp_path / "photos")
+    assert (tmp_path / "photos" / "cat.png").exists()
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "student").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        family().save(tmp_path / "student")
+
+
+def test_a_full_disk_leaves_the_earlier_student_as_it_was(tmp_path, monkeypatch):
+    first = family()
+    first.save(tmp_path / "student")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifact, "_write_text", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        family(KINDS["edsr"]).save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student"}
+    assert same(load(tmp_path / "student"), first.student)
+
+
+def test_a_rename_that_fails_brings_the_earlier_student_back(tmp_path, monkeypatch):
+    first = family()
+    first.save(tmp_path / "student")
+    rename = os.replace
+
+    def failing(source, target):
+        if ".unfinished-" in str(source):
+            raise OSError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(artifact.os, "replace", failing)
+    with pytest.raises(OutputError, match="Permission denied"):
+        family(KINDS["edsr"]).save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student"}
+    assert same(load(tmp_path / "student"), first.student)
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        family().save(tmp_path / "file" / "student")
+
+
+# Folders that are damaged, foreign, or hostile.
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b"{}"),
+        ("config.json", b"\xff\xfe"),
+        ("plan.json", b"null"),
+        ("plan.json", b'{"plan": {}, "space": {}, "earlier": []}'),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\x80\x04pickle"),
+        ("plan.json", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_paragraph(file, content, tmp_path):
+    folder = family().save(tmp_path / "student")
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="student") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"form": "pickle"},
+        {"builder": {"network": "srresnet", "sizes": {"width": 5, "blocks": 1, "scale": 2}}},
+        {"builder": {"network": "unknown", "sizes": {}}},
+        {"builder": {"network": "srresnet", "sizes": {"width": "wide", "blocks": 1}}},
+        {"contract": {"channels_in": 3}},
+        {"adapter": None},
+        {"shared": {"conv3.bias": "nowhere"}},
+    ],
+)
+def test_a_config_that_was_changed_is_refused(changes, tmp_path):
+    folder = family().save(tmp_path / "student")
+    edit(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError):
+        load(folder)
+
+
+def test_a_plan_that_was_changed_is_refused(tmp_path):
+    result = family()
+    folder = result.save(tmp_path / "student")
+    edit(folder / "plan.json", plan={name: [*kept, 99] for name, kept in result.plan.items()})
+    with pytest.raises(CheckpointError):
+        load(folder)
+
+
+def test_weights_of_another_student_are_refused_by_name(tmp_path):
+    folder = family().save(tmp_path / "student")
+    other = family(lambda: SRResNet(replace(SIZES, width=8))).save(tmp_path / "other")
+    os.replace(other / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"has other shapes for conv1\.0\.bias"):
+        load(folder)
+
+
+def test_weights_with_more_or_less_than_the_network_are_refused(tmp_path):
+    folder = family().save(tmp_path / "student")
+    weights = load_file(folder / "model.safetensors")
+    weights["more"] = weights.pop("conv3.bias")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks conv3\.bias"):
+        load(folder)
+
+
+def test_a_newer_layout_asks_for_a_newer_version(tmp_path):
+    folder = family().save(tmp_path / "student")
+    edit(folder / "config.json", schema_version=99, gansdk="9.0")
+    with pytest.raises(CheckpointError, match=r"gansdk 9\.0"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_folder_without_a_student_is_named(name, tmp_path):
+    with pytest.raises(CheckpointError, match="not the folder of a saved student"):
+        load(tmp_path / name)

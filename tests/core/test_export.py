@@ -1,0 +1,277 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gansdk.export as exporting
+from gansdk.contracts import Contract
+from gansdk.errors import CheckpointError, InvalidOption, OutputError, Unsupported, VerificationError
+from gansdk.export import export
+from gansdk.programs import inference_form, load_program, save_program, trace_program
+
+
+def fresh(make) -> nn.Module:
+    """A network whose weights and statistics are drawn without moving the global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = make()
+        for norm in (part for part in net.modules() if isinstance(part, nn.BatchNorm2d)):
+            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    return net.eval()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def contract(**changes) -> Contract:
+    return Contract(**{"channels_in": 3, "channels_out": 3, "size": (16, 16), **changes})
+
+
+class SkipNet(nn.Module):
+    """Half the size and back, beside a skip: sides must be even. Doubled at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.PReLU(4))
+        self.up = nn.ConvTranspose2d(4, 4, 4, 2, 1)
+        self.out = nn.Conv2d(7, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = torch.tanh(self.out(torch.cat([self.up(self.down(x)), x], 1)))
+        return F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.sum() > 0 else x
+
+
+class OneSize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.ones(1, 3, 16, 16))
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x + self.position)
+
+
+def skip_contract() -> Contract:
+    return contract(scale=2, multiple_of=2)
+
+
+def onnx_run(path: Path, x: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["image"], {"input": x.numpy()})[0])
+
+
+def test_an_onnx_student_gives_the_same_images_at_other_batches_and_sizes(tmp_path):
+    import onnx
+
+    net, path = fresh(SkipNet), tmp_path / "export" / "model.onnx"
+    record = export(net, skip_contract(), "onnx", path)
+    x = noise(3, 3, 12, 30)
+    expected = net(x).detach()
+    torch.testing.assert_close(onnx_run(path, x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert record["relative_error"] <= 1e-5
+    assert [shape[0] for shape in record["shapes"]] == [1, 2, 3]
+    sides = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    assert sides[0].dim_param == "batch"
+    assert all(sides[index].dim_param for index in (2, 3))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["check.json", "model.onnx"]
+
+
+def test_a_pt2_student_is_read_by_torch_alone_and_equals_the_original(tmp_path):
+    net, path = fresh(SkipNet), tmp_path / "model.pt2"
+    record = export(net, skip_contract(), "pt2", path)
+    x = noise(1, 3, 20, 18)
+    assert torch.equal(torch.export.load(path).module()(x), net(x))
+    assert record["max_error"] == 0
+
+
+def test_the_records_of_both_exports_stay_side_by_side(tmp_path):
+    net = fresh(SkipNet)
+    for format in ("pt2", "onnx"):
+        export(net, skip_contract(), format, tmp_path / f"model.{format}")
+    records = json.loads((tmp_path / "check.json").read_text())
+    assert set(records) == {"model.pt2", "model.onnx"}
+    assert records["model.onnx"]["opset"] >= 18
+    assert records["model.onnx"]["torch"] == torch.__version__
+
+
+def test_exports_name_no_source_file(tmp_path):
+    for format in ("pt2", "onnx"):
+        path = tmp_path / f"model.{format}"
+        export(fresh(SkipNet), skip_contract(), format, path)
+        content = path.read_bytes()
+        assert b"test_export.py" not in content
+        assert str(Path(torch.__file__).parent).encode() not in content
+
+
+def test_a_generator_of_batch_statistics_is_exported_with_them(tmp_path):
+    net = fresh(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)))
+    export(net, contract(inference="batch-statistics"), "onnx", tmp_path / "model.onnx")
+    x = noise(1, 3, 20, 24)
+    found = onnx_run(tmp_path / "model.onnx", x)
+    by_input = F.batch_norm(net[0](x), None, None, net[1].weight, net[1].bias, training=True)
+    torch.testing.assert_close(found, net[2](by_input).detach(), rtol=0, atol=1e-5)
+    assert not torch.allclose(found, net(x), atol=1e-3)
+
+
+def test_a_generator_of_one_size_is_exported_at_that_size(tmp_path):
+    net = fresh(OneSize)
+    for format in ("pt2", "onnx"):
+        record = export(net, contract(), format, tmp_path / f"model.{format}")
+        assert record["shapes"] == [[1, 3, 16, 16], [2, 3, 16, 16], [3, 3, 16, 16]]
+
+
+def test_exporting_leaves_the_module_as_it_was(tmp_path):
+    net = fresh(SkipNet).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    export(net, skip_contract(), "pt2", tmp_path / "model.pt2")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(part.training for part in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_an_unknown_format_is_refused_by_naming_the_two(tmp_path):
+    with pytest.raises(InvalidOption, match="onnx, pt2"):
+        export(fresh(SkipNet), skip_contract(), "tflite", tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_forward_that_decides_by_values_is_refused_in_one_paragraph(format, tmp_path):
+    with pytest.raises(Unsupported, match="LooksAtValues") as caught:
+        export(fresh(LooksAtValues), contract(), format, tmp_path / f"model.{format}")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_export_is_an_error_and_is_not_written(tmp_path, monkeypatch):
+    content, _, _ = exporting._to_pt2(trace_program(inference_form(fresh(SkipNet), contract()), skip_contract()))
+    wrong = (content, lambda x: F.interpolate(x, scale_factor=2), {})
+    monkeypatch.setitem(exporting._FORMATS, "pt2", lambda program: wrong)
+    with pytest.raises(VerificationError) as caught:
+        export(fresh(SkipNet), skip_contract(), "pt2", tmp_path / "model.pt2")
+    assert caught.value.stage == "export"
+    assert caught.value.max_error > 0.1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        export(fresh(SkipNet), skip_contract(), "pt2", tmp_path / "file" / "model.pt2")
+
+
+# Reading programs that somebody else sent.
+
+
+@pytest.fixture(scope="module")
+def program() -> bytes:
+    return save_program(trace_program(inference_form(fresh(SkipNet), skip_contract()), skip_contract()))
+
+
+def changed(program: bytes, name: str, change) -> bytes:
+    """The archive with one record replaced, or added."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as old, zipfile.ZipFile(buffer, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        names = dict.fromkeys([*old.namelist(), f"{root}/{name}"])
+        for record in names:
+            content = old.read(record) if record in old.namelist() else b""
+            new.writestr(record, change(content) if record == f"{root}/{name}" else content)
+    return buffer.getvalue()
+
+
+def replaced(old: str, new: str):
+    def change(content: bytes) -> bytes:
+        text = content.decode()
+        assert old in text
+        return text.replace(old, new, 1).encode()
+
+    return change
+
+
+def pickled(path: Path) -> bytes:
+    """A pickle that makes a file when it is read."""
+
+    class Touch:
+        def __reduce__(self):
+            return (Path.touch, (path,))
+
+    buffer = io.BytesIO()
+    torch.save((Touch(),), buffer)
+    return buffer.getvalue()
+
+
+def test_a_program_without_pickles_is_read_back_and_takes_any_size(program, tmp_path):
+    (tmp_path / "model.pt2").write_bytes(program)
+    loaded = load_program(tmp_path / "model.pt2").eval()
+    for shape in [(1, 3, 16, 16), (3, 3, 10, 30)]:
+        assert torch.equal(loaded(noise(*shape)), fresh(SkipNet)(noise(*shape)))
+    assert not any(b".pkl" in name.encode() for name in zipfile.ZipFile(io.BytesIO(program)).namelist())
+
+
+SYMBOL = '"expr_str": "'
+
+
+@pytest.mark.parametrize(
+    ("record", "old", "new"),
+    [
+        ("models/model.json", '"torch.ops.aten.tanh.default"', '"torch.os.system"'),
+        ("models/model.json", '"torch.ops.aten.tanh.default"', '"_operator.call"'),
+        ("models/model.json", '"torch.ops.aten.tanh.default"', '"torch.ops.aten.from_file.default"'),
+        ("models/model.json", '"torch.ops.aten.tanh.default"', '"#made.up"'),
+        ("models/model.json", SYMBOL, SYMBOL + "__import__('os').system('true') + "),
+        ("models/model.json", SYMBOL, SYMBOL + "(lambda: 1)() + "),
+        ("models/model.json", SYMBOL, SYMBOL + "Symbol('__import__(1)') + "),
+        ("models/model.json", SYMBOL, SYMBOL + "().__class__ + "),
+        ("models/model.json", '"builtins.tuple'.replace('"', '\\"'), '\\"os.environ'),
+        ("data/weights/model_weights_config.json", '"use_pickle": false', '"use_pickle": true'),
+    ],
+)
+def test_a_program_that_would_run_code_is_refused(record, old, new, program, tmp_path):
+    path = tmp_path / "model.pt2"
+    path.write_bytes(changed(program, record, replaced(old, new)))
+    with pytest.raises(CheckpointError, match="without executing it") as caught:
+        load_program(path)
+    assert "it " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "record", ["data/sample_inputs/model.pt", "data/weights/model.pt", "data/constants/opaque_obj_0", "extra/x"]
+)
+def test_a_program_with_a_pickle_is_refused_unread(record, program, tmp_path):
+    path = tmp_path / "model.pt2"
+    path.write_bytes(changed(program, record, lambda _: pickled(tmp_path / "ran")))
+    with pytest.raises(CheckpointError, match="it holds"):
+        load_program(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_a_file_that_is_no_program_is_refused(content, tmp_path):
+    (tmp_path / "model.pt2").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a program"):
+        load_program(tmp_path / "model.pt2")
+
+
+def test_a_truncated_program_is_refused(program, tmp_path):
+    (tmp_path / "model.pt2").write_bytes(program[: len(program) // 2])
+    with pytest.raises(CheckpointError, match="not a program"):
+        load_program(tmp_path / "model.pt2")

@@ -1,0 +1,273 @@
+import base64
+import io
+import json
+import math
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import gansdk
+from gansdk import report
+from gansdk.channels.groups import Plan
+from gansdk.contracts import Contract
+from gansdk.errors import InvalidOption, OutputError
+from gansdk.evaluate import Evaluation, Example
+from gansdk.interfaces import Quality
+from gansdk.result import CompressionResult, to_json
+from gansdk.student import ElasticStudent
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Enlarger(nn.Module):
+    """Twice as large, with one convolution that runs two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 6, 3, padding=1)
+        self.body = nn.Conv2d(6, 6, 3, padding=1)
+        self.tail = nn.Conv2d(6, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.head(x)
+        return nn.functional.pixel_shuffle(self.tail(self.body(torch.relu(self.body(hidden)))), 2)
+
+
+class Page(HTMLParser):
+    """Tags of a page, checked to be nested, with its text and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.images: list[tuple[str, Image.Image]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links += [found[name] for name in ("href", "src", "srcset", "action", "data") if name in found]
+        if tag == "img":
+            content = base64.b64decode(found["src"].removeprefix("data:image/png;base64,"))
+            self.images.append((found["alt"], Image.open(io.BytesIO(content))))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def evaluated() -> Evaluation:
+    teacher = pixels(40, 60)
+    student = np.clip(teacher.astype(int) + 5, 0, 255).astype(np.uint8)
+    example = Example(
+        name="cat <1>.png",
+        input=pixels(20, 30, 1),
+        bicubic=pixels(40, 60, 2),
+        teacher=teacher,
+        student=student,
+        target=pixels(40, 60, 3),
+    )
+    quality = Quality(
+        metric="psnr-y",
+        reference="ground-truth",
+        teacher=31.5,
+        student=30.25,
+        images=5,
+        protocol="Y channel, border of 2 pixels removed",
+        extra={"bicubic": 28.43},
+    )
+    return Evaluation(
+        qualities=(quality,), per_image=({"name": "cat <1>.png", "score": math.inf},), examples=(example,)
+    )
+
+
+@pytest.fixture(scope="module")
+def bare() -> CompressionResult:
+    """A result without training and evaluation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Enlarger().eval()
+    contract = Contract(channels_in=3, channels_out=3, size=(16, 20), scale=2)
+    generator = gansdk.wrap(net, contract=contract)
+    full = ElasticStudent.of(generator)
+    plan = Plan({group.name: tuple(range(0, group.size, 2)) for group in full.space.prunable})
+    return CompressionResult(
+        student=full.carve(plan).module.eval(),
+        teacher=net,
+        generator=generator,
+        space=full.space,
+        plan=plan,
+        budget="macs/2",
+        before=full.cost(full.space.full_plan()),
+        after=full.cost(plan),
+    )
+
+
+@pytest.fixture
+def result(bare) -> CompressionResult:
+    history = [{"step": float(step), "loss": 1 / step, "gka": 2 / step} for step in (10, 20, 30)]
+    return replace(
+        bare,
+        evaluation=evaluated(),
+        history=history,
+        warnings=["The student was <not> scored on 2 images."],
+        checks={"plan -> carved": 1.5e-7},
+        settings={"pruner": {"part": "one-step", "ratio": 0.5}, "seed": 3, "folder": Path("images")},
+    )
+
+
+def test_the_report_is_one_file_without_links(result, tmp_path):
+    page = Page(result.report(tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_report_shows_every_figure_with_its_convention(result, tmp_path):
+    text = Page(result.report(tmp_path / "report.html").read_text(encoding="utf-8")).text
+    for wanted in (
+        f"{result.before.macs:,}",
+        f"{result.after.macs:,}",
+        f"{result.before.macs / result.after.macs:.2f}x",
+        "MACs at 16x20, true counting",
+        "30.2500",
+        "bicubic 28.4300",
+        "border of 2 pixels removed",
+        "feeds" if any("feeds" in group.frozen for group in result.space.groups) else "frozen because",
+        "plan -> carved 1.5e-07",
+        "The student was <not> scored on 2 images.",
+        "part: one-step, ratio: 0.5",
+    ):
+        assert wanted in text
+
+
+def test_text_from_outside_cannot_become_markup(result):
+    assert "<not>" not in report.render_html(result)
+    assert "cat <1>" not in report.render_html(result)
+
+
+def test_images_are_shown_side_by_side_with_one_difference_scale(result):
+    page = Page(report.render_html(result))
+    sizes = {alt.rpartition(": ")[2]: image.size for alt, image in page.images if alt.startswith("cat")}
+    assert list(sizes) == ["input", "bicubic", "teacher", "student", "ground truth", "difference"]
+    assert sizes.pop("input") == (30, 20)
+    assert set(sizes.values()) == {(60, 40)}
+    assert "from 0 (black) to 32 of 255 levels" in page.text
+
+
+def test_large_images_are_cropped_to_the_same_centre(result):
+    side = 2 * report.SHOWN_PX
+    image = np.zeros((side, side, 3), np.uint8)
+    image[side // 2 - 4 : side // 2 + 4, side // 2 - 4 : side // 2 + 4] = 255
+    example = Example(name="dot", student=image, teacher=image, input=image[::2, ::2])
+    shown = dict(report._tiles(example, 32.0))
+    assert shown["student"].shape == (report.SHOWN_PX, report.SHOWN_PX, 3)
+    assert shown["input"].shape == (report.SHOWN_PX // 2, report.SHOWN_PX // 2, 3)
+    for name in ("student", "input"):
+        rows, columns = np.nonzero(shown[name][..., 0])
+        assert rows.mean() == columns.mean() == pytest.approx((shown[name].shape[0] - 1) / 2)
+
+
+def test_the_brightest_difference_is_the_scale():
+    coloured = report._coloured(np.array([[[0.0], [32.0]]]), 32.0)
+    assert coloured[0, 0].sum() < 10
+    assert coloured[0, 1].sum() > 600
+
+
+def test_images_of_one_channel_are_shown(bare):
+    grey = pixels(12, 12)[..., :1]
+    evaluation = Evaluation(qualities=(), per_image=(), examples=(Example(name="grey", student=grey, teacher=grey),))
+    page = Page(report.render_html(replace(bare, evaluation=evaluation)))
+    assert [image.mode for _, image in page.images] == ["L", "L", "RGB"]
+
+
+def test_every_stage_has_its_curves(result):
+    again = [*result.history, *({**row, "loss": -1.0} for row in result.history)]
+    page = Page(report.render_html(replace(result, history=again)))
+    assert sum(alt.startswith("Losses") for alt, _ in page.images) == 2
+
+
+def test_named_stages_are_kept_apart(result):
+    rows = [{**row, "stage": stage} for stage in (0.0, 1.0) for row in result.history]
+    assert list(report._stages(rows)) == ["0.0", "1.0"]
+
+
+def test_a_result_without_training_and_evaluation_has_a_report(bare):
+    page = Page(report.render_html(bare))
+    assert "Nothing was evaluated." in page.text
+    assert page.images == []
+
+
+def test_the_layers_add_up_to_the_cost_and_agree_with_torch(bare):
+    rows = {row["module"]: row for row in report.report_data(bare)["modules"]}
+    assert sum(row["macs_before"] for row in rows.values()) == bare.before.macs
+    assert sum(row["macs_after"] for row in rows.values()) == bare.after.macs
+    assert rows["body"]["calls"] == 2
+    assert rows["head"]["channels_before"] == "3 to 6"
+    assert rows["head"]["channels_after"] == "3 to 3"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        bare.student(torch.zeros(bare.generator.contract.example_shape))
+    counted = counter.get_flop_counts()
+    for name in ("head", "body", "tail"):
+        assert 2 * rows[name]["macs_after"] == sum(counted[f"Enlarger.{name}"].values())
+
+
+def test_the_json_report_is_plain_and_holds_the_summary(result, tmp_path):
+    text = result.report(tmp_path / "report.json").read_text(encoding="utf-8")
+    data = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    assert data["ratios"]["macs"] == pytest.approx(result.before.macs / result.after.macs)
+    assert data["quality"][0]["student"] == 30.25
+    assert data["per_image"][0]["score"] is None
+    assert data["settings"]["folder"] == "images"
+    assert data["groups"][0].keys() == {"group", "before", "after", "frozen", "tensors"}
+    assert {key: data[key] for key in result.summary()} == result.summary()
+
+
+def test_a_summary_is_json_already(result):
+    assert json.loads(json.dumps(result.summary(), allow_nan=False)) == result.summary()
+
+
+def test_what_json_lacks_becomes_null_or_text():
+    given = {"a": (1, math.nan), 2: {"path": Path("x")}, "flag": True, "none": None}
+    assert to_json(given) == {"a": [1, None], "2": {"path": "x"}, "flag": True, "none": None}
+
+
+def test_the_same_result_gives_the_same_bytes(result):
+    assert report.render_html(result) == report.render_html(result)
+
+
+def test_another_extension_is_refused_by_naming_the_two(result, tmp_path):
+    with pytest.raises(InvalidOption, match=r"\.html or \.json"):
+        result.report(tmp_path / "report.pdf")
+
+
+def test_a_folder_that_does_not_exist_is_named(result, tmp_path):
+    with pytest.raises(OutputError, match="Choose a folder that exists"):
+        result.report(tmp_path / "missing" / "report.html")
+
+
+def test_wide_tables_scroll_and_both_colour_schemes_are_served(result):
+    html = report.render_html(result)
+    assert html.count("<table>") == html.count('<div class="wide">')
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
