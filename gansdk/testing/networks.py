@@ -726,6 +726,56 @@ class NormalisedWeights(nn.Module):
         return cast("Tensor", self.head(F.relu(self.body(F.relu(self.stem(x))))))
 
 
+class OverwrittenChannel(nn.Module):
+    """A channel set to zero by its number: an assignment returns nothing, so it is easily overlooked."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.body, self.head = ConvBlock(3, width), conv(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x).clone()
+        h[:, 0] = 0.0
+        return cast("Tensor", self.head(h))
+
+
+class FlowWarp(nn.Module):
+    """Features moved along a predicted flow, whose two channels are coordinates."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.body, self.flow, self.head = conv(3, width), conv(3, 2), conv(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = torch.tanh(self.flow(x)).permute(0, 2, 3, 1)
+        return cast("Tensor", self.head(F.grid_sample(self.body(x), grid, align_corners=False)))
+
+
+class ShapedLikeInput(nn.Module):
+    """A convolution over flattened pixels, its result given the shape of another tensor of equal width."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem, self.head = conv(3, width), conv(width, 3)
+        self.line = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return cast("Tensor", self.head(F.relu(self.line(h.flatten(2)).view(h.shape))))
+
+
+class ComputedWeight(nn.Module):
+    """Weight standardisation inside the forward pass, as in modulated and standardised convolutions."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = conv(3, width), conv(width, width), conv(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.body.weight - self.body.weight.mean((1, 2, 3), keepdim=True)
+        return cast("Tensor", self.head(F.relu(F.conv2d(self.stem(x), weight, self.body.bias, padding=1))))
+
+
 @contextmanager
 def _no_future_warning() -> Iterator[None]:
     import warnings
@@ -960,6 +1010,10 @@ NETWORKS: tuple[Network, ...] = (
     _network("shape-control", lambda: ShapeControl(), multiple_of=1, prunable=("down",), frozen=("up",)),
     _network("tied-depthwise", lambda: TiedDepthwise(), multiple_of=1),
     _network("clamped", lambda: ClampedByBranch(), multiple_of=1),
+    _network("overwritten-channel", lambda: OverwrittenChannel(), multiple_of=1, frozen=("body.0",)),
+    _network("flow-warp", lambda: FlowWarp(), multiple_of=1, prunable=("body",), frozen=("flow",)),
+    _network("shaped-like-input", lambda: ShapedLikeInput(), multiple_of=1),
+    _network("computed-weight", lambda: ComputedWeight(), multiple_of=1, frozen=("stem",)),
     _network("skip-first", lambda: Trunk(SkipConcat(3, 4), width=3, outputs=6), prunable=("stem", "parts.0.down")),
     _network("skip-last", lambda: Trunk(SkipConcat(3, 4, first=False), width=3, outputs=6), prunable=("stem",)),
 )

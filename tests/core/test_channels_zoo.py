@@ -29,6 +29,10 @@ from gansdk.testing.oracles import (
 DEFECTS = {
     "neighbour-pool": "a pooling window that runs over channels is taken for one over pixels",
     "clamped": "the bounds of clamp are not united with what they bound",
+    "overwritten-channel": "operations that return nothing are not looked at",
+    "flow-warp": "an AssertionError of PyTorch at a width that does not run ends the trace",
+    "shaped-like-input": "a shape read from one tensor is given to another without uniting the two",
+    "computed-weight": "the MACs of a convolution with a computed weight are not counted",
 }
 """Networks of the zoo that the channel code gets wrong; an entry leaves with the repair."""
 
@@ -125,8 +129,10 @@ def test_predicted_costs_equal_measured_ones(entry: Network, seed: int):
     assert CostModel(small).cost(small.full_plan()) == cost
 
 
-@pytest.mark.parametrize("entry", [e for e in NETWORKS if e.name != "two-outputs"], ids=lambda entry: entry.name)
+@zoo
 def test_fvcore_counts_the_same_convolutions_and_linear_layers(entry: Network):
+    if entry.name in ("two-outputs", "computed-weight"):
+        pytest.skip("fvcore takes no dictionaries, and counts computed weights among the convolutions")
     module, space = traced(entry)
     assert convolution_macs(module, entry.example()) == CostModel(space).cost(Plan()).macs - space.fixed_macs
 
