@@ -309,7 +309,7 @@ def _curves(history: list[dict[str, float]]) -> Iterator[Figure]:
             axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
         if all(row[name] > 0 for row in rows for name in names if name in row):
             axes.set_yscale("log")
-        axes.set(title=f"Stage: {stage}", xlabel="step")
+        axes.set(title=f"Stage {stage}", xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
         yield figure
@@ -323,7 +323,7 @@ def _stages(history: list[dict[str, float]]) -> dict[str, list[dict[str, float]]
         if row["step"] <= last:
             number += 1
         last = row["step"]
-        stages.setdefault(str(row.get("stage", number)), []).append(row)
+        stages.setdefault(f"{row.get('stage', number):g}", []).append(row)
     return stages
 
 

@@ -209,7 +209,7 @@ def test_every_stage_has_its_curves(result):
 
 def test_named_stages_are_kept_apart(result):
     rows = [{**row, "stage": stage} for stage in (0.0, 1.0) for row in result.history]
-    assert list(report._stages(rows)) == ["0.0", "1.0"]
+    assert list(report._stages(rows)) == ["0", "1"]
 
 
 def test_a_result_without_training_and_evaluation_has_a_report(bare):
