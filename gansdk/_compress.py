@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import time
 import warnings as warning_control
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,38 +12,42 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Generator
+from gansdk.artifact import check_target, fingerprint
 from gansdk.budget import Budget, Limits
-from gansdk.channels.groups import Plan
+from gansdk.channels.groups import Plan, Space
 from gansdk.compatibility import IMAGES, WRAPPED, check
 from gansdk.contracts import MAIN
 from gansdk.errors import (
     BudgetUnreachable,
+    ContractError,
     DataError,
-    GansdkError,
     GansdkWarning,
     IncompatibleParts,
+    InvalidOption,
+    MissingData,
     QualityFloorMissed,
     VerificationError,
 )
-from gansdk.evaluate import Evaluation, evaluate
+from gansdk.evaluate import Evaluation, Protocol, evaluate
 from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, Warned
 from gansdk.inspection import check_feasible
-from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Student
+from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
-from gansdk.run import CompressionRun
-from gansdk.run_folder import RunFolder
+from gansdk.run import CompressionRun, continuing
+from gansdk.run_folder import RunFolder, damaged
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 
 DEFAULT_STEPS = 2000
+TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
 EQUAL = 1e-4
 """Two forms of one student may differ by this share of the output range: float rounding, nothing else."""
 
@@ -95,14 +99,21 @@ def compress(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
     began = time.perf_counter()
+    _check_numbers(steps, seed, batch_size, patch, learning_rate)
+    _check_choices(resume=resume, device=device)
+    floor = QualityFloor.parse(quality)
     job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch)
     scored_on = _evaluation_source(eval_data, job)
-    floor = QualityFloor.parse(quality)
+    if floor is not None and not dry_run:
+        _check_measurable(floor, job, scored_on)
     processes = Processes(device)
     settings = {**job.settings(), "batch_size": batch_size, "learning_rate": learning_rate}
     settings["processes"] = processes.count
     target = None if out_dir is None or dry_run else Path(out_dir)
-    folder = RunFolder(target, settings, resume=resume, writes=processes.is_main)
+    # Only the main process has the folder; the others are told what is in it.
+    folder = RunFolder(target if processes.is_main else None, settings, resume=resume)
+    if folder.path is not None:
+        check_target(folder.path.parent / "student")
     processes.wait()
     run = _start(job, processes, folder, batch_size, learning_rate, observers)
     with _told(run) as warnings:
@@ -110,14 +121,13 @@ def compress(
         student.module.to(processes.device)
         limits = job.budget.resolve(student.cost(student.space.full_plan()))
         check_feasible(student, limits)
-        plan = processes.agree(_plan(job, run, student, limits, folder))
-        carved, checks = _carve(job, run, student, plan)
+        checks = {TRACED: _check_traced(job, run, student)}
+        plan = processes.agree(_plan(job, run, student, limits))
+        carved, checks[CARVED] = _carve(job, run, student, plan)
         if not dry_run:
-            if folder.load_stage(0) is None:
-                job.pruner.recover(student, carved, plan, run)
-                processes.share_weights(carved.module)
-            run.student = carved
+            _recover(job, run, student, carved, plan, processes)
             if job.distillers:
+                run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)
         evaluation = None if dry_run else _evaluate(job, run, carved.module, scored_on, processes)
@@ -164,19 +174,43 @@ class _Job:
 
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""
-        weights = hashlib.sha256()
-        for name, tensor in self.generator.module.state_dict().items():
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return {
             "model": self.generator.source or type(self.generator.module).__name__,
-            "weights": weights.hexdigest(),
+            "weights": fingerprint(self.generator.module),
             "budget": str(self.budget),
             "counting": self.budget.counting,
             "steps": self.steps if self.distillers else 0,
             "seed": self.seed,
             **self.asked,
         }
+
+
+def _check_numbers(steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float) -> None:
+    """Refuse numbers that make no run."""
+    for name, value in {"steps": steps, "batch_size": batch_size, "patch": patch}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            hint = "; use distiller=None to prune without training" if name == "steps" else ""
+            raise InvalidOption(f"{name}={value!r} must be a whole number from 1{hint}.")
+    if not isinstance(seed, int) or seed < 0:
+        raise InvalidOption(f"seed={seed!r} must be a whole number from 0.")
+    if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:
+        raise InvalidOption(f"learning_rate={learning_rate!r} must be a finite number above zero.")
+
+
+def _check_choices(*, resume: str, device: str) -> None:
+    for name, value, choices in (("resume", resume, ("auto", "never")), ("device", device, ("auto", "cpu"))):
+        if value not in choices:
+            raise InvalidOption(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, choices))}.")
+
+
+def _check_measurable(floor: QualityFloor, job: _Job, source: DataSource | None) -> None:
+    """Say before the training if the floor cannot be checked after it."""
+    floor.check(Protocol.of(job.generator.contract).metrics)
+    if source is None or next(iter(source.images("eval")), None) is None:
+        raise MissingData(
+            f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
+            "to hold some out of training. Pass eval_data='folder/'."
+        )
 
 
 def _prepare(
@@ -193,8 +227,6 @@ def _prepare(
     parsed = Budget.parse(budget)
     chosen = open_pruner(pruner)
     distillers = open_distillers(distiller)
-    if steps is not None and steps < 1:
-        raise GansdkError(f"steps={steps} must be at least 1; use distiller=None to prune without training.")
     regimes = [item.regime for item in distillers if item.regime is not None]
     if len(regimes) > 1:
         raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
@@ -301,14 +333,57 @@ def _told(run: CompressionRun) -> Iterator[list[str]]:
         yield told
 
 
-def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits, folder: RunFolder) -> Plan:
+def _check_traced(job: _Job, run: CompressionRun, student: Student) -> float:
+    """Largest difference between the teacher's image and that of the student, still at full size."""
+    x = _example(job, student)
+    student.train(False)
+    with torch.no_grad():
+        image, original = student.observe(x).image, run.teacher.observe(x).image
+    assert image is not None
+    assert original is not None
+    if not original.isfinite().all():
+        raise ContractError(
+            "The generator gives NaN or infinite values for noise within its input range, so there is nothing to "
+            "imitate. Check its weights, and the contract's input_range."
+        )
+    return _proved(job, TRACED, image, original)
+
+
+def _example(job: _Job, student: Student) -> Tensor:
+    """Noise within the contract's range: (1, channels_in, H, W)."""
+    rng = torch.Generator().manual_seed(job.seed)
+    low, high = job.generator.contract.input_range
+    x = low + (high - low) * torch.rand(job.generator.contract.example_shape, generator=rng)
+    return x.to(next(student.parameters()).device)
+
+
+def _proved(job: _Job, stage: str, image: Tensor, expected: Tensor) -> float:
+    """Largest difference of two images that should be one.
+
+    Raises:
+        VerificationError: it is more than rounding.
+    """
+    low, high = job.generator.contract.output_range
+    error = float((image - expected).abs().max())
+    if not error <= EQUAL * (high - low):
+        raise VerificationError(
+            f"{stage}: the images differ by {error:.3g}, more than rounding explains. The generator does something "
+            "the trace does not see; please report its layers.",
+            stage=stage,
+            max_error=error,
+        )
+    return error
+
+
+def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits) -> Plan:
     """The pruner's plan, or the one an earlier start of this run found; always within the limits."""
-    known = folder.load_plan()
+    run.enter("search", student)
+    known = run.load("search")
     if known is not None:
-        return Plan.from_dict(known)
-    run.student = student
+        return _known_plan(known, run, student, limits)
     run.emit(StageStarted(stage="search", steps=0))
     plan = job.pruner.search(student, limits, run)
+    _check_plan(plan, student.space, type(job.pruner).__name__)
     cost = student.cost(plan)
     if not limits.fits(cost):
         raise BudgetUnreachable(
@@ -317,44 +392,70 @@ def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits, fold
             floor={"macs": cost.macs, "params": cost.params, "size": cost.bytes},
         )
     run.emit(PlanFound(widths=plan.widths(student.space), cost=cost))
-    folder.save_plan(plan.to_dict())
+    # A pruner may have trained the student while it searched, so the weights belong to the plan.
+    run.save("search", {"plan": plan.to_dict(), "student": student.state_dict()})
     return plan
 
 
-def _carve(
-    job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan
-) -> tuple[ElasticStudent, dict[str, float]]:
+def _known_plan(state: State, run: CompressionRun, student: Student, limits: Limits) -> Plan:
+    with continuing("search"):
+        plan = Plan.from_dict(state["plan"])
+        student.load_state_dict(state["student"])
+        run.restore(state)
+    if not limits.fits(student.cost(plan)):
+        raise damaged("search.pt", ValueError("its plan exceeds the budget"))
+    return plan
+
+
+def _check_plan(plan: Plan, space: Space, pruner: str) -> None:
+    """Refuse a plan that names no channels of this generator, before it is costed and carved."""
+    for name, kept in plan.items():
+        group = space.by_name.get(name)
+        fault = (
+            "which does not exist"
+            if group is None
+            else f"which is frozen ({group.frozen})"
+            if group.frozen and len(kept) != group.size
+            else f"with {list(kept)[:8]} instead of ascending ids below {group.size}, {group.floor} or more of them"
+            if list(kept) != sorted({i for i in kept if 0 <= i < group.size}) or len(kept) < group.floor
+            else ""
+        )
+        if fault:
+            raise ContractError(
+                f"The pruner {pruner} returned a plan for group {name!r}, {fault}. This is a fault of the pruner."
+            )
+
+
+def _recover(
+    job: _Job, run: CompressionRun, full: Student, carved: ElasticStudent, plan: Plan, processes: Processes
+) -> None:
+    """Let the pruner repair the carved student; a run that is continued has its repaired weights already."""
+    run.enter("recover", carved)
+    state = run.load("recover")
+    if state is not None:
+        with continuing("recover"):
+            carved.load_state_dict(state["student"])
+            run.restore(state)
+        return
+    job.pruner.recover(full, carved, plan, run)
+    processes.share_weights(carved.module)
+    run.save("recover", {"student": carved.state_dict()})
+
+
+def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
     """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
     carved = student.carve(plan, inherit=job.pruner.inherit)
     exact = carved if job.pruner.inherit == "all" else student.carve(plan)
-    rng = torch.Generator().manual_seed(job.seed)
-    low, high = job.generator.contract.input_range
-    x = low + (high - low) * torch.rand(job.generator.contract.example_shape, generator=rng)
-    x = x.to(next(student.parameters()).device)
+    x = _example(job, student)
     student.train(False)
     exact.train(False)
+    student.activate(plan)
     with torch.no_grad():
-        student.activate(plan)
         expected, found = student.observe(x).image, exact.observe(x).image
-        student.activate(student.space.full_plan())
-        whole, original = student.observe(x).image, run.teacher.observe(x).image
+    student.activate(student.space.full_plan())
     assert expected is not None
     assert found is not None
-    assert whole is not None
-    assert original is not None
-    checks = {
-        "teacher -> traced copy": float((whole - original).abs().max()),
-        "plan -> carved": float((expected - found).abs().max()),
-    }
-    spread = job.generator.contract.output_range[1] - job.generator.contract.output_range[0]
-    for stage, error in checks.items():
-        if not error <= EQUAL * spread:
-            raise VerificationError(
-                f"{stage}: the images differ by {error:.3g}, more than rounding explains. The generator does something "
-                "the trace does not see; please report its layers.",
-                stage=stage,
-                max_error=error,
-            )
+    error = _proved(job, CARVED, found, expected)
     after, predicted = carved.cost(carved.space.full_plan()), student.cost(plan)
     real = sum(p.numel() for p in carved.parameters())
     if after != predicted or real != after.params:
@@ -363,8 +464,8 @@ def _carve(
             stage="cost",
             max_error=abs(real - predicted.params),
         )
-    run.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=max(checks.values())))
-    return carved, checks
+    run.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=error))
+    return carved, error
 
 
 def _evaluate(

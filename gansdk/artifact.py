@@ -98,7 +98,7 @@ def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = Path(directory).absolute()
     with _writing(target):
-        _check_target(target)
+        check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -122,7 +122,7 @@ def _writing(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
     """Raise OutputError rather than move somebody's folder aside."""
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
         raise OutputError(f"'{target}' holds files that are not a student. Choose a new or an empty folder.")

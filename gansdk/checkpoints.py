@@ -36,7 +36,7 @@ COUNTER = "num_batches_tracked"
 """BatchNorm's counter; checkpoints older than torch 0.4.1 lack it and nothing reads it."""
 
 # What the restricted unpickler and the zip reader raise on files that are not checkpoints; found by fuzzing.
-_UNREADABLE = (
+UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
     OSError,
@@ -233,7 +233,7 @@ def _read_pickle(path: Path) -> Any:
             # Files that work are no trouble, whatever their pickle protocol; the others are refused below.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(path, weights_only=True, map_location="cpu")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
             f"({_first_line(error)}). {_HOW_TO_SAVE}"

@@ -70,6 +70,11 @@ class Protocol:
         """What metric names end in."""
         return "-y" if self.on_luma else ""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all that is measured."""
+        return f"psnr{self.suffix}", f"ssim{self.suffix}"
+
     def __str__(self) -> str:
         channels = "Y channel of BT.601 (16 to 235)" if self.on_luma else "all channels"
         border = f"border of {self.border} pixels removed" if self.border else "no border removed"

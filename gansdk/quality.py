@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gansdk.errors import GansdkError
+from gansdk.errors import InvalidOption
 from gansdk.interfaces import Quality
 
-_FORM = re.compile(r"\s*([a-z0-9-]+)\s*(>=|<=)\s*([0-9.]+)\s*")
+_FORM = re.compile(r"\s*([a-z0-9-]+)\s*(>=|<=)\s*(\d+(?:\.\d*)?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +25,34 @@ class QualityFloor:
         """Read "metric>=value" or "metric<=value"; None stays None.
 
         Raises:
-            GansdkError: the text has another form.
+            InvalidOption: the text has another form.
         """
         if text is None:
             return None
         match = _FORM.fullmatch(text)
         if match is None:
-            raise GansdkError(
+            raise InvalidOption(
                 f"quality={text!r} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5'."
             )
         return cls(match[1], match[2], float(match[3]))
 
-    def missed(self, qualities: Sequence[Quality]) -> str:
-        """A sentence saying by how much the floor is missed; empty if it is met.
+    def check(self, metrics: Sequence[str]) -> None:
+        """See that the metric is one of those that will be measured.
 
         Raises:
-            GansdkError: the metric was not measured.
+            InvalidOption: it is not.
         """
+        if self.metric not in metrics:
+            raise InvalidOption(
+                f"quality asks for {self.metric!r}, which is not measured for this generator; choose one of "
+                f"{', '.join(metrics)}."
+            )
+
+    def missed(self, qualities: Sequence[Quality]) -> str:
+        """A sentence saying by how much the floor is missed; empty if it is met."""
         found = [quality for quality in qualities if quality.metric == self.metric]
         if not found:
-            measured = ", ".join(sorted({quality.metric for quality in qualities})) or "nothing"
-            raise GansdkError(f"quality asks for {self.metric}, but {measured} was measured.")
+            return f"The student's {self.metric} could not be measured."
         best = min(found, key=lambda quality: quality.reference != "ground-truth")
         met = best.student >= self.value if self.sign == ">=" else best.student <= self.value
         if met:

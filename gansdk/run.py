@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from gansdk.events import Event, StageStarted, StepDone
 from gansdk.interfaces import DataSource, Regime, Stage, State, Student, Task, Teacher, Term
 from gansdk.processes import Processes
 from gansdk.registry import emit
-from gansdk.run_folder import RunFolder
+from gansdk.run_folder import RunFolder, damaged
 
 PROBE_STEP = 10**9
 """Probe batches are training batches of steps no training reaches."""
@@ -63,7 +64,28 @@ class CompressionRun:
         self._batch_size = max(1, batch_size // processes.count)
         self._learning_rate = learning_rate
         self._observers = tuple(observers)
+        self._phase = "search"
         self._stages = 0
+
+    def enter(self, phase: str, student: Student) -> None:
+        """Begin a phase ("search", "recover", "distil"): its training stages belong to it, and train `student`."""
+        self.student = student
+        self._phase = phase
+        self._stages = 0
+
+    def load(self, stage: str) -> State | None:
+        """What an earlier start of this run saved of a stage: the main process's, in every process."""
+        state: State | None = self._processes.agree(self._folder.load_stage(stage))
+        return state
+
+    def save(self, stage: str, state: State) -> None:
+        """Save a stage, with the run's random generator and history; `restore` brings these back."""
+        self._folder.save_stage(stage, {**state, "rng": self.rng.get_state(), "history": list(self.history)})
+
+    def restore(self, state: State) -> None:
+        """Bring the run's random generator and history back to where they were at `save`."""
+        self.rng.set_state(state["rng"])
+        self.history = list(state["history"])
 
     def emit(self, event: Event) -> None:
         """Tell plugins and the caller's observers; only the main process speaks."""
@@ -110,7 +132,7 @@ class CompressionRun:
         """
         assert self._regime is not None
         assert self._source is not None
-        number, name = self._stages, f"distil-{self._stages}"
+        name = f"{self._phase}-{self._stages}"
         self._stages += 1
         self._regime.bind(
             Stage(
@@ -125,9 +147,10 @@ class CompressionRun:
                 score=lambda: self.score(self.student.plan),
             )
         )
-        start = self._restore(number)
+        start = self._resume(name)
         self.emit(StageStarted(stage=name, steps=steps))
         interval = _Interval(self, name, steps)
+        number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
         keep_every = interval.length * max(1, math.ceil(steps / 20 / interval.length))
         for step in range(start, steps):
             if before_step is not None:
@@ -135,9 +158,10 @@ class CompressionRun:
             interval.add(self._step(step, interval))
             done = step + 1
             if done % interval.length == 0 or done == steps:
-                self.history.append({"stage": float(number), **interval.close(done)})
+                self.history.append({"stage": number, **interval.close(done)})
             if done % keep_every == 0 or done == steps:
-                self._folder.save_stage(number, self._state(done))
+                self._check_weights(done, steps)
+                self.save(name, self._state(done))
         self.student.train(False)
 
     def _step(self, step: int, interval: _Interval) -> dict[str, Tensor]:
@@ -150,6 +174,19 @@ class CompressionRun:
         interval.wait_s += time.perf_counter() - before
         return dict(self._regime.step(self._processes.to_device(batch)))
 
+    def _check_weights(self, step: int, steps: int) -> None:
+        """The last update of an interval is not seen by its losses; what it broke must not replace a good state."""
+        if not all(bool(p.isfinite().all()) for p in self.student.parameters()):
+            raise TrainingDiverged(
+                f"A weight of the student is no longer finite at step {step} of {steps}. {self.advice}"
+            )
+
+    @property
+    def advice(self) -> str:
+        """What to do about a training that diverged."""
+        kept = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
+        return f"{kept}Try a smaller learning_rate, or another seed."
+
     def _state(self, step: int) -> State:
         assert self._regime is not None
         return {
@@ -158,25 +195,35 @@ class CompressionRun:
             "regime": self._regime.state_dict(),
             "task": self.task.state_dict(),
             "teachers": [teacher.state_dict() for teacher in self._teachers],
-            "rng": self.rng.get_state(),
-            "history": list(self.history),
         }
 
-    def _restore(self, number: int) -> int:
+    def _resume(self, stage: str) -> int:
         """Continue a stage where it was left; returns the steps already done."""
-        state = self._folder.load_stage(number)
+        state = self.load(stage)
         if state is None:
             return 0
         assert self._regime is not None
-        self.student.load_state_dict(state["student"])
-        self._regime.load_state_dict(state["regime"])
-        self.task.load_state_dict(state["task"])
-        for teacher, saved in zip(self._teachers, state["teachers"], strict=True):
-            teacher.load_state_dict(saved)
-        self.rng.set_state(state["rng"])
-        self.history = list(state["history"])
-        step: int = state["step"]
-        return step
+        with continuing(stage):
+            self.student.load_state_dict(state["student"])
+            self._regime.load_state_dict(state["regime"])
+            self.task.load_state_dict(state["task"])
+            for teacher, saved in zip(self._teachers, state["teachers"], strict=True):
+                teacher.load_state_dict(saved)
+            self.restore(state)
+            return int(state["step"])
+
+
+@contextmanager
+def continuing(stage: str) -> Iterator[None]:
+    """Say what to do where a saved state does not fit the run it was saved by.
+
+    Raises:
+        CheckpointError: instead of the error inside.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise damaged(f"{stage}.pt", error) from error
 
 
 class _Interval:
@@ -212,7 +259,7 @@ class _Interval:
         return {"step": float(step), **means}
 
     def _check(self, step: int, means: dict[str, float]) -> None:
-        advice = "The last good state is kept in the run's folder. Try a smaller learning_rate, or another seed."
+        advice = self._run.advice
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingDiverged(f"{broken[0]} is no longer finite at step {step} of {self._steps}. {advice}")

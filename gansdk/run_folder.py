@@ -11,62 +11,65 @@ from typing import Any
 
 import torch
 
-from gansdk.errors import OutputError, ResumeMismatch
+from gansdk.checkpoints import UNREADABLE
+from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
 
 MIN_FREE_BYTES = 16 * 2**20
+SETTINGS = "settings.json"
 
 
 class RunFolder:
-    """`out_dir/run`: settings.json, plan.json and one stage-N.pt per training stage, each written atomically.
+    """`out_dir/run`: settings.json and one STAGE.pt for every stage that was begun, each written atomically.
 
     Args:
         out_dir: the run's output folder, or None to keep nothing.
         settings: JSON facts that decide the result; a folder made with others is refused.
         resume: "auto" continues what is there; "never" moves it aside and starts anew.
-        writes: whether this process is the one that writes.
 
     Raises:
         OutputError: the folder cannot be written or its disk is full.
         ResumeMismatch: the folder was made with other settings; the message shows which.
+        CheckpointError: the folder's files are damaged.
     """
 
-    def __init__(self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str, writes: bool) -> None:
+    def __init__(self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str) -> None:
         self.path = None if out_dir is None else out_dir / "run"
-        self._writes = writes
         if self.path is None or out_dir is None:
             return
-        if writes:
-            _check_writable(out_dir)
-            if resume == "never":
-                move_aside(out_dir)
-            self.path.mkdir(parents=True, exist_ok=True)
-        known = self._read_json("settings.json")
+        _check_writable(out_dir)
+        if resume == "never":
+            move_aside(out_dir)
+        self.path.mkdir(parents=True, exist_ok=True)
+        known = self._read_settings()
         wanted = json.loads(json.dumps(settings))
         if known is not None and known != wanted:
             raise ResumeMismatch(_difference(out_dir, known, wanted))
-        self._write_json("settings.json", wanted)
+        self._write_settings(wanted)
 
-    def load_plan(self) -> dict[str, list[int]] | None:
-        """The plan of an earlier start of this run."""
-        plan: dict[str, list[int]] | None = self._read_json("plan.json")
-        return plan
+    def load_stage(self, stage: str) -> dict[str, Any] | None:
+        """The last state of a stage; None if it was never saved.
 
-    def save_plan(self, plan: Mapping[str, list[int]]) -> None:
-        """Keep the plan, so that a resumed run does not search again."""
-        self._write_json("plan.json", plan)
-
-    def load_stage(self, number: int) -> dict[str, Any] | None:
-        """The last state of a training stage."""
-        if self.path is None or not (self.path / f"stage-{number}.pt").exists():
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if self.path is None or not (self.path / f"{stage}.pt").exists():
             return None
-        state: dict[str, Any] = torch.load(self.path / f"stage-{number}.pt", weights_only=True, map_location="cpu")
+        file = self.path / f"{stage}.pt"
+        try:
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
         return state
 
-    def save_stage(self, number: int, state: Mapping[str, Any]) -> None:
-        """Replace the state of a training stage; a kill at any moment leaves the old one or the new one."""
-        if self.path is None or not self._writes:
+    def save_stage(self, stage: str, state: Mapping[str, Any]) -> None:
+        """Replace the state of a stage; a kill at any moment leaves the old one or the new one.
+
+        Raises:
+            OutputError: it cannot be written; the old one is kept.
+        """
+        if self.path is None:
             return
-        target = self.path / f"stage-{number}.pt"
+        target = self.path / f"{stage}.pt"
         partial = target.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
@@ -77,20 +80,36 @@ class RunFolder:
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{target} could not be written: {error}. The previous state is kept.") from error
 
-    def _read_json(self, name: str) -> Any:
-        if self.path is None or not (self.path / name).exists():
+    def _read_settings(self) -> dict[str, Any] | None:
+        assert self.path is not None
+        file = self.path / SETTINGS
+        if not file.exists():
             return None
-        return json.loads((self.path / name).read_text())
-
-    def _write_json(self, name: str, data: Any) -> None:
-        if self.path is None or not self._writes:
-            return
-        partial = self.path / f"{name}.partial"
         try:
-            partial.write_text(json.dumps(data, indent=1))
-            partial.replace(self.path / name)
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise damaged(file, error) from error
+        if not isinstance(known, dict):
+            raise damaged(file, ValueError(f"it holds a {type(known).__name__}"))
+        return known
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        assert self.path is not None
+        file = self.path / SETTINGS
+        partial = file.with_suffix(".partial")
+        try:
+            partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            partial.replace(file)
         except OSError as error:
-            raise OutputError(f"{self.path / name} could not be written: {error}.") from error
+            raise OutputError(f"{file} could not be written: {error}.") from error
+
+
+def damaged(file: Path | str, error: Exception) -> CheckpointError:
+    """The error for a file of a run that cannot be continued from."""
+    return CheckpointError(
+        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {error}), so the run cannot be "
+        "continued. Use resume='never' to move it aside and start anew."
+    )
 
 
 def _check_writable(out_dir: Path) -> None:
