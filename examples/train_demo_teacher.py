@@ -13,7 +13,6 @@ import logging
 from pathlib import Path
 
 import torch
-from gansdk_adapters.sr import SuperResolution
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +20,7 @@ from gansdk import DataSource
 from gansdk.contracts import MAIN
 from gansdk.evaluate import evaluate
 from gansdk.opening import open_generator, open_source
+from gansdk_adapters.sr import SuperResolution
 
 DESCRIPTION = {"network": "msrresnet", "sizes": {"width": 32, "blocks": 6, "channels": 3, "scale": 2}}
 BATCH = 16

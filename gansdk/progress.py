@@ -1,0 +1,83 @@
+"""A run's events, drawn on a terminal: what was found, how far training is, how long it will take. Torch-free."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from gansdk.budget import Cost
+from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, StepDone
+
+
+class ProgressObserver:
+    """Shows events on `console`, as a bar on a terminal and as a line for every tenth of a stage elsewhere.
+
+    Use as a context manager, and pass it in `observers`. Warnings are not repeated: Python shows them.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("{task.fields[details]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._stage: TaskID | None = None
+
+    def __enter__(self) -> ProgressObserver:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event; kinds that are not known are passed over."""
+        match event:
+            case StageStarted(stage=stage, steps=steps):
+                self._begin(stage, steps)
+            case StepDone():
+                self._advance(event)
+            case PlanFound(cost=cost):
+                self._say(f"plan found: {_costs(cost)}")
+            case Carved(cost=cost, full=full, max_error=error):
+                self._say(f"carved: {_costs(full)} -> {_costs(cost)}, largest error {error:.1e}")
+            case Finished(seconds=seconds):
+                self._say(f"finished in {seconds:.0f} s")
+
+    def _begin(self, stage: str, steps: int) -> None:
+        self._stage = self._bar.add_task(stage, total=steps, details="") if steps else None
+        if self._stage is None or not self._console.is_terminal:
+            self._say(stage)
+
+    def _advance(self, event: StepDone) -> None:
+        if self._stage is None:
+            # A resumed or foreign loop may tell steps without a start.
+            self._stage = self._bar.add_task(event.stage, total=event.steps, details="")
+        details = _details(event)
+        before = self._bar.tasks[self._stage].completed
+        self._bar.update(self._stage, completed=event.step, details=details)
+        if not self._console.is_terminal and 10 * event.step // event.steps > 10 * before // event.steps:
+            self._say(f"{event.stage}: {event.step}/{event.steps} steps, {details}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _costs(cost: Cost) -> str:
+    return f"{cost.macs / 1e6:,.1f} M MACs, {cost.params:,} parameters"
+
+
+def _details(event: StepDone) -> str:
+    """Loss, steps per second and seconds to go; what was not measured is left out."""
+    facts = [f"loss {event.metrics['loss']:.4f}"] if "loss" in event.metrics else []
+    if event.rate:
+        facts += [f"{event.rate:.1f} steps/s", f"{(event.steps - event.step) / event.rate:.0f} s left"]
+    return ", ".join(facts)

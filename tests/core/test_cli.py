@@ -1,0 +1,311 @@
+"""The command line, as a user or a script meets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
+
+import gansdk
+from gansdk.budget import Cost
+from gansdk.cli import main
+from gansdk.demo import check_against_bicubic, demo_checkpoint
+from gansdk.errors import QualityFloorMissed
+from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, StepDone
+from gansdk.opening import open_generator
+from gansdk.progress import ProgressObserver
+from gansdk.registry import registry
+from gansdk.specs import PrunerSpec
+
+SIZES = {"network": "msrresnet", "sizes": {"width": 4, "blocks": 1, "channels": 3, "scale": 2}}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny generator that has learned nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = registry().load("adapter", "sr")().build(SIZES)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_file(network.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Four images of 32x32 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for number in range(4):
+        pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def call(*arguments: str) -> int:
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What --json prints: stdout must hold nothing else."""
+    capsys.readouterr()
+    assert call(*arguments, "--json") == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def short_run(checkpoint: str, images: str, out: Path) -> list[str]:
+    return [
+        *("compress", checkpoint, "--budget", "macs<=60%", "--data", images, "--eval-data", images),
+        *("--pruner-option", "multiple-of=1", "--distiller", "pixel", "--steps", "2", "--batch-size", "2"),
+        *("--patch", "8", "--out", str(out)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["compress", "--help"], ["plugins"], ["plugins", "--compat", "--json"]]
+)
+def test_help_and_listing_import_no_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom gansdk.cli import main\n"
+        f"try:\n    main({command})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'numpy', 'matplotlib', 'onnx'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=sys.prefix)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_command_says_its_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from gansdk.cli import main; main()", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, gansdk.__version__)
+
+
+def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compress", "net.pth") == 2
+    assert call("plan", "demo", "-b", "2x", "--pruner-option", "keep") == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+    assert call("plugins", "--compat", "--check") == 2
+
+
+def test_an_error_is_one_paragraph_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", "nowhere.pth") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("CheckpointError: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_plugins_lists_every_part_with_its_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "plugins")
+    assert {(row["kind"], row["name"]) for row in rows if row["origin"] == "gansdk"} >= {
+        ("pruner", "one-step"),
+        ("distiller", "gka"),
+        ("adapter", "sr"),
+    }
+    assert call("plugins") == 0
+    assert "one-step" in capsys.readouterr().out
+
+
+def test_compat_says_for_every_combination_whether_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "plugins", "--compat")
+    assert {"adapter": "sr", "pruner": "one-step", "distiller": "gka", "missing": [], "works": True} in rows
+
+
+@pytest.fixture
+def broken_plugin() -> Iterator[None]:
+    class Broken:
+        @gansdk.hookimpl
+        def gansdk_pruners(self) -> list[PrunerSpec]:
+            return [PrunerSpec(name="broken", factory="nowhere_at_all:Pruner", summary="Cannot be imported")]
+
+    registry().register(Broken(), name="broken-plugin")
+    yield
+    registry().unregister("broken-plugin")
+
+
+@pytest.mark.usefixtures("broken_plugin")
+def test_check_names_the_part_that_cannot_be_imported_and_exits_with_5(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plugins", "--check", "--json") == 5
+    failures = {row["name"]: row["failure"] for row in json.loads(capsys.readouterr().out) if row["failure"]}
+    assert list(failures) == ["broken"]
+    assert "nowhere_at_all" in failures["broken"]
+
+
+def test_check_passes_for_what_is_built_in(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "plugins", "--check")
+    assert not any(row["failure"] for row in rows if row["origin"] == "gansdk")
+
+
+def test_inspect_says_what_can_shrink(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "inspect", checkpoint, "--budget", "macs<=90%")
+    assert found["cost"]["macs"] > found["floor"]["macs"] > 0
+    assert any(group["frozen"] for group in found["groups"])
+    assert "can be met" in found["verdict"]
+    assert call("inspect", checkpoint) == 0
+    assert "frozen because" in capsys.readouterr().out
+
+
+def test_a_budget_out_of_reach_exits_with_3(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", checkpoint, "--budget", "1000000x") == 3
+    assert capsys.readouterr().err.startswith("BudgetUnreachable: ")
+
+
+@pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")
+def test_a_plan_keeps_to_the_budget_and_warnings_stay_off_stdout(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answer(capsys, "plan", checkpoint, "--budget", "macs<=60%", "--pruner-option", "multiple_of=1")
+    assert 0.5 < found["used"] <= 1
+    assert found["after"]["macs"] <= 0.6 * found["before"]["macs"]
+    assert call("plan", checkpoint, "--budget", "macs<=60%", "--pruner", "uniform") == 0
+    assert "of the budget" in capsys.readouterr().out
+
+
+def test_a_student_is_made_scored_and_exported(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = answer(capsys, *short_run(checkpoint, images, tmp_path / "out"))
+    student = made["student"]
+    assert made["after"]["macs"] <= 0.6 * made["before"]["macs"]
+    assert made["settings"]["pruner"]["multiple_of"] == 1
+    assert (Path(student) / "report.html").is_file()
+    scores = answer(capsys, "eval", student, "--reference", checkpoint, "--data", images)
+    assert {item["reference"] for item in scores["quality"]} == {"ground-truth", "teacher"}
+    assert len(scores["per_image"]) == 4
+    record = answer(capsys, "export", student, "pt2")
+    assert Path(record["path"]) == tmp_path / "out" / "student.pt2"
+    assert Path(record["path"]).is_file()
+    assert answer(capsys, "inspect", student)["cost"] == made["after"]
+
+
+def test_tables_are_for_people(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*short_run(checkpoint, images, tmp_path / "out")) == 0
+    shown = capsys.readouterr()
+    assert "MACs (M)" in shown.out
+    assert "psnr-y" in shown.out
+    assert "finished in" in shown.err
+    assert call("eval", str(tmp_path / "out" / "student"), "--data", images) == 0
+    assert "bicubic" in capsys.readouterr().out
+
+
+def test_a_missed_quality_floor_exits_with_4_and_the_student_is_saved(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*short_run(checkpoint, images, tmp_path / "out"), "--quality", "psnr-y>=99") == 4
+    assert "QualityFloorMissed" in capsys.readouterr().err
+    assert (tmp_path / "out" / "student" / "config.json").is_file()
+
+
+def test_a_dry_run_writes_nothing(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answer(capsys, *short_run(checkpoint, images, tmp_path / "out"), "--dry-run")
+    assert found["student"] is None
+    assert found["widths"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_other_settings_is_refused_or_moved_aside(checkpoint: str, images: str, tmp_path: Path) -> None:
+    first = short_run(checkpoint, images, tmp_path / "out")
+    assert call(*first) == 0
+    assert call(*first, "--seed", "1") == 2
+    assert call(*first, "--seed", "1", "--no-resume") == 0
+    assert (tmp_path / "out.old-1" / "student").is_dir()
+
+
+def test_options_of_distillers_reach_them(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = short_run(checkpoint, images, tmp_path / "out")
+    options = ["--distiller", "gka", "--distiller-option", "gka.weight=0.5", "--distiller-option", "pixel.norm=l2"]
+    made = answer(capsys, *run, *options, "--dry-run")
+    pixel, gka = made["settings"]["distiller"]
+    assert (pixel["norm"], gka["weight"]) == ("l2", 0.5)
+    assert call(*run, "--distiller-option", "wavelet.levels=2") == 2
+
+
+EVENTS = (
+    StageStarted(stage="search", steps=0),
+    PlanFound(widths={"body": 2}, cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400)),
+    Carved(
+        cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400),
+        full=Cost(macs=4 * 10**6, paper_macs=4 * 10**6, params=1000, bytes=4000),
+        max_error=1e-7,
+    ),
+    StageStarted(stage="distil-0", steps=100),
+    *(
+        StepDone(stage="distil-0", step=step, steps=100, metrics={"loss": 1 / step}, rate=10.0)
+        for step in range(2, 101, 2)
+    ),
+    Finished(seconds=12.0),
+    Event(),
+)
+
+
+def test_progress_in_a_log_is_a_line_for_every_tenth() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with ProgressObserver(console) as progress:
+        for event in EVENTS:
+            progress(event)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert sum("steps/s" in line for line in lines) == 10
+    assert "distil-0: 50/100 steps, loss 0.0200, 10.0 steps/s, 5 s left" in lines
+    assert "carved: 4.0 M MACs, 1,000 parameters -> 1.0 M MACs, 100 parameters, largest error 1.0e-07" in lines
+    assert lines[-1] == "finished in 12 s"
+
+
+def test_progress_on_a_terminal_is_a_bar() -> None:
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with ProgressObserver(console) as progress:
+        for event in EVENTS:
+            progress(event)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "100/100 steps" in shown
+    assert "distil-0: 50/100" not in shown
+
+
+def test_the_teacher_of_the_demo_is_recognised_like_any_checkpoint() -> None:
+    generator = open_generator(demo_checkpoint())
+    assert generator.adapter.name == "sr"
+    assert (generator.contract.scale, generator.contract.output_range) == (2, (0.0, 1.0))
+    assert demo_checkpoint().stat().st_size < 2 * 2**20
+
+
+def test_a_student_worse_than_bicubic_fails_the_demo(checkpoint: str, images: str) -> None:
+    result = gansdk.compress(
+        checkpoint, budget="macs<=60%", distiller="pixel", data=images, eval_data=images, steps=1, batch_size=1, patch=8
+    )
+    with pytest.raises(QualityFloorMissed, match="bicubic enlargement"):
+        check_against_bicubic(result)
+
+
+@pytest.mark.slow
+def test_the_demo_makes_a_student_four_times_smaller_and_better_than_bicubic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = answer(capsys, "demo", "--out", str(tmp_path / "demo"))
+    quality = next(item for item in made["quality"] if item["metric"] == "psnr-y")
+    assert made["ratios"]["macs"] >= 4
+    assert quality["student"] > quality["extra"]["bicubic"] + 1
+    assert quality["student"] > quality["teacher"] - 0.5
+    assert gansdk.load(made["student"])(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 32, 32)
