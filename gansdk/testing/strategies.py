@@ -127,10 +127,16 @@ def _grouped(draw: st.DrawFn, channels: int, width: int) -> _Part:
 
 
 @st.composite
+def _shuffle(draw: st.DrawFn, channels: int, width: int) -> _Part:
+    outputs = draw(_widths(width))
+    slopes = draw(st.sampled_from((0, 1, outputs)))
+    return _Part(zoo.ShuffleUp(channels, outputs, slopes=slopes), outputs, 2.0)
+
+
+@st.composite
 def _enlarging(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
     makers: list[Callable[[], _Part]] = [
-        lambda: _Part(zoo.ShuffleUp(channels, outputs, slopes=draw(st.sampled_from((0, 1, outputs)))), outputs, 2.0),
         lambda: _Part(nn.ConvTranspose2d(channels, outputs, 4, 2, 1), outputs, 2.0),
         lambda: _Part(nn.Upsample(scale_factor=2, mode="bilinear"), channels, 2.0),
         lambda: _Part(nn.ConvTranspose2d(channels, channels, 2, 2, groups=channels), channels, 2.0),
@@ -141,6 +147,12 @@ def _enlarging(draw: st.DrawFn, channels: int, width: int) -> _Part:
 
 
 @st.composite
+def _skip(draw: st.DrawFn, channels: int, width: int) -> _Part:
+    inner, norm = draw(_widths(width)), draw(_norms)
+    return _Part(zoo.SkipConcat(channels, inner, norm=norm, first=draw(st.booleans())), 2 * channels)
+
+
+@st.composite
 def _shrinking(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
     makers: tuple[Callable[[], _Part], ...] = (
@@ -148,7 +160,6 @@ def _shrinking(draw: st.DrawFn, channels: int, width: int) -> _Part:
         lambda: _Part(zoo.ConvBlock(channels, outputs, norm=draw(_norms), stride=2), outputs, 0.5),
         lambda: _Part(nn.AvgPool2d(2), channels, 0.5),
         lambda: _Part(nn.MaxPool2d(2), channels, 0.5),
-        lambda: _Part(zoo.SkipConcat(channels, outputs, norm=draw(_norms), first=draw(st.booleans())), 2 * channels),
     )
     return draw(st.sampled_from(makers))()
 
@@ -192,7 +203,7 @@ def _rows(draw: st.DrawFn, channels: int, width: int, *, side: float, levels: in
     parts: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4 if levels else 2))):
         kinds = list(_KEEPING)
-        kinds += [_enlarging] * (zooming and side <= 16) + [_shrinking] * (zooming and side >= 8)
+        kinds += [_enlarging, _shuffle] * (zooming and side <= 16) + [_shrinking, _skip] * (zooming and side >= 8)
         kinds += [_branch, _branch, _modulation, _opaque] * levels
         part = draw(draw(st.sampled_from(kinds))(channels, width))
         parts.append(part.module)

@@ -3,7 +3,7 @@
 import json
 
 import torch
-from hypothesis import assume, event, given
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-6
 """In float64, so that a wrong channel cannot hide in rounding."""
 
 
-@DETERMINISTIC
+@settings(DETERMINISTIC, max_examples=120)
 @given(carvings())
 def test_carved_equals_elastic_equals_the_original_with_the_consumers_columns_zeroed(case: Carving):
     x = example()
