@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.carve import attribute_values, slices
 from gansdk.channels.groups import Plan, Space
+from gansdk.channels.slots import call_with, state_of
 
 
 class Elastic:
@@ -30,16 +31,16 @@ class Elastic:
     def call(self, plan: Plan, *inputs: Tensor) -> Any:
         """The output of the subnet `plan` on the inputs."""
         # A norm that is made to use its input's statistics has no running ones to slice at that moment.
-        state = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        state = state_of(self.module)
         sliced = {name: _sliced(state[name], cut) for name, cut in self._slices(plan).items() if name in state}
         if not sliced:
             return self.module(*inputs)
         with self._narrowed(plan):
-            return torch.func.functional_call(self.module, sliced, inputs)
+            return call_with(self.module, sliced, inputs)
 
     def dry_run(self, plan: Plan, example: Tensor) -> Any:
         """The subnet's output on the meta device (on the example's own where meta fails): shapes only."""
-        state = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        state = state_of(self.module)
         for device in ("meta", example.device):
             sliced = {}
             for name, tensor in state.items():
@@ -48,8 +49,8 @@ class Elastic:
                 sliced[name] = _sliced(whole, cut)
             try:
                 with self._narrowed(plan), torch.no_grad(), torch.device(device):
-                    return torch.func.functional_call(self.module, sliced, (example.to(device),))
-            except (NotImplementedError, RuntimeError):
+                    return call_with(self.module, sliced, (example.to(device),))
+            except (NotImplementedError, RuntimeError, AssertionError):
                 if device != "meta":
                     raise
         raise AssertionError("unreachable")

@@ -27,12 +27,16 @@ class Width(int):
     """A size read from a tensor during the trace, so that code which follows it is known to fit any width."""
 
     parts: int = 1
+    """It is this part of the size that was read."""
+    ids: Ids | None = None
+    """The channels that were counted; None for sizes that count none."""
 
     def __floordiv__(self, other: Any) -> Any:
         result = int(self) // other
         if isinstance(other, int) and not isinstance(other, Width) and int(self) % other == 0:
             width = Width(result)
             width.parts = self.parts * other
+            width.ids = self.ids
             return width
         return result
 

@@ -93,6 +93,8 @@ def _weighted(
     if name is None:
         tracer.freeze([x], f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass")
         y._gansdk_origin = f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass"
+        at = x.numel() // x.shape[dim] if transposed else y.numel() // y.shape[dim]
+        tracer.fixed_macs += at // tracer.batch * weight.numel()
         return
     owner = name.rpartition(".")[0]
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
@@ -121,7 +123,7 @@ def _weighted(
             positions=x.numel() // x.shape[dim] // tracer.batch if transposed else positions,
             paper_positions=positions,
             in_dim=in_dim if groups == 1 else None,
-            out_dim=0 if groups > 1 and not transposed else out_dim,
+            out_dim=0 if groups > 1 else out_dim,
             module=owner,
         )
     )
@@ -273,7 +275,8 @@ def _chunk(tracer: Tracer, call: Call) -> None:
 
 def _split(tracer: Tracer, call: Call) -> None:
     size = call.get(1, "split_size_or_sections", call.kwargs.get("split_size"))
-    follows = isinstance(size, Width) and size.parts > 1
+    labels = labels_of(call.x)
+    follows = labels is not None and isinstance(size, Width) and size.parts > 1 and _counts(tracer, size, labels.ids)
     _pieces(tracer, call, int(call.get(2, "dim", 0)), follows=follows)
 
 
@@ -332,11 +335,19 @@ def _sliced(tracer: Tracer, ids: Ids, part: Any) -> Ids | None:
         return ids
     bounds = [bound for bound in (start, stop) if bound not in (0, len(ids))]
     parts = {getattr(bound, "parts", 1) for bound in bounds}
-    if len(bounds) != 1 or parts != {2} or 2 * bounds[0] != len(ids):
+    if len(bounds) != 1 or parts != {2} or 2 * bounds[0] != len(ids) or not _counts(tracer, bounds[0], ids):
         return None
     halves = np.split(ids, 2)
     tracer.unions.unite(halves[0], halves[1])
     return halves[0] if start == 0 else halves[1]
+
+
+def _counts(tracer: Tracer, size: object, ids: Ids) -> bool:
+    """Whether a size was read from channels that have, or from now on have, the widths of `ids`."""
+    if not isinstance(size, Width) or size.ids is None or len(size.ids) != len(ids):
+        return False
+    tracer.unions.unite(size.ids, ids)
+    return True
 
 
 def _pixel_shuffle(tracer: Tracer, call: Call) -> None:
@@ -360,15 +371,22 @@ def _reshape(tracer: Tracer, call: Call) -> None:
     if isinstance(shape, Tensor) or not shape:  # view_as, or a shape given by keyword
         shape = call.kwargs.get("shape", call.kwargs.get("size", ()))
     asked = list(shape)
-    _relabel(tracer, call, lambda dim: dim < len(asked) and (isinstance(asked[dim], Width) or asked[dim] == -1))
+
+    def follows(dim: int, ids: Ids) -> bool:
+        if dim >= len(asked):
+            return False
+        whole = isinstance(asked[dim], Width) and asked[dim].parts == 1
+        return bool(asked[dim] == -1 or (whole and _counts(tracer, asked[dim], ids)))
+
+    _relabel(tracer, call, follows)
 
 
 def _flatten(tracer: Tracer, call: Call) -> None:
-    _relabel(tracer, call, lambda dim: True)
+    _relabel(tracer, call, lambda dim, ids: True)
 
 
-def _relabel(tracer: Tracer, call: Call, follows: Callable[[int], bool]) -> None:
-    """Follow channels through a change of shape; `follows(dim)`: the asked size of `dim` fits any width."""
+def _relabel(tracer: Tracer, call: Call, follows: Callable[[int, Ids], bool]) -> None:
+    """Follow channels through a change of shape; `follows(dim, ids)`: the asked size of `dim` fits any width."""
     x, y = call.x, call.result
     labels = labels_of(x) or _state_labels(tracer, x)
     if labels is None:
@@ -378,7 +396,7 @@ def _relabel(tracer: Tracer, call: Call, follows: Callable[[int], bool]) -> None
         if math.prod(y.shape[:dim]) != before or side == 1 != count:
             continue
         is_state = state_name(x) is not None
-        if not (follows(dim) or (is_state and count == side)):
+        if not (follows(dim, labels.ids) or (is_state and count == side)):
             continue
         if side % count == 0 and (side // count == 1 or _merges(x, labels.dim, side // count)):
             return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))
@@ -398,7 +416,7 @@ def _merges(tensor: Tensor, dim: int, factor: int) -> bool:
 
 
 def _squeeze(tracer: Tracer, call: Call) -> None:
-    _relabel(tracer, call, lambda dim: True)
+    _relabel(tracer, call, lambda dim, ids: True)
 
 
 def _permute(tracer: Tracer, call: Call) -> None:
@@ -426,6 +444,27 @@ def _expand(tracer: Tracer, call: Call) -> None:
     if call.result.shape[dim] == len(labels.ids) and len(labels.ids) > 1:
         return set_labels(call.result, labels.moved(dim))
     return _unknown(tracer, call, "repeats channels")
+
+
+def _spatial(dims: int) -> Rule:
+    """Pooling and resizing over the last `dims` dimensions: channels must lie in front of them."""
+
+    def rule(tracer: Tracer, call: Call) -> None:
+        labels = labels_of(call.x)
+        if labels is not None and labels.dim >= call.x.ndim - dims:
+            return _unknown(tracer, call, "works along the channels")
+        return _pass(tracer, call)
+
+    return rule
+
+
+def _resize(tracer: Tracer, call: Call) -> None:
+    _spatial(call.x.ndim - 2)(tracer, call)
+
+
+def _grid_sample(tracer: Tracer, call: Call) -> None:
+    tracer.freeze([call.get(1, "grid")], f"'{call.name}' in {tracer.where()} reads coordinates from it")
+    _resize(tracer, call)
 
 
 def _pad(tracer: Tracer, call: Call) -> None:
@@ -468,21 +507,19 @@ PASSING = """
     relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid softplus softsign logsigmoid
     rrelu threshold tanh sigmoid tanhshrink softshrink hardshrink
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
-    interpolate upsample upsample_nearest upsample_bilinear grid_sample
-    avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool2d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d
-    boolean_dispatch fn max_pool2d_with_indices
     clone contiguous detach to float double half bfloat16 type requires_grad_ cpu cuda alias data
     neg abs exp log log1p expm1 sqrt rsqrt square reciprocal sign floor ceil round trunc sin cos erf
-    clamp clip clamp_min clamp_max hardtanh nan_to_num
+    nan_to_num
     zeros_like ones_like empty_like full_like rand_like randn_like
 """.split()
 
 ELEMENTWISE = """
     add sub rsub mul div truediv true_divide floor_divide pow maximum minimum where lerp addcmul addcdiv
-    multiply subtract divide fmax fmin atan2 hypot
+    multiply subtract divide fmax fmin atan2 hypot clamp clip clamp_min clamp_max
     eq ne lt le gt ge logical_and logical_or logical_not
 """.split()
+
+POOLS = ("avg", "max", "lp", "adaptive_avg", "adaptive_max")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(PASSING, _pass),
@@ -490,6 +527,9 @@ RULES: dict[str, Rule] = {
     **{f"conv{n}d": _convolution(n) for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _convolution(n, transposed=True) for n in (1, 2, 3)},
     "linear": _linear,
+    **{f"{kind}_pool{n}d": _spatial(n) for n in (1, 2, 3) for kind in POOLS},
+    **dict.fromkeys(("interpolate", "upsample", "upsample_nearest", "upsample_bilinear"), _resize),
+    "grid_sample": _grid_sample,
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,

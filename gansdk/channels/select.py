@@ -111,10 +111,10 @@ def drop_sequence(
     keyed: list[tuple[float, int, int, Pack]] = []
     for number, group in enumerate(groups):
         values = np.asarray(scores[group.name], dtype=np.float64)
-        scale = float(np.sqrt(np.mean(values**2))) if normalise else 1.0
+        scale = _root_mean_square(values) if normalise else 1.0
         order = np.lexsort((np.arange(group.size), values))  # worst first; ties leave by channel id
         multiple, floor = multiple_for(group, multiple_of), floor_of(group, floor_share)
-        width, worst = group.size, 0.0
+        width, worst = group.size, -np.inf
         while width > floor:
             target = max(floor, (width - 1) // multiple * multiple)
             channels = order[group.size - width : group.size - target]
@@ -123,6 +123,12 @@ def drop_sequence(
             keyed.append((worst, number, -width, Pack(group.name, tuple(int(i) for i in channels))))
             width = target
     return [pack for *_, pack in sorted(keyed, key=lambda row: row[:3])]
+
+
+def _root_mean_square(values: NDArray[np.float64]) -> float:
+    """Without squaring a large score to infinity or a small one to zero."""
+    largest = float(np.abs(values).max())
+    return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
 
 
 def _plan(space: Space, packs: Sequence[Pack]) -> Plan:

@@ -22,7 +22,11 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
 from gansdk.channels.groups import Op, Plan, Space
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
+from gansdk.channels.slots import call_with, state_of
 from gansdk.errors import ContractError
+
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a forward pass raises on inputs or widths it was not made for."""
 
 
 class Tracer(TorchFunctionMode):
@@ -104,14 +108,19 @@ class Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         args, kwargs = tree_map_only(Tensor, self._on_device, (args, kwargs))
         result = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
         if isinstance(result, torch.Size):
-            return torch.Size([Width(side) for side in result])
+            return torch.Size([_size_of(args[0], dim, side) for dim, side in enumerate(result)])
+        if name == "size":
+            dim = int(args[1] if len(args) > 1 else kwargs["dim"])
+            return _size_of(args[0], dim % args[0].ndim, result)
+        if name == "__setitem__":
+            self.freeze(args, f"{self.where()} overwrites a part of it")
         outputs = _tensors([result])
         if not outputs:
-            return Width(result) if getattr(func, "__name__", "") == "size" else result
+            return result
         from gansdk.channels.operators import apply_rule
 
-        name = getattr(func, "__name__", str(func))
         fresh = [tensor for tensor in outputs if labels_of(tensor) is None]
         apply_rule(self, name, args, kwargs, result)
         for tensor in fresh:
@@ -167,7 +176,7 @@ def trace(module: nn.Module, example: Tensor, taps: Mapping[str, str] | None = N
     Raises:
         ContractError: the module cannot run on the example.
     """
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = state_of(module)
     tracer = _run(module, state, example, taps or {})
     space = assemble(tracer, module, state)
     return _verified(module, space, example)
@@ -182,7 +191,7 @@ def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: 
         pass
     try:
         return _run_on("cpu", module, state, example, taps)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except FORWARD_ERRORS as error:
         raise ContractError(
             f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. "
             "Give the contract the channels and size the generator was made for."
@@ -201,7 +210,7 @@ def _run_on(
     tracer = Tracer(module, example, taps, device)
     set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
     with torch.no_grad(), tracer.watching(), tracer:
-        output = torch.func.functional_call(module, named, (x,))
+        output = call_with(module, named, (x,))
     for tensor in _tensors([output]):
         labels = labels_of(tensor)
         if labels is not None:
@@ -217,7 +226,7 @@ def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
         keep = {name: tuple(range((space.by_name[name].size + 1) // 2)) for name in narrow}
         try:
             output = Elastic(module, space).dry_run(Plan(keep), example)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except FORWARD_ERRORS as error:
             return str(error).strip().splitlines()[0]
         return [tuple(tensor.shape) for tensor in _tensors([output])]
 
@@ -237,6 +246,15 @@ def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
         space,
         groups=tuple(replace(group, frozen=group.frozen or reasons.get(group.name, "")) for group in space.groups),
     )
+
+
+def _size_of(tensor: Tensor, dim: int, side: int) -> Width:
+    """A size that remembers whose channels it counts, if it counts channels."""
+    width = Width(side)
+    labels = labels_of(tensor)
+    if labels is not None and labels.dim == dim:
+        width.ids = labels.ids
+    return width
 
 
 def _tensors(tree: Iterable[Any]) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """Every network of the zoo: what is found prunable, and that carving, the elastic view and costs are right on it."""
 
-from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -26,29 +25,7 @@ from gansdk.testing.oracles import (
     zero_consumers,
 )
 
-DEFECTS = {
-    "neighbour-pool": "a pooling window that runs over channels is taken for one over pixels",
-    "clamped": "the bounds of clamp are not united with what they bound",
-    "overwritten-channel": "operations that return nothing are not looked at",
-    "flow-warp": "an AssertionError of PyTorch at a width that does not run ends the trace",
-    "shaped-like-input": "a shape read from one tensor is given to another without uniting the two",
-    "computed-weight": "the MACs of a convolution with a computed weight are not counted",
-}
-"""Networks of the zoo that the channel code gets wrong; an entry leaves with the repair."""
-
-
-def zoo_except(defects: Mapping[str, str], *, strict: bool = True) -> pytest.MarkDecorator:
-    """All networks; those named are expected to fail for the reason given."""
-    rows = [
-        pytest.param(entry, marks=pytest.mark.xfail(reason=defects[entry.name], strict=strict))
-        if entry.name in defects
-        else entry
-        for entry in NETWORKS
-    ]
-    return pytest.mark.parametrize("entry", rows, ids=lambda entry: entry.name)
-
-
-zoo = zoo_except(DEFECTS, strict=False)
+zoo = pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
 seeds = pytest.mark.parametrize("seed", [0, 1])
 
 
@@ -84,7 +61,7 @@ def test_the_trace_finds_what_is_prunable_and_what_is_not(entry: Network):
         assert all(group.frozen for group in makers(space, path)), f"{path} should be frozen"
 
 
-@zoo_except({"grouped-transposed": "its out_dim names the dimension inside a group, which carries no channels"})
+@zoo
 def test_the_output_dimension_of_every_op_carries_channels(entry: Network):
     _, space = traced(entry)
     assert all(op.out_dim in space.axes_of[op.weight] for op in space.ops)
@@ -152,7 +129,7 @@ def test_other_legal_sizes_keep_their_output_shape_and_stay_exact(entry: Network
             assert relative_error(carved, zero_consumers(module, space, plan)(x)) < 1e-5
 
 
-@zoo_except(dict.fromkeys(("spectral-norm", "weight-norm"), "folding the copy takes the weight from the original"))
+@zoo
 def test_folding_keeps_the_function_and_the_users_module_untouched(entry: Network):
     module, x = entry.build(), entry.example(batch=2)
     outputs_of(module(x))[0].sum().backward()

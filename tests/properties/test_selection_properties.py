@@ -186,7 +186,6 @@ def test_increasing_maps_of_all_scores_do_not_change_the_selection(name, data, b
     assert chosen(name, values, budget, normalise=False) == chosen(name, mapped, budget, normalise=False)
 
 
-@pytest.mark.xfail(strict=True, reason="packs of negative scores are all ranked as zero")
 @DETERMINISTIC
 @given(architectures, st.data(), budgets())
 def test_negative_scores_rank_like_any_others(name, data, budget):
@@ -195,7 +194,6 @@ def test_negative_scores_rank_like_any_others(name, data, budget):
     assert chosen(name, values, budget, normalise=False) == chosen(name, lowered, budget, normalise=False)
 
 
-@pytest.mark.xfail(strict=True, reason="the square of a large score overflows")
 def test_very_large_scores_are_normalised_without_overflow():
     model = model_of("srresnet")
     values = _random_scores(model.space, 0)

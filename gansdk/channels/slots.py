@@ -1,0 +1,30 @@
+"""Call a module with other tensors in its place, where modules or tensors may be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each shared tensor once, under its first name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def call_with(module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+    """`module(*inputs)` with `tensors` (name in `state_of` -> replacement) for the length of the call.
+
+    Every slot that holds a shared tensor gets the replacement, and each slot is set once: a module that sits
+    at two paths would otherwise be left with the replacement.
+    """
+    first_names = {id(tensor): name for name, tensor in state_of(module).items()}
+    slots: dict[str, Tensor] = {}
+    for path, part in module.named_modules():
+        for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
+            name = first_names.get(id(tensor)) if tensor is not None else None
+            if name in tensors:
+                slots[f"{path}.{leaf}" if path else leaf] = tensors[name]
+    return torch.func.functional_call(module, slots, inputs, tie_weights=False)
