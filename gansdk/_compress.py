@@ -70,7 +70,7 @@ def compress(
     quality: str | None = None,
     batch_size: int = 8,
     patch: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-4,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> CompressionResult:
     """Make a small student of a generator that looks like it.

@@ -43,6 +43,8 @@ def run_demo(
         data="photos",
         steps=steps,
         seed=seed,
+        patch=32,
+        learning_rate=1e-3,
         out_dir=out_dir,
         observers=observers,
     )

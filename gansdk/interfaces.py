@@ -178,7 +178,7 @@ class Stage:
     processes: StageProcesses
     terms: Sequence[Term] = ()
     """Summands that the regime adds to the student's loss."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     score: Callable[[], float] | None = None
     """Lower is better, on the "search" split."""
 

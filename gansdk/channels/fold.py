@@ -36,6 +36,9 @@ def fold(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     notes: list[str] = []
     for path, part in folded.named_modules():
         if parametrize.is_parametrized(part):
+            # A copy shares the class that holds the parametrised property, and removing it edits that class.
+            shared = type(part)
+            part.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
             for name in list(part.parametrizations):
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
                 notes.append(f"{path}.{name}: its parametrisation was folded into a plain weight.")

@@ -25,6 +25,6 @@ def call_with(module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[An
     for path, part in module.named_modules():
         for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
             name = first_names.get(id(tensor)) if tensor is not None else None
-            if name in tensors:
+            if name is not None and name in tensors:
                 slots[f"{path}.{leaf}" if path else leaf] = tensors[name]
     return torch.func.functional_call(module, slots, inputs, tie_weights=False)

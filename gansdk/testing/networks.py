@@ -739,6 +739,17 @@ class OverwrittenChannel(nn.Module):
         return cast("Tensor", self.head(h))
 
 
+class CrossedConcat(nn.Module):
+    """x beside `extra` channels plus `extra` others beside x: channels are bound to others at an offset."""
+
+    def __init__(self, width: int = 4, *, extra: int = 2) -> None:
+        super().__init__()
+        self.behind, self.before = conv(width, extra), conv(width, extra)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.behind(x)], 1) + torch.cat([self.before(x), x], 1)
+
+
 class FlowWarp(nn.Module):
     """Features moved along a predicted flow, whose two channels are coordinates."""
 
@@ -1014,6 +1025,8 @@ NETWORKS: tuple[Network, ...] = (
     _network("flow-warp", lambda: FlowWarp(), multiple_of=1, prunable=("body",), frozen=("flow",)),
     _network("shaped-like-input", lambda: ShapedLikeInput(), multiple_of=1),
     _network("computed-weight", lambda: ComputedWeight(), multiple_of=1, frozen=("stem",)),
+    _network("crossed-concat", lambda: Trunk(CrossedConcat(4, extra=4), width=4, outputs=8), prunable=("stem",)),
+    _network("offset-concat", lambda: Trunk(CrossedConcat(5), width=5, outputs=7), prunable=("stem",)),
     _network("skip-first", lambda: Trunk(SkipConcat(3, 4), width=3, outputs=6), prunable=("stem", "parts.0.down")),
     _network("skip-last", lambda: Trunk(SkipConcat(3, 4, first=False), width=3, outputs=6), prunable=("stem",)),
 )

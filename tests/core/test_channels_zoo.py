@@ -158,6 +158,18 @@ def test_folding_names_every_weight_that_was_computed(name: str):
     assert [note.split(".")[0] for note in notes] == ["body", "head"]
 
 
+@zoo
+def test_carving_keeps_what_is_trained_and_in_which_mode(entry: Network):
+    module, space = traced(entry)
+    module = copy_module(module).train()
+    for index, parameter in enumerate(module.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    carved = carve(module, space, random_plan(space, 0))
+    assert all(part.training for part in carved.modules())
+    flags = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    assert {name: parameter.requires_grad for name, parameter in carved.named_parameters()} == flags
+
+
 def test_a_floor_is_a_property_of_the_group_that_plans_can_go_down_to():
     module, space = traced(network("resnet-in"))
     smallest = Plan({group.name: tuple(range(group.floor)) for group in space.prunable})

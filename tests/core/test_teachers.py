@@ -68,7 +68,9 @@ def test_a_teacher_gives_the_images_of_the_module_in_eval_mode(name):
 
 
 @pytest.mark.parametrize("inference", ["eval", "batch-statistics"])
-@pytest.mark.parametrize("entry", [n for n in NETWORKS if len(n.shape) == 4 and n.name != "two-outputs"], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "entry", [n for n in NETWORKS if len(n.shape) == 4 and n.name != "two-outputs"], ids=lambda n: n.name
+)
 def test_no_teacher_changes_itself_or_the_users_module(entry, inference):
     module = randomise(entry.build(), 0).train()
     module.requires_grad_(True)

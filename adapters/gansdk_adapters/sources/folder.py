@@ -48,7 +48,7 @@ class ImageFolder(DataSource):
         *,
         contract: Contract,
         degrade: Degrade | None = None,
-        patch: int = 32,
+        patch: int = 24,
         holdout: float = 0.1,
         seed: int = 0,
         split: Literal["train", "all"] = "train",

@@ -45,7 +45,7 @@ class Photographs(DataSource):
         *,
         contract: Contract,
         degrade: Degrade | None = None,
-        patch: int = 32,
+        patch: int = 24,
         holdout: float = 1 / 3,
         seed: int = 0,
     ) -> None:
