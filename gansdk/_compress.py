@@ -274,12 +274,20 @@ def _name(asked: Any) -> str:
 
 
 def _described(part: object) -> dict[str, Any]:
-    """A part's class and its plain settings, for the record and for comparing runs."""
-    plain = (str, int, float, bool, type(None))
-    values = {
-        name: value for name, value in vars(part).items() if isinstance(value, plain) and not name.startswith("_")
-    }
-    return {"part": f"{type(part).__module__}.{type(part).__qualname__}", **values}
+    """A part's class and its plain settings, private ones too, for the record and for comparing runs."""
+    names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
+    values = {name.lstrip("_"): getattr(part, name, None) for name in dict.fromkeys(names)}
+    kind = f"{type(part).__module__}.{type(part).__qualname__}"
+    return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can hold it."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def _evaluation_source(eval_data: Any, job: _Job) -> DataSource | None:
