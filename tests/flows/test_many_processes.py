@@ -1,0 +1,100 @@
+"""Two processes on one machine, over gloo."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gansdk
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import os, sys, torch, gansdk
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, out_dir, state, told = sys.argv[1:5]
+net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+net.load_state_dict(torch.load(state))
+result = gansdk.compress(
+    net.eval(), budget="macs<=60%", distiller=["gka", "pixel"], data=photos, steps=4, batch_size=4, patch=8,
+    device="cpu", out_dir=out_dir, resume=sys.argv[5],
+)
+rank = os.environ.get("RANK", "0")
+torch.save({"plan": result.plan.to_dict(), "weights": result.student.state_dict()}, f"{told}-{rank}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def launch(count: int, folder: Path, photos: Path, resume: str = "auto") -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = torchrun if count > 1 else [sys.executable]
+    arguments = [str(photos), str(folder / f"out-{count}"), str(folder / "net.pth"), str(folder / f"told-{count}")]
+    return subprocess.run([*command, str(script), *arguments, resume], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photos, build):
+    """Where one process and two processes compressed the same network."""
+    folder = tmp_path_factory.mktemp("runs")
+    torch.save(build().state_dict(), folder / "net.pth")
+    for count in (1, 2):
+        done = launch(count, folder, photos)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def told(folder: Path, count: int, rank: int) -> dict:
+    return torch.load(folder / f"told-{count}-{rank}.pt", weights_only=True)
+
+
+def test_all_processes_find_one_plan_and_it_is_that_of_a_single_process(folder):
+    assert told(folder, 2, 0)["plan"] == told(folder, 2, 1)["plan"] == told(folder, 1, 0)["plan"]
+
+
+def test_all_processes_end_with_the_same_weights_to_the_bit(folder):
+    first, second = (told(folder, 2, rank)["weights"] for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_train_on_as_many_images_as_one_but_take_their_own(folder):
+    one, two = told(folder, 1, 0)["weights"], told(folder, 2, 0)["weights"]
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=0.05) for name in one)
+
+
+def test_the_output_is_written_once(folder):
+    assert sorted(path.name for path in (folder / "out-2").iterdir()) == ["run", "student"]
+    assert json.loads((folder / "out-2" / "run" / "settings.json").read_text())["processes"] == 2
+    student = gansdk.load(folder / "out-2" / "student")
+    weights = told(folder, 2, 0)["weights"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
+
+
+def test_a_run_of_two_processes_is_continued_by_two_and_refused_by_one(folder, photos):
+    weights = told(folder, 2, 0)["weights"]
+    again = launch(2, folder, photos)
+    assert again.returncode == 0, again.stderr
+    assert all(torch.equal(told(folder, 2, 1)["weights"][name], weights[name]) for name in weights)
+    (folder / "out-1").rename(folder / "aside")
+    (folder / "out-2").rename(folder / "out-1")
+    refused = launch(1, folder, photos)
+    (folder / "out-1").rename(folder / "out-2")
+    (folder / "aside").rename(folder / "out-1")
+    assert refused.returncode != 0
+    assert "ResumeMismatch" in refused.stderr
+    assert "processes: 2 there, 1 now" in refused.stderr
+
+
+def test_never_resuming_moves_the_old_run_aside_once(folder, photos):
+    done = launch(2, folder, photos, resume="never")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out-2.old-1" / "student" / "config.json").exists()
+    assert not (folder / "out-2.old-2").exists()

@@ -1,0 +1,266 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import gansdk
+from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
+from gansdk.events import StepDone
+from gansdk.interfaces import Pruner
+
+STEPS = 6
+
+KILLED = f"""
+import os, signal, sys, torch, gansdk
+from gansdk.events import StepDone
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, out_dir, state, last = sys.argv[1:]
+
+def die(event):
+    if isinstance(event, StepDone) and event.step == int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+net.load_state_dict(torch.load(state))
+gansdk.compress(
+    net.eval(), budget="macs<=60%", distiller=["gka", "wavelet", "pixel"], data=photos, steps={STEPS}, batch_size=2,
+    patch=8, device="cpu", out_dir=out_dir, observers=[die],
+)
+"""
+
+
+class Interrupted(Exception):
+    """Raised by an observer in place of a kill, where the process must go on."""
+
+
+@pytest.fixture
+def settings(quick):
+    return {**quick, "steps": STEPS, "distiller": ["gka", "wavelet", "pixel"]}
+
+
+@pytest.fixture
+def straight(settings, given):
+    return gansdk.compress(given(), **settings)
+
+
+def interrupt(at: int, stage: str = "distil-0"):
+    def observer(event):
+        if isinstance(event, StepDone) and event.stage == stage and event.step == at:
+            raise Interrupted
+
+    return observer
+
+
+@pytest.mark.parametrize("killed_at", [1, 4])
+def test_a_run_killed_at_any_step_continues_to_the_same_bytes(
+    killed_at, photos, build, given, settings, straight, content, tmp_path
+):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    arguments = [str(photos), str(tmp_path / "out"), str(tmp_path / "net.pth"), str(killed_at)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "out" / "student").exists()
+
+    seen = []
+    resumed = gansdk.compress(given(), **settings, out_dir=tmp_path / "out", observers=[seen.append])
+    # The step that was told last had not been saved yet.
+    assert [event.step for event in seen if isinstance(event, StepDone)] == list(range(killed_at, STEPS + 1))
+    assert resumed.plan == straight.plan
+    assert content(resumed.student) == content(straight.student)
+    assert resumed.history == straight.history
+
+
+def test_a_run_interrupted_again_and_again_ends_as_the_straight_one(given, settings, straight, content, tmp_path):
+    for step in range(2, STEPS + 1):
+        with pytest.raises(Interrupted):
+            gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(step)])
+    resumed = gansdk.compress(given(), **settings, out_dir=tmp_path)
+    assert content(resumed.student) == content(straight.student)
+    assert resumed.history == straight.history
+
+
+def test_a_finished_run_is_not_trained_again_and_its_student_is_kept(given, settings, straight, content, tmp_path):
+    gansdk.compress(given(), **settings, out_dir=tmp_path)
+    first = (tmp_path / "student" / "model.safetensors").read_bytes()
+    seen = []
+    again = gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[seen.append])
+    assert not any(isinstance(event, StepDone) for event in seen)
+    assert content(again.student) == content(straight.student)
+    assert (tmp_path / "student.old-1" / "model.safetensors").read_bytes() == first
+    assert (tmp_path / "student" / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"seed": 7}, "seed: 0 there, 7 now"),
+        ({"steps": 9}, "steps: 6 there, 9 now"),
+        ({"budget": "macs<=70%"}, "budget"),
+        ({"distiller": {"name": "pixel", "weight": 2.0}}, "distiller"),
+        ({"distiller": [{"name": "gka", "taps": ["stem"]}, "wavelet", "pixel"]}, "'taps': ['stem']"),
+        ({"pruner": "uniform"}, "pruner"),
+        ({"learning_rate": 0.5}, ", 0.5 now"),
+        ({"patch": 12}, "patch: 8 there, 12 now"),
+        ({"batch_size": 3}, "batch_size: 2 there, 3 now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_setting_is_refused_and_the_difference_shown(change, shown, given, settings, tmp_path):
+    with pytest.raises(Interrupted):
+        gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(1)])
+    before = bytes_below(tmp_path)
+    with pytest.raises(ResumeMismatch) as refused:
+        gansdk.compress(given(), **{**settings, **change}, out_dir=tmp_path)
+    assert shown in str(refused.value)
+    assert "resume='never'" in str(refused.value)
+    assert bytes_below(tmp_path) == before
+
+
+def test_other_weights_of_the_same_network_are_another_run(build, settings, tmp_path):
+    with pytest.raises(Interrupted):
+        gansdk.compress(build(), **settings, out_dir=tmp_path, observers=[interrupt(1)])
+    with pytest.raises(ResumeMismatch, match="weights"):
+        gansdk.compress(build(seed=1), **settings, out_dir=tmp_path)
+
+
+def test_never_resuming_moves_the_old_run_aside_whole(given, settings, content, tmp_path):
+    out_dir = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        gansdk.compress(given(), **settings, out_dir=out_dir, observers=[interrupt(3)])
+    old = bytes_below(out_dir)
+    seen = []
+    other = {**settings, "seed": 1}
+    result = gansdk.compress(given(), **other, out_dir=out_dir, resume="never", observers=[seen.append])
+    assert bytes_below(tmp_path / "out.old-1") == old
+    assert sum(isinstance(event, StepDone) for event in seen) == STEPS
+    assert content(result.student) == content(gansdk.compress(given(), **other).student)
+
+
+@pytest.mark.parametrize("file", ["distil-0.pt", "recover.pt", "search.pt", "settings.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_a_damaged_run_says_so_and_what_to_do(file, damage, given, settings, tmp_path):
+    with pytest.raises(Interrupted):
+        gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(3)])
+    path = tmp_path / "run" / file
+    whole = path.read_bytes()
+    if damage == "foreign":
+        torch.save({"something": "else"}, path) if file.endswith(".pt") else path.write_text("[1, 2]")
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    with pytest.raises(CheckpointError, match="damaged") as refused:
+        gansdk.compress(given(), **settings, out_dir=tmp_path)
+    assert "resume='never'" in str(refused.value)
+
+
+def test_what_a_kill_leaves_half_written_is_ignored(given, settings, straight, content, tmp_path):
+    with pytest.raises(Interrupted):
+        gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(4)])
+    state = (tmp_path / "run" / "distil-0.pt").read_bytes()
+    (tmp_path / "run" / "distil-0.partial").write_bytes(state[:100])
+    (tmp_path / "student").mkdir()
+    resumed = gansdk.compress(given(), **settings, out_dir=tmp_path)
+    assert content(resumed.student) == content(straight.student)
+
+
+def test_a_state_that_would_run_code_is_refused_and_not_run(given, settings, tmp_path):
+    with pytest.raises(Interrupted):
+        gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(3)])
+    torch.save(Evil(tmp_path / "executed"), tmp_path / "run" / "search.pt")
+    with pytest.raises(CheckpointError):
+        gansdk.compress(given(), **settings, out_dir=tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_output_folder_below_a_file_is_refused_before_any_work(given, settings, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    seen = []
+    with pytest.raises(OutputError, match="cannot be written"):
+        gansdk.compress(given(), **settings, out_dir=tmp_path / "file" / "out", observers=[seen.append])
+    assert seen == []
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_somebody_elses_files_where_the_student_would_go_are_refused_before_any_work(given, settings, tmp_path):
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "thesis.txt").write_text("mine")
+    seen = []
+    with pytest.raises(OutputError, match="not a student"):
+        gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[seen.append])
+    assert seen == []
+    assert (tmp_path / "student" / "thesis.txt").read_text() == "mine"
+
+
+@dataclass
+class SelfTraining(Pruner):
+    """Trains all widths together before it chooses, and the carved student once more, as supernet methods do."""
+
+    steps: int = 4
+
+    def search(self, student, limits, run):
+        space = student.space
+
+        def shrink(step):
+            drawn = int(torch.randint(1, 3, (), generator=run.rng))
+            student.activate(narrower(space, drawn))
+
+        run.distil(self.steps, before_step=shrink)
+        student.activate(space.full_plan())
+        plans = [narrower(space, cut) for cut in range(1, 5)]
+        return min((plan for plan in plans if limits.fits(student.cost(plan))), key=run.score)
+
+    def recover(self, full, carved, plan, run):
+        run.distil(2)
+
+
+def narrower(space, cut):
+    keep = dict(space.full_plan())
+    keep |= {group.name: tuple(range(max(group.floor, group.size - cut))) for group in space.prunable}
+    return gansdk.Plan(keep)
+
+
+def test_a_pruner_that_trains_has_its_training_inherited(given, settings, content):
+    trained = gansdk.compress(given(), **settings, pruner=SelfTraining())
+    assert sorted({row["stage"] for row in trained.history}) == [0.0, 1.0, 2.0]
+    assert len(trained.history) == 4 + 2 + STEPS
+    longer = gansdk.compress(given(), **settings, pruner=SelfTraining(steps=6))
+    assert content(longer.student) != content(trained.student)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("search-0", 3), ("recover-0", 1), ("distil-0", 1), ("distil-0", 4)])
+def test_a_pruner_that_trains_resumes_exactly_wherever_it_was_stopped(stage, step, given, settings, content, tmp_path):
+    straight = gansdk.compress(given(), **settings, pruner=SelfTraining())
+    with pytest.raises(Interrupted):
+        gansdk.compress(
+            given(), **settings, pruner=SelfTraining(), out_dir=tmp_path, observers=[interrupt(step, stage)]
+        )
+    resumed = gansdk.compress(given(), **settings, pruner=SelfTraining(), out_dir=tmp_path)
+    assert resumed.plan == straight.plan
+    assert resumed.history == straight.history
+    assert content(resumed.student) == content(straight.student)
+
+
+def test_the_settings_of_a_run_are_readable_json(given, settings, tmp_path):
+    gansdk.compress(given(), **settings, out_dir=tmp_path)
+    told = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert told["budget"] == "macs<=60%"
+    assert told["steps"] == STEPS
+    assert [part["part"].rpartition(".")[2] for part in told["distiller"]] == ["KernelAlignment", "Wavelet", "Pixel"]
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,166 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import gansdk
+from gansdk.errors import GansdkWarning
+from gansdk.events import Carved, Finished, PlanFound, StageStarted, StepDone
+
+NETWORKS = ("srresnet", "edsr", "vdsr", "wrapped")
+PRUNERS = ("one-step", "uniform")
+DISTILLERS = (None, "pixel", "gka", "wavelet", ["gka", "wavelet", "pixel"])
+LONELY = ("gka", "wavelet")
+"""Terms that leave colours free: with a wrapped generator, whose photographs have no targets, they need another."""
+RUNS = [
+    run for run in itertools.product(NETWORKS, PRUNERS, DISTILLERS) if not (run[0] == "wrapped" and run[2] in LONELY)
+]
+
+
+@pytest.mark.parametrize(("network", "pruner", "distiller"), RUNS, ids=str)
+def test_every_generator_pruner_and_distiller_compress_end_to_end(
+    network, pruner, distiller, build, given, quick, content, tmp_path
+):
+    module = build(network)
+    before, grads = content(module), [p.requires_grad for p in module.parameters()]
+    result = gansdk.compress(given(network, module), pruner=pruner, distiller=distiller, **quick, out_dir=tmp_path)
+
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert sum(p.numel() for p in result.student.parameters()) == result.after.params
+    assert type(result.student) is type(module)
+    assert not result.student.training
+    assert content(module) == before
+    assert [p.requires_grad for p in module.parameters()] == grads
+    assert not module.training
+    low, high = result.generator.contract.output_range
+    assert set(result.checks) == {"teacher -> traced copy", "plan -> carved", "saved -> loaded"}
+    assert max(result.checks.values()) <= 1e-5 * (high - low)
+
+    x = _noise(result)
+    with torch.no_grad():
+        assert torch.equal(gansdk.load(tmp_path / "student")(x), result.student(x))
+    assert len(result.history) == (0 if distiller is None else quick["steps"])
+    assert result.quality
+
+
+@pytest.mark.parametrize("distiller", LONELY)
+def test_details_alone_are_refused_where_nothing_fixes_the_colours(distiller, given, quick):
+    with pytest.raises(gansdk.errors.IncompatibleParts, match="colours"):
+        gansdk.compress(given("wrapped"), distiller=distiller, **quick)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_changes_the_student_that_pruning_alone_gives(network, given, quick, content):
+    pruned = gansdk.compress(given(network), distiller=None, **quick)
+    trained = gansdk.compress(given(network), distiller="pixel", **quick)
+    assert pruned.plan == trained.plan
+    assert content(pruned.student) != content(trained.student)
+
+
+def test_training_brings_the_student_nearer_to_its_teacher(given, quick):
+    longer = {**quick, "steps": 60, "learning_rate": 3e-3}
+    pruned = gansdk.compress(given("srresnet"), pruner="uniform", distiller=None, **longer)
+    trained = gansdk.compress(
+        given("srresnet"), pruner="uniform", distiller={"name": "pixel", "weight": 10.0}, **longer
+    )
+    assert _psnr_to_teacher(trained) > _psnr_to_teacher(pruned)
+    assert trained.history[-1]["pixel"] < trained.history[0]["pixel"]
+
+
+def test_one_seed_gives_the_same_bytes_twice_and_another_seed_others(given, quick, content):
+    settings = {**quick, "distiller": ["gka", "wavelet", "pixel"]}
+    first, again, other = (content(gansdk.compress(given(), **settings, seed=seed).student) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_compressing_leaves_every_global_random_generator_alone(given, quick):
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    before = torch.random.get_rng_state().clone(), random.getstate(), np.random.get_state()[1].tolist()
+    gansdk.compress(given(), pruner={"name": "one-step", "inherit": "none"}, **quick)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+
+
+def test_the_callers_random_numbers_do_not_decide_the_student(given, quick, content):
+    students = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        students.append(content(gansdk.compress(given(), **quick).student))
+    assert students[0] == students[1]
+
+
+@pytest.mark.parametrize("inherit", ["none", "norms"])
+def test_students_with_fresh_weights_are_trained_and_saved_too(inherit, given, quick, tmp_path):
+    result = gansdk.compress(
+        given(), pruner={"name": "one-step", "inherit": inherit}, distiller="pixel", **quick, out_dir=tmp_path
+    )
+    x = _noise(result)
+    with torch.no_grad():
+        assert torch.equal(gansdk.load(tmp_path / "student")(x), result.student(x))
+
+
+def test_a_student_is_compressed_again_from_its_folder(given, quick, tmp_path):
+    first = gansdk.compress(given(), **quick, out_dir=tmp_path / "first")
+    second = gansdk.compress(tmp_path / "first" / "student", **quick, out_dir=tmp_path / "second")
+    assert second.before == first.after
+    assert second.after.macs <= 0.6 * first.after.macs
+    x = _noise(second)
+    with torch.no_grad():
+        assert torch.equal(gansdk.load(tmp_path / "second" / "student")(x), second.student(x))
+
+
+def test_a_checkpoint_file_gives_the_same_student_as_its_module(build, quick, content, tmp_path):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    from_file = gansdk.compress(str(tmp_path / "net.pth"), **quick)
+    assert content(from_file.student) == content(gansdk.compress(build(), **quick).student)
+
+
+def test_observers_are_told_the_story_in_order(given, quick):
+    story = []
+    gansdk.compress(given(), **quick, observers=[story.append])
+    kinds = [type(event) for event in story]
+    assert [kind for kind, _ in itertools.groupby(kinds)] == [
+        StageStarted,
+        PlanFound,
+        Carved,
+        StageStarted,
+        StepDone,
+        StageStarted,
+        Finished,
+    ]
+    assert [event.step for event in story if isinstance(event, StepDone)] == [1, 2, 3, 4]
+
+
+def test_without_data_the_student_is_pruned_and_a_warning_says_it_was_not_scored(given, tmp_path):
+    with pytest.warns(GansdkWarning) as told:
+        result = gansdk.compress(given(), budget="macs<=60%", distiller=None, out_dir=tmp_path, device="cpu")
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert not result.quality
+    assert result.warnings == [str(warning.message) for warning in told]
+    assert any("not scored" in text for text in result.warnings)
+
+
+def test_a_dry_run_finds_and_carves_the_plan_and_writes_nothing(given, quick, tmp_path):
+    target = tmp_path / "out"
+    result = gansdk.compress(given(), **quick, out_dir=target, dry_run=True)
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert sum(p.numel() for p in result.student.parameters()) == result.after.params
+    assert result.history == []
+    assert not result.quality
+    assert list(tmp_path.iterdir()) == []
+    assert result.plan == gansdk.compress(given(), **quick).plan
+
+
+def _noise(result: gansdk.CompressionResult) -> torch.Tensor:
+    contract = result.generator.contract
+    low, high = contract.input_range
+    shape = (2, contract.channels_in, 16, 20)
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(5))
+
+
+def _psnr_to_teacher(result: gansdk.CompressionResult) -> float:
+    return next(q.student for q in result.quality if q.reference == "teacher" and q.metric.startswith("psnr"))
