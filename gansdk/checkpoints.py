@@ -222,7 +222,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"'{path}' is not a readable safetensors file ({_first_line(error)}). "
+            f"'{path}' is not a readable safetensors file ({first_line(error)}). "
             "It may be cut off: copy or download it again."
         ) from error
 
@@ -236,11 +236,14 @@ def _read_pickle(path: Path) -> Any:
     except UNREADABLE as error:
         raise CheckpointError(
             f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
-            f"({_first_line(error)}). {_HOW_TO_SAVE}"
+            f"({first_line(error)}). {_HOW_TO_SAVE}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a reader's error says, without torch's advice to load the file by running its code."""
+    if str(error).startswith("Weights only load failed"):
+        return "it holds objects other than plain tensors, and loading those could run any code"
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 

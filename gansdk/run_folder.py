@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gansdk.checkpoints import UNREADABLE
+from gansdk.checkpoints import UNREADABLE, first_line
 from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
 
 MIN_FREE_BYTES = 16 * 2**20
@@ -107,7 +107,7 @@ class RunFolder:
 def damaged(file: Path | str, error: Exception) -> CheckpointError:
     """The error for a file of a run that cannot be continued from."""
     return CheckpointError(
-        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {error}), so the run cannot be "
+        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {first_line(error)}), so the run cannot be "
         "continued. Use resume='never' to move it aside and start anew."
     )
 

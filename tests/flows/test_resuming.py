@@ -157,6 +157,7 @@ def test_a_damaged_run_says_so_and_what_to_do(file, damage, given, settings, tmp
     with pytest.raises(CheckpointError, match="damaged") as refused:
         gansdk.compress(given(), **settings, out_dir=tmp_path)
     assert "resume='never'" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_a_kill_leaves_half_written_is_ignored(given, settings, straight, content, tmp_path):

@@ -1,0 +1,184 @@
+"""What cannot work is refused in one paragraph, before any step and without a trace on disk."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gansdk
+from gansdk.errors import (
+    BudgetSyntaxError,
+    BudgetUnreachable,
+    CheckpointError,
+    CheckpointMismatch,
+    ContractError,
+    DataError,
+    GansdkError,
+    GansdkWarning,
+    IncompatibleParts,
+    InvalidOption,
+    MissingData,
+    NeedsContract,
+    PluginNotFound,
+    QualityFloorMissed,
+    TrainingDiverged,
+)
+from gansdk.interfaces import Distiller
+from gansdk.offline import OfflineRegime
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def files(tmp_path, build):
+    """A folder of files that are no checkpoints, or no images."""
+    torch.save(Evil(tmp_path / "executed"), tmp_path / "evil.pth")
+    torch.save(build(), tmp_path / "module.pth")
+    torch.save({**build().state_dict(), "conv3.weight": torch.zeros(3, 5, 9, 9)}, tmp_path / "misfit.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "misfit.pth").read_bytes()[:999])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no image")
+    (tmp_path / "tiny").mkdir()
+    Image.new("RGB", (1, 1)).save(tmp_path / "tiny" / "a.png")
+    (tmp_path / "few").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "few" / "a.png")
+    return tmp_path
+
+
+REFUSED = {
+    "unknown file": ({"model": "FILES/none.pth"}, CheckpointError, "no such file"),
+    "folder that is no student": ({"model": "FILES/empty"}, CheckpointError, "config.json"),
+    "pickle that runs code": ({"model": "FILES/evil.pth"}, CheckpointError, "could run any code"),
+    "pickled module": ({"model": "FILES/module.pth"}, CheckpointError, "torch.save"),
+    "cut file": ({"model": "FILES/cut.pth"}, CheckpointError, "cut off"),
+    "misfit state dict": ({"model": "FILES/misfit.pth"}, CheckpointMismatch, "conv3.weight"),
+    "number for a model": ({"model": 3}, GansdkError, "torch.nn.Module"),
+    "bare unknown module": ({"model": nn.Conv2d(3, 3, 3)}, NeedsContract, "gansdk.wrap"),
+    "unreadable budget": ({"budget": "small"}, BudgetSyntaxError, "macs"),
+    "two-sided budget": ({"budget": "0.1"}, BudgetSyntaxError, "two things"),
+    "budget below the floor": ({"budget": "macs<=1"}, BudgetUnreachable, "smallest plan"),
+    "unknown pruner": ({"pruner": "one-stp"}, PluginNotFound, "one-step"),
+    "unknown distiller": ({"distiller": "wavlet"}, PluginNotFound, "wavelet"),
+    "unknown distiller of several": ({"distiller": ["gka", "pixels"]}, PluginNotFound, "pixel"),
+    "unknown adapter": ({"adapter": "srr"}, PluginNotFound, "sr"),
+    "pruner that is none": ({"pruner": None}, GansdkError, "neither a name"),
+    "distiller that is none": ({"distiller": 3}, GansdkError, "neither a name"),
+    "unknown option": ({"pruner": {"name": "one-step", "wdth": 2}}, GansdkError, "Its options"),
+    "unknown option of a distiller": ({"distiller": {"name": "gka", "layers": 2}}, GansdkError, "taps"),
+    "wrong value of an option": ({"distiller": {"name": "gka", "variant": "new"}}, InvalidOption, "released"),
+    "two regimes": (
+        {"distiller": [Distiller(regime=OfflineRegime()), Distiller(regime=OfflineRegime())]},
+        IncompatibleParts,
+        "regime",
+    ),
+    "no data": ({"data": None}, MissingData, "data='photos'"),
+    "missing folder": ({"data": "FILES/none"}, DataError, "photos"),
+    "empty folder": ({"data": "FILES/empty"}, DataError, "no image"),
+    "folder without images": ({"data": "FILES/texts"}, DataError, "no image"),
+    "missing folder to score on": ({"eval_data": "FILES/none"}, DataError, "no such folder"),
+    "no steps": ({"steps": 0}, InvalidOption, "distiller=None"),
+    "part of a step": ({"steps": 1.5}, InvalidOption, "whole number"),
+    "empty batches": ({"batch_size": 0}, InvalidOption, "batch_size=0"),
+    "empty patches": ({"patch": 0}, InvalidOption, "patch=0"),
+    "negative seed": ({"seed": -1}, InvalidOption, "seed=-1"),
+    "learning rate that is no number": ({"learning_rate": float("nan")}, InvalidOption, "learning_rate=nan"),
+    "unknown way to resume": ({"resume": "always"}, InvalidOption, "'never'"),
+    "unknown device": ({"device": "abacus"}, InvalidOption, "'auto', 'cpu'"),
+    "unreadable quality": ({"quality": "good"}, InvalidOption, "psnr-y>=29.5"),
+    "quality with two points": ({"quality": "psnr-y>=1.2.3"}, InvalidOption, "psnr-y>=29.5"),
+    "unknown metric": ({"quality": "beauty>=3"}, InvalidOption, "psnr-y, ssim-y"),
+    "quality without images": ({"quality": "psnr-y>=1", "data": "FILES/few"}, MissingData, "eval_data"),
+    "quality without data": (
+        {"quality": "psnr-y>=1", "data": None, "distiller": None},
+        MissingData,
+        "eval_data",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_refused_before_any_work(case, files, given, quick, tmp_path):
+    change, kind, words = REFUSED[case]
+    change = {
+        name: value.replace("FILES", str(files)) if isinstance(value, str) else value for name, value in change.items()
+    }
+    settings = {"model": given(), **quick, "out_dir": tmp_path / "out", **change}
+    began, seen = time.perf_counter(), []
+    with pytest.raises(kind) as refused:
+        gansdk.compress(settings.pop("model"), **settings, observers=[seen.append])
+    message = str(refused.value)
+    assert words in message
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert "weights_only" not in message
+    assert seen == []
+    assert not list((tmp_path / "out").rglob("*.pt"))
+    assert not (tmp_path / "out" / "student").exists()
+    assert not (files / "executed").exists()
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
+def test_images_too_small_for_the_generator_are_refused(files, given, quick):
+    with pytest.raises(DataError, match="sides of at least 2"):
+        gansdk.compress(given(), **{**quick, "data": str(files / "tiny")})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("network", ["srresnet", "edsr"])
+def test_a_teacher_with_broken_weights_is_refused_before_it_is_imitated(value, network, build, quick):
+    teacher = build(network)
+    with torch.no_grad():
+        next(teacher.parameters())[0, 0, 0, 0] = value
+    seen = []
+    with pytest.raises(ContractError, match="nothing to imitate"):
+        gansdk.compress(teacher, **quick, observers=[seen.append])
+    assert seen == []
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_state(rate, given, quick, tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"last good state .* smaller learning_rate"):
+        gansdk.compress(given(), **{**quick, "steps": 40, "learning_rate": rate}, out_dir=tmp_path)
+    states = [torch.load(path, weights_only=True) for path in (tmp_path / "run").glob("*.pt")]
+    assert states
+    for state in states:
+        assert all(tensor.isfinite().all() for tensor in state["student"].values())
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_missed_floor_is_an_error_but_the_student_is_saved(given, quick, tmp_path):
+    with pytest.raises(QualityFloorMissed, match=r"psnr-y to the ground-truth is .* not >= 60") as missed:
+        gansdk.compress(given(), **quick, quality="psnr-y>=60", out_dir=tmp_path)
+    assert str(tmp_path) in str(missed.value)
+    assert isinstance(gansdk.load(tmp_path / "student"), nn.Module)
+
+
+@pytest.mark.parametrize("quality", ["psnr-y>=0", "ssim-y <= 1", " psnr-y >= 0.1 "])
+def test_a_floor_that_is_met_gives_the_result(quality, given, quick):
+    assert gansdk.compress(given(), **quick, quality=quality).quality
+
+
+def test_too_few_images_to_hold_some_out_leave_the_student_unscored(files, given, quick):
+    with pytest.warns(GansdkWarning, match="not scored"):
+        result = gansdk.compress(given(), **{**quick, "data": str(files / "few"), "distiller": "pixel"})
+    assert not result.quality
+
+
+def test_an_observer_that_fails_is_not_hidden(given, quick):
+    def broken(event):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        gansdk.compress(given(), **quick, observers=[broken])
