@@ -392,6 +392,7 @@ def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits) -> P
     run.emit(StageStarted(stage="search", steps=0))
     plan = job.pruner.search(student, limits, run)
     _check_plan(plan, student.space, type(job.pruner).__name__)
+    plan.check(student.space)
     cost = student.cost(plan)
     if not limits.fits(cost):
         raise BudgetUnreachable(

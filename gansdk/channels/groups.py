@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from gansdk.errors import ContractError
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -187,6 +189,20 @@ class Plan(Mapping[str, tuple[int, ...]]):
     def widths(self, space: Space) -> dict[str, int]:
         """Width of every group of `space`."""
         return {group.name: self.width(group) for group in space.groups}
+
+    def check(self, space: Space) -> None:
+        """Raise ContractError unless this is a plan of `space`: known groups, ascending ids, nothing frozen cut."""
+        for name, kept in self.items():
+            group = space.by_name.get(name)
+            if group is None:
+                raise ContractError(f"A plan names the group {name!r}, which this generator does not have.")
+            if list(kept) != sorted(set(kept)) or not kept or kept[0] < 0 or kept[-1] >= group.size:
+                raise ContractError(
+                    f"A plan keeps {kept} of group {name!r}; ids must ascend, be at least one, and lie within "
+                    f"0 and {group.size - 1}."
+                )
+            if group.frozen and len(kept) < group.size:
+                raise ContractError(f"A plan cuts the group {name!r}, but {group.frozen}.")
 
     def to_dict(self) -> dict[str, list[int]]:
         """Plain JSON data."""

@@ -7,7 +7,7 @@ import gansdk
 from gansdk.budget import Budget
 from gansdk.channels.select import floor_of
 from gansdk.contracts import MAIN
-from gansdk.errors import BudgetUnreachable, GansdkError, GansdkWarning, IncompatibleParts
+from gansdk.errors import BudgetUnreachable, ContractError, GansdkError, GansdkWarning, IncompatibleParts
 from gansdk.opening import open_pruner
 from gansdk.student import ElasticStudent
 from gansdk.testing.networks import network
@@ -140,3 +140,19 @@ def test_norm_scales_are_refused_where_there_are_no_norms(student):
 def test_unknown_options_are_refused_by_name(options):
     with pytest.raises(GansdkError, match=next(iter(options))):
         open_pruner({"name": "one-step", **options})
+
+
+@pytest.mark.parametrize("student", ["resnet-in"], indirect=True)
+@pytest.mark.parametrize("kept", [(), (1, 0), (0, 0), (-1, 0), (0, 99)])
+def test_a_malformed_plan_of_a_plugin_is_refused_in_words(student, kept):
+    name = student.space.prunable[0].name
+    with pytest.raises(ContractError, match="ids must ascend"):
+        gansdk.Plan({name: kept}).check(student.space)
+
+
+@pytest.mark.parametrize("student", ["resnet-in"], indirect=True)
+def test_a_plan_that_names_an_unknown_or_cuts_a_frozen_group_is_refused(student):
+    with pytest.raises(ContractError, match="does not have"):
+        gansdk.Plan({"nowhere": (0,)}).check(student.space)
+    with pytest.raises(ContractError, match="image input"):
+        gansdk.Plan({"input": (0,)}).check(student.space)
