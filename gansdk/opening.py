@@ -11,7 +11,15 @@ from torch import nn
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.checkpoints import detect, read_state, recognise
-from gansdk.errors import CheckpointError, DataError, GansdkError, NeedsContract, PluginLoadError, Unsupported
+from gansdk.errors import (
+    CheckpointError,
+    DataError,
+    GansdkError,
+    InvalidOption,
+    NeedsContract,
+    PluginLoadError,
+    Unsupported,
+)
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.registry import registry
 
@@ -98,14 +106,24 @@ def _make(kind: Any, asked: Any, base: type) -> object:
 
 
 def _check_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    parameters = introspection.signature(factory).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    """Options that exist, and all that have no default; a factory without a signature is simply called."""
+    try:
+        parameters = introspection.signature(factory).parameters
+    except (TypeError, ValueError):
         return
+    named = {option: p for option, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:
-        if option not in parameters:
-            raise GansdkError(
-                f"The {kind} {name!r} has no option {option!r}. Its options: {', '.join(parameters) or 'none'}."
+        if option not in named and not takes_any:
+            raise InvalidOption(
+                f"The {kind} {name!r} has no option {option!r}. Its options: {', '.join(named) or 'none'}."
             )
+    missing = [option for option, p in named.items() if p.default is p.empty and option not in options]
+    if missing:
+        raise InvalidOption(
+            f"The {kind} {name!r} has no default for {', '.join(missing)}. Pass {{'name': {name!r}, "
+            f"{missing[0]!r}: value}}."
+        )
 
 
 def open_source(

@@ -107,8 +107,8 @@ class RunFolder:
 def damaged(file: Path | str, error: Exception) -> CheckpointError:
     """The error for a file of a run that cannot be continued from."""
     return CheckpointError(
-        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {first_line(error)}), so the run cannot be "
-        "continued. Use resume='never' to move it aside and start anew."
+        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {first_line(error)}), so the run "
+        "cannot be continued. Use resume='never' to move it aside and start anew."
     )
 
 

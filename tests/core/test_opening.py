@@ -1,0 +1,247 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gansdk
+from gansdk.adapter import WrappedAdapter
+from gansdk.contracts import Batch, Contract, Pairing
+from gansdk.errors import (
+    CheckpointError,
+    DataError,
+    GansdkError,
+    InvalidOption,
+    NeedsContract,
+    PluginLoadError,
+    PluginNotFound,
+)
+from gansdk.interfaces import DataSource, Distiller, Pruner
+from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
+from gansdk.registry import registry
+from gansdk.specs import DistillerSpec, PrunerSpec
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+from gansdk_adapters.sr import SuperResolution
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng([]):
+        return SRResNet(SRResNetSizes(width=3, blocks=1, scale=2)).eval()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.effect_noise((24, 24), 50).save(tmp_path / "a.png")
+    return tmp_path
+
+
+class Foreign(nn.Module):
+    """Somebody else's class with the weights of a known family."""
+
+    def __init__(self, inner: SRResNet) -> None:
+        super().__init__()
+        for name, part in inner.named_children():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        stem = self.conv1(x)
+        return self.conv3(self.upsampling(stem + self.conv2(self.trunk(stem))))
+
+
+def plugin(kind: str, factory: str) -> object:
+    """A plugin that offers one part, called "mine"."""
+
+    class Module:
+        @gansdk.hookimpl
+        def gansdk_pruners(self):
+            return [PrunerSpec(name="mine", factory=factory, summary="-")] if kind == "pruner" else []
+
+        @gansdk.hookimpl
+        def gansdk_distillers(self):
+            return [DistillerSpec(name="mine", factory=factory, summary="-")] if kind == "distiller" else []
+
+    return Module()
+
+
+@pytest.fixture
+def offer():
+    def offer(kind: str, factory: str) -> None:
+        registry().register(plugin(kind, factory), "test-opening")
+
+    yield offer
+    registry().unregister("test-opening")
+
+
+def test_a_module_of_a_known_family_is_recognised_and_not_copied(network):
+    generator = open_generator(network)
+    assert generator.module is network
+    assert isinstance(generator.adapter, SuperResolution)
+    assert generator.contract.scale == 2
+
+
+def test_somebody_elses_class_with_known_weights_is_recognised(network):
+    generator = open_generator(Foreign(network))
+    assert isinstance(generator.module, Foreign)
+    assert generator.contract == open_generator(network).contract
+
+
+def test_a_generator_passes_through(network):
+    wrapped = gansdk.wrap(network, contract=Contract(channels_in=3, channels_out=3, size=(16, 16), scale=2))
+    assert open_generator(wrapped) is wrapped
+    assert isinstance(wrapped.adapter, WrappedAdapter)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_checkpoint_is_opened_by_its_path(kind, network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    generator = open_generator(kind(tmp_path / "net.pth"))
+    assert generator.source == "net.pth"
+    x = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(generator.module(x), network(x))
+
+
+def test_an_adapter_may_be_named_or_given(network):
+    assert open_generator(network, "sr").adapter.name == "sr"
+    assert open_generator(network, SuperResolution()).adapter.name == "sr"
+    with pytest.raises(PluginNotFound):
+        open_generator(network, "none")
+
+
+def test_a_module_of_no_known_family_is_refused_with_the_way_out():
+    with pytest.raises(NeedsContract, match=r"Linear is of no known family .*gansdk\.wrap"):
+        open_generator(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("model", [None, 3, b"net.pth", {"conv": torch.zeros(1)}])
+def test_what_is_neither_module_nor_path_is_refused(model):
+    with pytest.raises(GansdkError, match="Pass a torch"):
+        open_generator(model)
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_generator(tmp_path / "none.pth")
+
+
+def test_pruners_come_from_names_mappings_and_themselves():
+    by_name, by_mapping = open_pruner("one-step"), open_pruner({"name": "one-step", "multiple_of": 4})
+    assert type(by_name) is type(by_mapping)
+    assert (by_name.multiple_of, by_mapping.multiple_of) == (16, 4)
+    assert open_pruner(by_name) is by_name
+
+
+def test_the_mapping_of_a_part_is_not_changed():
+    asked = {"name": "one-step", "multiple_of": 4}
+    open_pruner(asked)
+    assert asked == {"name": "one-step", "multiple_of": 4}
+
+
+def test_distillers_come_alone_in_lists_or_not_at_all():
+    assert open_distillers(None) == []
+    assert open_distillers([]) == []
+    assert [item.terms[0].name for item in open_distillers(["gka", {"name": "pixel", "weight": 2}])] == ["gka", "pixel"]
+    alone = open_distillers("wavelet")
+    assert open_distillers(alone[0]) == alone
+
+
+@pytest.mark.parametrize("asked", [None, 3, {"weight": 2}, {"name": None}, {"name": 3}])
+def test_a_pruner_without_a_name_is_refused(asked):
+    with pytest.raises(GansdkError, match="neither a name"):
+        open_pruner(asked)
+
+
+def test_a_distiller_in_place_of_a_pruner_is_refused():
+    with pytest.raises(GansdkError, match="neither a name"):
+        open_pruner(Distiller())
+    with pytest.raises(PluginNotFound):
+        open_pruner("pixel")
+
+
+def test_an_unknown_option_is_refused_with_those_that_exist():
+    with pytest.raises(GansdkError, match=r"no option 'depth'.*allocation"):
+        open_pruner({"name": "one-step", "depth": 3})
+
+
+class Open(Pruner):
+    def __init__(self, **options) -> None:
+        self.options = options
+
+    def search(self, student, limits, run):
+        return student.space.full_plan()
+
+
+def test_a_factory_that_takes_any_option_is_given_them(offer):
+    offer("pruner", f"{__name__}:Open")
+    assert open_pruner({"name": "mine", "depth": 3}).options == {"depth": 3}
+
+
+class Demanding(Open):
+    def __init__(self, depth, *, width=1) -> None:
+        super().__init__(depth=depth, width=width)
+
+
+def test_an_option_without_a_default_is_asked_for(offer):
+    offer("pruner", f"{__name__}:Demanding")
+    with pytest.raises(InvalidOption, match="no default for depth"):
+        open_pruner("mine")
+    assert open_pruner({"name": "mine", "depth": 3}).options == {"depth": 3, "width": 1}
+
+
+def test_a_factory_that_makes_something_else_is_named(offer):
+    offer("distiller", "collections:OrderedDict")
+    with pytest.raises(PluginLoadError, match="made a OrderedDict, not a Distiller"):
+        open_distillers("mine")
+
+
+def test_folders_become_sources_with_inputs_made_by_the_family(network, photo):
+    source = open_source(str(photo), open_generator(network), patch=8, seed=0)
+    batch = source.train_batch(2, seed=0, step=0)
+    assert source.pairing is Pairing.PAIRED
+    assert batch.inputs["main"].shape == (2, 3, 8, 8)
+    assert batch.targets["main"].shape == (2, 3, 16, 16)
+
+
+def test_all_images_of_a_folder_to_score_on_are_scored_on(network, photo):
+    generator = open_generator(network)
+    assert len(list(open_source(photo, generator, split="all").images("eval"))) == 1
+    assert len(list(open_source(photo, generator).images("eval"))) == 0
+
+
+def test_the_embedded_photographs_are_a_source_by_name(network):
+    assert open_source("photos", open_generator(network)).describe()["source"] == "photos"
+
+
+@dataclass
+class Own(DataSource):
+    pairing: Pairing = Pairing.INPUTS_ONLY
+
+    def train_batch(self, size, *, seed, step):
+        return Batch({"main": torch.zeros(size, 3, 8, 8)})
+
+    def images(self, split):
+        return iter(())
+
+
+def test_a_source_of_ones_own_passes_through(network):
+    own = Own()
+    assert open_source(own, open_generator(network)) is own
+
+
+@pytest.mark.parametrize("data", ["nowhere", "folder", 3])
+def test_what_is_no_source_is_refused_with_those_that_exist(data, network):
+    with pytest.raises(DataError, match="photos"):
+        open_source(data, open_generator(network))
+
+
+def test_a_wrapped_generator_has_photographs_as_inputs_only(photo):
+    wrapped = gansdk.wrap(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)),
+        contract=Contract(channels_in=3, channels_out=3, size=(8, 8)),
+    )
+    source = open_source(photo, wrapped)
+    assert source.pairing is Pairing.INPUTS_ONLY
+    assert source.train_batch(1, seed=0, step=0).targets == {}
