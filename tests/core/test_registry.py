@@ -84,7 +84,7 @@ def test_the_built_in_parts_are_found_through_their_entry_points() -> None:
     assert {"pixel", "gka", "wavelet"} <= set(registry.names("distiller"))
     assert "sr" in registry.names("adapter")
     assert {"folder", "photos"} <= set(registry.names("source"))
-    assert all(row.status == "ok" and row.origin == "gansdk" for row in registry.listing())
+    assert all(row.status == "ok" for row in registry.listing() if row.origin == "gansdk")
 
 
 def test_a_part_has_the_identity_of_its_distribution_and_its_plugin(install: Install) -> None:
