@@ -1,41 +1,74 @@
 """One-step and uniform pruning, found by name as a user finds them."""
 
+from functools import cache
+
+import numpy as np
 import pytest
 import torch
 
 import gansdk
-from gansdk.budget import Budget
-from gansdk.channels.select import floor_of
-from gansdk.contracts import MAIN
-from gansdk.errors import BudgetUnreachable, ContractError, GansdkError, GansdkWarning, IncompatibleParts
+from gansdk.budget import Budget, Limits
+from gansdk.channels.select import FLOOR_SHARE, TARGET_USE, floor_of
+from gansdk.contracts import MAIN, Contract
+from gansdk.errors import (
+    BudgetUnreachable,
+    ContractError,
+    GansdkError,
+    GansdkWarning,
+    IncompatibleParts,
+    MissingData,
+    NothingPruned,
+)
+from gansdk.inspection import floor_plan
 from gansdk.opening import open_pruner
 from gansdk.student import ElasticStudent
-from gansdk.testing.networks import network
+from gansdk.testing.networks import NETWORKS, network
 
-NAMES = ["resnet-in-affine", "resnet-bn-zero", "unet-bn", "srresnet-slopes", "edsr", "rrdb"]
+IMAGE_TO_IMAGE = [entry.name for entry in NETWORKS if len(entry.shape) == 4 and entry.name != "two-outputs"]
+
+
+@cache
+def student_of(name: str) -> ElasticStudent:
+    """Shared by the tests: pruners may activate plans, never change weights."""
+    entry = network(name)
+    module = entry.build()
+    with torch.no_grad():
+        out = module(entry.example())
+    contract = Contract(
+        channels_in=entry.shape[1],
+        channels_out=out.shape[1],
+        size=tuple(entry.shape[2:]),
+        scale=out.shape[2] // entry.shape[2],
+    )
+    return ElasticStudent.of(gansdk.wrap(module, contract=contract, taps={}))
+
+
+PRUNABLE = [name for name in IMAGE_TO_IMAGE if student_of(name).space.prunable]
+FROZEN = [name for name in IMAGE_TO_IMAGE if name not in PRUNABLE]
+students = pytest.mark.parametrize("student", PRUNABLE, indirect=True)
+pruners = pytest.mark.parametrize("pruner", ["one-step", "uniform"])
+budgets = pytest.mark.parametrize("budget", ["2x", "4x"])
+
+
+@pytest.fixture
+def student(request: pytest.FixtureRequest) -> ElasticStudent:
+    return student_of(request.param)
 
 
 class Probing:
     """The part of a run that pruners ask: probe images and the task, from a fixed seed."""
 
     seed = 0
+    task = gansdk.adapter.ReconstructionTask()
 
-    def __init__(self, student, count=4):
-        shape = student.contract.example_shape
+    def __init__(self, student, count=3, targets=True):
         rng = torch.Generator().manual_seed(1)
-        self.batches = [
-            gansdk.Batch(
-                {MAIN: (x := torch.rand(shape, generator=rng))},
-                {
-                    MAIN: student.observe(x).image.detach()
-                    + 0.1 * torch.randn(student.observe(x).image.shape, generator=rng)
-                },
-            )
-            for _ in range(count)
-        ]
-        self.contract = student.contract
-        self.task = gansdk.adapter.ReconstructionTask()
-        self.rng = rng
+        self.batches = []
+        for _ in range(count):
+            x = torch.rand(student.contract.example_shape, generator=rng)
+            y = student.observe(x).image.detach()
+            y = y + 0.1 * torch.randn(y.shape, generator=rng)
+            self.batches.append(gansdk.Batch({MAIN: x}, {MAIN: y} if targets else {}))
 
     def probe_batches(self, count):
         return self.batches
@@ -48,51 +81,134 @@ class Dataless:
         return None
 
 
-@pytest.fixture
-def student(request):
-    entry = network(request.param)
-    module = entry.build()
-    with torch.no_grad():
-        out = module(entry.example())
-    contract = gansdk.Contract(
-        channels_in=entry.shape[1],
-        channels_out=out.shape[1],
-        size=tuple(entry.shape[2:]),
-        scale=out.shape[2] // entry.shape[2],
-    )
-    return ElasticStudent.of(gansdk.wrap(module, contract=contract))
-
-
-students = pytest.mark.parametrize("student", NAMES, indirect=True)
-
-
-def limits(student, budget):
+def limits(student: ElasticStudent, budget: str) -> Limits:
     return Budget.parse(budget).resolve(student.cost(student.space.full_plan()))
 
 
-@students
-@pytest.mark.parametrize("pruner", ["one-step", "uniform"])
-def test_a_plan_fits_the_budget_and_keeps_every_floor_and_every_frozen_group(student, pruner):
-    plan = open_pruner(pruner).search(student, limits(student, "1.5x"), Probing(student))
-    assert limits(student, "1.5x").fits(student.cost(plan))
-    for group in student.space.groups:
-        assert plan.width(group) >= (group.size if group.frozen else floor_of(group, 0.0))
+def search(student, budget="1.5x", pruner="one-step", **options):
+    made = open_pruner({"name": pruner, **options})
+    return made.search(student, limits(student, budget), Probing(student))
+
+
+def can_reach(student, budget):
+    return limits(student, budget).fits(student.cost(floor_plan(student.space)))
 
 
 @students
-def test_the_same_seed_gives_the_same_plan_and_a_larger_budget_keeps_a_superset(student):
-    found = [
-        open_pruner("one-step").search(student, limits(student, b), Probing(student)) for b in ("1.5x", "1.5x", "1.2x")
+@pruners
+@budgets
+def test_a_plan_fits_the_budget_or_the_error_names_the_floor(student, pruner, budget):
+    try:
+        plan = search(student, budget, pruner)
+    except BudgetUnreachable as error:
+        assert not can_reach(student, budget)
+        assert error.floor["macs"] > limits(student, budget).macs
+        return
+    plan.check(student.space)
+    assert limits(student, budget).fits(student.cost(plan))
+    share = FLOOR_SHARE if pruner == "one-step" else 0.0
+    assert all(plan.width(group) >= floor_of(group, share) for group in student.space.prunable)
+
+
+@students
+@budgets
+def test_a_budget_is_used_to_95_percent_or_as_far_as_the_networks_steps_allow(student, budget):
+    if not can_reach(student, budget):
+        return
+    plan, allowed = search(student, budget), limits(student, budget)
+    widths = plan.widths(student.space)
+    steps = [
+        student._costs.cost({**widths, group.name: widths[group.name] + 1})
+        for group in student.space.prunable
+        if widths[group.name] < group.size
     ]
-    assert found[0] == found[1]
-    assert all(set(found[0][name]) <= set(found[2][name]) for name in found[0])
+    assert allowed.usage(student.cost(plan)) >= TARGET_USE or not all(allowed.fits(step) for step in steps)
 
 
 @students
-def test_a_budget_below_the_floor_names_the_floor(student):
+@pruners
+def test_the_same_seed_gives_the_same_plan_and_a_larger_budget_keeps_a_superset(student, pruner):
+    reachable = [budget for budget in ("3x", "2x", "1.5x", "1.2x", "1x") if can_reach(student, budget)]
+    plans = [search(student, budget, pruner) for budget in reachable]
+    assert plans[0] == search(student, reachable[0], pruner)
+    for smaller, larger in zip(plans, plans[1:], strict=False):
+        assert all(set(smaller[name]) <= set(larger[name]) for name in smaller)
+    assert plans[-1] == student.space.full_plan()
+
+
+@students
+def test_searching_changes_no_weight_and_moves_no_global_random_number(student):
+    weights = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
+    before = torch.get_rng_state()
+    search(student, "1.2x")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.module.state_dict().items())
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+@students
+@pruners
+def test_a_budget_below_the_floor_is_refused_before_any_image_is_asked_for(student, pruner):
     with pytest.raises(BudgetUnreachable) as caught:
-        open_pruner("one-step").search(student, limits(student, "macs<=1"), Probing(student))
+        open_pruner(pruner).search(student, limits(student, "macs<=1"), run=None)
     assert caught.value.floor["macs"] > 1
+
+
+@pytest.mark.parametrize("student", FROZEN, indirect=True)
+@pruners
+def test_a_network_whose_groups_are_all_frozen_is_refused_with_the_reasons(student, pruner):
+    with pytest.raises(NothingPruned) as caught:
+        search(student, "2x", pruner)
+    assert len(caught.value.reasons) == len(student.space.groups)
+
+
+@pytest.mark.parametrize("student", ["resnet-in-affine"], indirect=True)
+def test_uniform_keeps_the_first_channels_of_every_group_by_one_factor(student):
+    plan = search(student, "2x", "uniform")
+    shares = [plan.width(group) / group.size for group in student.space.prunable]
+    assert all(plan[group.name] == tuple(range(plan.width(group))) for group in student.space.prunable)
+    steps = [1 / group.size for group in student.space.prunable]
+    assert max(shares) - min(shares) <= max(steps)
+    assert min(shares) < 1
+
+
+@pytest.mark.parametrize("student", ["edsr"], indirect=True)
+def test_per_layer_allocation_cuts_every_group_by_about_the_same_share(student):
+    plan = search(student, "2x", allocation="per-layer", multiple_of=1)
+    rounding = [1 / group.size for group in student.space.prunable]
+    shares = [plan.width(group) / group.size for group in student.space.prunable]
+    assert max(shares) - min(shares) <= 2 * max(rounding)
+
+
+@pytest.mark.parametrize("student", ["edsr"], indirect=True)
+def test_global_allocation_follows_the_scores_across_groups(student, monkeypatch):
+    """The most important group by far, with every channel of it equal, keeps what unequal groups lose."""
+    from gansdk_pruners.importance import IMPORTANCES, Importance
+
+    spared, *others = student.space.prunable
+    scores = {group.name: np.geomspace(1e-3, 1.0, group.size) for group in others}
+    scores[spared.name] = np.full(spared.size, 100.0)
+    monkeypatch.setitem(IMPORTANCES, "consumer-norm", Importance(lambda student, run: scores, needs_data=False))
+    plan = search(student, "1.2x", importance="consumer-norm", multiple_of=1)
+    assert plan.width(spared) == spared.size
+    assert all(set(plan[group.name]) == set(range(group.size - plan.width(group), group.size)) for group in others)
+
+
+@pytest.mark.parametrize("student", ["srresnet-slopes"], indirect=True)
+def test_taylor_without_ground_truth_is_refused(student):
+    with pytest.raises(MissingData, match="gauss-newton"):
+        open_pruner({"name": "one-step", "importance": "taylor"}).search(
+            student, limits(student, "1.5x"), Probing(student, targets=False)
+        )
+
+
+@pytest.mark.parametrize("importance", ["gauss-newton", "taylor"])
+@pytest.mark.parametrize("student", ["srresnet-slopes"], indirect=True)
+def test_an_importance_that_needs_images_is_refused_without_them(student, importance):
+    with pytest.raises(MissingData, match="consumer-norm"):
+        open_pruner({"name": "one-step", "importance": importance}).search(
+            student, limits(student, "1.5x"), Dataless()
+        )
 
 
 @pytest.mark.parametrize("student", ["resnet-bn-zero"], indirect=True)
