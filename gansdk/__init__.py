@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gansdk.channels.groups import Space as Space
     from gansdk.contracts import Batch as Batch
     from gansdk.contracts import Contract as Contract
+    from gansdk.contracts import Labels as Labels
     from gansdk.contracts import Observation as Observation
     from gansdk.contracts import Pairing as Pairing
     from gansdk.hooks import hookimpl as hookimpl
@@ -46,7 +47,7 @@ _HOMES = {
     "gansdk.artifact": ("load",),
     "gansdk.budget": ("Budget", "Cost"),
     "gansdk.channels.groups": ("Plan", "Space"),
-    "gansdk.contracts": ("Batch", "Contract", "Observation", "Pairing"),
+    "gansdk.contracts": ("Batch", "Contract", "Labels", "Observation", "Pairing"),
     "gansdk.hooks": ("hookimpl",),
     "gansdk.inspection": ("inspect", "plan"),
     "gansdk.interfaces": ("DataSource", "Distiller", "Pruner", "Regime", "Student", "Task", "Teacher", "Term"),

@@ -18,6 +18,7 @@ from gansdk.adapter import Adapter, Generator
 from gansdk.artifact import check_target, fingerprint
 from gansdk.budget import Budget, Limits
 from gansdk.channels.groups import Plan, Space
+from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, WRAPPED, check
 from gansdk.contracts import MAIN
 from gansdk.errors import (
@@ -34,7 +35,7 @@ from gansdk.errors import (
 from gansdk.evaluate import Evaluation, Protocol, evaluate
 from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, Warned
 from gansdk.inspection import check_feasible
-from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student
+from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student, Task
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
 from gansdk.processes import Processes
@@ -70,7 +71,8 @@ def compress(
     quality: str | None = None,
     batch_size: int = 8,
     patch: int | None = None,
-    learning_rate: float = 3e-4,
+    learning_rate: float | None = None,
+    discriminator: str | Path | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> CompressionResult:
     """Make a small student of a generator that looks like it.
@@ -92,7 +94,9 @@ def compress(
         quality: a floor for the student, "psnr-y>=29.5"; missed, the student is saved and the error raised.
         batch_size: images a step, over all processes.
         patch: side of the training inputs in pixels; the source's own choice if left out.
-        learning_rate: the largest of the schedule.
+        learning_rate: the largest of the schedule; the family's own if left out.
+        discriminator: checkpoint of the discriminator that the generator was trained against, for the student to go
+            on with; a folder saved by `train_teacher` brings its own, and else the student's starts fresh.
         observers: called with every event of the run.
 
     Raises:
@@ -102,12 +106,13 @@ def compress(
     _check_numbers(steps, seed, batch_size, patch, learning_rate)
     _check_choices(resume=resume, device=device)
     floor = QualityFloor.parse(quality)
-    job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch)
+    job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
+    rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
     scored_on = _evaluation_source(eval_data, job)
     if floor is not None and not dry_run:
         _check_measurable(floor, job, scored_on)
     processes = Processes(device)
-    settings = {**job.settings(), "batch_size": batch_size, "learning_rate": learning_rate}
+    settings = {**job.settings(), "batch_size": batch_size, "learning_rate": rate}
     settings["processes"] = processes.count
     target = None if out_dir is None or dry_run else Path(out_dir)
     # Only the main process has the folder; the others are told what is in it.
@@ -115,7 +120,7 @@ def compress(
     if folder.path is not None:
         check_target(folder.path.parent / "student")
     processes.wait()
-    run = _start(job, processes, folder, batch_size, learning_rate, observers)
+    run = _start(job, processes, folder, batch_size, rate, observers)
     with _told(run) as warnings:
         student = ElasticStudent.of(job.generator)
         student.module.to(processes.device)
@@ -167,6 +172,7 @@ class _Job:
     pruner: Pruner
     distillers: tuple[Distiller, ...]
     regime: Regime
+    task: Task
     source: DataSource | None
     steps: int
     seed: int
@@ -185,7 +191,9 @@ class _Job:
         }
 
 
-def _check_numbers(steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float) -> None:
+def _check_numbers(
+    steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float | None
+) -> None:
     """Refuse numbers that make no run."""
     for name, value in {"steps": steps, "batch_size": batch_size, "patch": patch}.items():
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -193,6 +201,8 @@ def _check_numbers(steps: int | None, seed: int, batch_size: int, patch: int | N
             raise InvalidOption(f"{name}={value!r} must be a whole number from 1{hint}.")
     if not isinstance(seed, int) or seed < 0:
         raise InvalidOption(f"seed={seed!r} must be a whole number from 0.")
+    if learning_rate is None:
+        return
     if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:
         raise InvalidOption(f"learning_rate={learning_rate!r} must be a finite number above zero.")
 
@@ -223,6 +233,7 @@ def _prepare(
     steps: int | None,
     seed: int,
     patch: int | None,
+    discriminator: str | Path | None,
 ) -> _Job:
     parsed = Budget.parse(budget)
     chosen = open_pruner(pruner)
@@ -232,6 +243,8 @@ def _prepare(
         raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
     generator = open_generator(model, adapter)
     _check_parts(generator, pruner, distiller, has_data=data is not None)
+    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
+    task = generator.adapter.task(generator.module, discriminator=trained_against)
     source = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     regime = regimes[0] if regimes else OfflineRegime()
     if distillers:
@@ -242,6 +255,7 @@ def _prepare(
         pruner=chosen,
         distillers=tuple(distillers),
         regime=regime,
+        task=task,
         source=source,
         steps=DEFAULT_STEPS if steps is None else steps,
         seed=seed,
@@ -311,7 +325,7 @@ def _start(
         student=ElasticStudent.of(generator),
         teacher=reference,
         teachers=job.regime.teachers(reference, generator.adapter),
-        task=generator.adapter.task(generator.module),
+        task=job.task,
         regime=job.regime,
         terms=[term for item in job.distillers for term in item.terms],
         source=job.source,

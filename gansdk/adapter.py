@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gansdk.contracts import Batch, Contract, Route
+from gansdk.contracts import Batch, Contract, Metrics, Route
 from gansdk.errors import Unsupported
 from gansdk.interfaces import Task
 
@@ -46,8 +46,15 @@ class Adapter(ABC):
         """Meaning -> path of the submodule whose output is the feature map, in execution order."""
 
     @abstractmethod
-    def task(self, module: nn.Module) -> Task:
-        """The family's own losses and discriminators."""
+    def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
+        """The family's own losses and discriminators.
+
+        `discriminator`: the weights of the one that the generator was trained against, to go on from; without
+        them it starts fresh. Families without a discriminator take no notice.
+
+        Raises:
+            CheckpointError: the weights fit no discriminator of this family.
+        """
 
     def bind(self, module: nn.Module) -> Adapter:
         """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`)."""
@@ -87,15 +94,18 @@ class Generator:
     taps: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     """Where the weights came from, for the report."""
+    discriminator: Mapping[str, Tensor] | None = None
+    """Weights of the discriminator it was trained against, where they are known."""
 
 
 class ReconstructionTask(Task):
-    """L1 to the ground truth where there is one, else nothing: the task of a generator of no known family."""
+    """L1 to the reference: the task of a generator of no known family."""
 
-    def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
-        losses = [(fake - batch.targets[route]).abs().mean() for route, fake in fakes.items() if route in batch.targets]
-        zero = next(iter(fakes.values())).new_zeros(())
-        return sum(losses, zero)
+    def generator_loss(
+        self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        losses = [(fake - references[route]).abs().mean() for route, fake in fakes.items() if route in references]
+        return sum(losses, next(iter(fakes.values())).new_zeros(())), {}
 
 
 class WrappedAdapter(Adapter):
@@ -116,7 +126,7 @@ class WrappedAdapter(Adapter):
     def taps(self, module: nn.Module) -> Mapping[str, str]:
         return self._taps
 
-    def task(self, module: nn.Module) -> Task:
+    def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
         return ReconstructionTask()
 
 

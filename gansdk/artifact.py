@@ -26,7 +26,7 @@ from gansdk.adapter import Adapter, Generator, WrappedAdapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
-from gansdk.contracts import Contract
+from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.evaluate import inferring
 from gansdk.programs import (
@@ -378,7 +378,8 @@ def _read(path: Path) -> _Folder:
 
 def _contract(data: Mapping[str, Any]) -> Contract:
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return Contract(**fields)
+    labels = fields.pop("labels", None)
+    return Contract(**fields, labels=None if labels is None else Labels(**labels))
 
 
 def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapter | None]:

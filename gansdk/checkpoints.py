@@ -132,8 +132,8 @@ class _FittedAdapter(Adapter):
     def taps(self, module: nn.Module) -> Mapping[str, str]:
         return self._taps
 
-    def task(self, module: nn.Module) -> Task:
-        return self._family.task(self._reference)
+    def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
+        return self._family.task(self._reference, discriminator=discriminator)
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
         return self._family.rebuild(self._reference, width=width, deeper=deeper)

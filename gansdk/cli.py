@@ -152,7 +152,8 @@ def compress(
     steps: Annotated[int | None, typer.Option(help="Training steps; 2000 if left out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
-    learning_rate: Annotated[float, typer.Option(help="The largest of the schedule.")] = 3e-4,
+    learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
+    discriminator: Annotated[Path | None, typer.Option(help="Checkpoint of the teacher's discriminator.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where run, student and report go.")] = Path("gansdk-out"),
     resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
@@ -185,6 +186,7 @@ def compress(
             batch_size=batch_size,
             patch=patch,
             learning_rate=learning_rate,
+            discriminator=discriminator,
             observers=(progress,),
         )
     _print_result(result, as_json=as_json)

@@ -21,6 +21,23 @@ Metrics = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """The channels of a label map: one per class, in this order, each 0 or 1 (SPADE, Park et al., CVPR 2019)."""
+
+    classes: int
+    """Label ids 0 to classes - 1 have a channel each."""
+    unknown: bool = False
+    """One more channel for pixels of no class (COCO-Stuff's 255), which otherwise are refused."""
+    edges: bool = False
+    """A last channel: 1 where a pixel's instance differs from its left, right, upper or lower neighbour."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the whole map."""
+        return self.classes + self.unknown + self.edges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """What one generator eats and gives: float32 images, (N, C, H, W).
 
@@ -41,6 +58,8 @@ class Contract:
     """H and W of the input must be multiples of this."""
     inference: Literal["eval", "batch-statistics"] = "eval"
     """How norms run when images are made; pix2pix is meant to run with batch statistics."""
+    labels: Labels | None = None
+    """The input is a label map with these channels; None for images."""
 
     def __post_init__(self) -> None:
         if min(self.channels_in, self.channels_out, self.scale, self.pre_upsampled, self.multiple_of) < 1:
@@ -52,6 +71,10 @@ class Contract:
         for name, (low, high) in {"input_range": self.input_range, "output_range": self.output_range}.items():
             if not low < high:
                 raise ContractError(f"{name}=({low}, {high}) must be (low, high) with low < high.")
+        if self.labels is not None and self.labels.channels != self.channels_in:
+            raise ContractError(
+                f"{self.labels} has {self.labels.channels} channels, but the generator takes {self.channels_in}."
+            )
 
     @property
     def example_shape(self) -> tuple[int, int, int, int]:
@@ -86,6 +109,8 @@ class Batch:
     """Empty where there are none."""
     names: tuple[str, ...] = ()
     """File names, one per image, where they are known."""
+    paired: bool = True
+    """Whether a target shows what its input should become; unpaired targets are samples of the other domain."""
 
 
 @dataclass(frozen=True, slots=True)

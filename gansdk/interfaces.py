@@ -114,19 +114,43 @@ class Student(ABC):
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimisation:
+    """How a family trains its generators: Adam's settings and the schedule of its learning rate."""
+
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "constant-linear"] = "cosine"
+    """ "cosine": 2 % warm-up, then a cosine to 1 %; "constant-linear": constant for half of the steps, then
+    linearly to zero (pix2pix, Isola et al., CVPR 2017)."""
+
+
 class Task(ABC):
     """The family's own training losses: what a generator of this kind is trained for without a teacher.
 
-    Scalars are means over the batch; `fakes[route]`: (N, channels_out, sH, sW), the student's images.
+    Scalars are means over the batch; `fakes[route]`: (N, channels_out, sH, sW), the generator's images.
     """
 
+    optimisation: Optimisation = Optimisation()
+    generator_first: bool = False
+    """Whether the generator's step precedes the discriminator's, which then judges fresh images (SPADE)."""
+
+    def bind(self, stage: Stage) -> None:
+        """Called once per stage: move discriminators to its device and make their optimisers anew."""
+
     def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
-        """One critic step on detached `fakes`; families without a discriminator do nothing."""
+        """One discriminator step on detached `fakes`; families without one do nothing."""
         return {}
 
     @abstractmethod
-    def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
-        """(), with gradient to the fakes. Zero where the batch holds nothing to compare with."""
+    def generator_loss(
+        self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """(), with gradient to the fakes, and its detached parts by name.
+
+        `references[route]`: (N, channels_out, sH, sW), what each fake should look like: the ground truth of a
+        paired batch, else the teacher's image; routes that have neither are left out.
+        """
 
     def state_dict(self) -> State:
         return {}
@@ -197,7 +221,7 @@ class Term(ABC):
     """Whether it reads `Observation.image` of the teacher; if no term does, the teacher stops early."""
     min_batch: int = 1
     anchors_low_frequencies: bool = False
-    """Whether the term alone fixes colours and brightness; if no term does, the task loss must."""
+    """Whether the term alone fixes colours and brightness; if no term does, the task's loss must have weight."""
 
     def taps(self, available: Sequence[str]) -> tuple[str, ...]:
         """Which of the taps that both sides offer it wants observed; () for images only."""

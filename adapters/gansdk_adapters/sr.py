@@ -71,8 +71,8 @@ class SuperResolution(Adapter):
         network = _known(module)
         return _layout_of(network).taps(network.sizes)
 
-    def task(self, module: nn.Module) -> Task:
-        """L1 to the ground truth, in units of the output range."""
+    def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
+        """L1 to the reference, in units of the output range; there is no discriminator."""
         return ReconstructionTask()
 
     def variants(self, state: State) -> Iterable[Variant]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, pi
 
 
@@ -16,3 +17,12 @@ def warmup_cosine(step: int, steps: int, *, warmup: float = 0.02, final: float =
         return (step + 1) / rising
     progress = min(1.0, (step + 1 - rising) / max(1, steps - rising))
     return final + (1.0 - final) * 0.5 * (1.0 + cos(pi * progress))
+
+
+def constant_linear(step: int, steps: int) -> float:
+    """1 over the first half of the steps, then linearly towards 0, which the step behind the last would have."""
+    return min(1.0, 2.0 * (steps - step) / steps)
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {"cosine": warmup_cosine, "constant-linear": constant_linear}
+"""Name of a schedule (`gansdk.interfaces.Optimisation`) -> (step, steps) -> factor of the learning rate."""

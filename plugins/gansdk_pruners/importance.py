@@ -118,7 +118,7 @@ def taylor(student: Student, run: Run) -> Scores:
             )
         image = student.observe(x).image
         assert image is not None
-        loss = run.task.generator_loss(Batch({MAIN: x}, {MAIN: target}), {MAIN: image})
+        loss, _ = run.task.generator_loss(Batch({MAIN: x}, {MAIN: target}), {MAIN: image}, {MAIN: target})
         rows.append(_gates(student, loss))
     return _squared_mean(rows)
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import io
 import itertools
 import math
@@ -18,7 +19,7 @@ from gansdk.budget import Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts, InvalidOption
-from gansdk.interfaces import Inherit, Stage, Student, Task, Teacher, Term
+from gansdk.interfaces import Inherit, Optimisation, Stage, Student, Task, Teacher, Term
 from gansdk.offline import OfflineRegime
 from gansdk.registry import Registry
 from gansdk.teachers import FrozenTeacher
@@ -187,10 +188,10 @@ class Adversarial(Task):
         assert not any(fake.requires_grad for fake in fakes.values())
         return {"critic": torch.zeros(())}
 
-    def generator_loss(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Tensor:
+    def generator_loss(self, batch, fakes, references):
         self.order.append("generator")
         assert all(fake.requires_grad for fake in fakes.values())
-        return torch.stack([fake.square().mean() for fake in fakes.values()]).sum()
+        return torch.stack([fake.square().mean() for fake in fakes.values()]).sum(), {}
 
 
 def terms(**distillers) -> tuple[Term, ...]:
@@ -399,19 +400,44 @@ def test_image_terms_mean_the_same_for_every_value_range(distiller, norm):
 def test_terms_of_one_name_are_told_apart_by_number():
     regime, _ = bound(terms=(*terms(pixel={}), *terms(pixel={"norm": "l2"})))
     told = regime.step(batch(targets=False))
-    torch.testing.assert_close(told["loss"], told["pixel"] + told["pixel-2"])
+    torch.testing.assert_close(told["loss"], told["task"] + told["pixel"] + told["pixel-2"])
 
 
 @pytest.mark.parametrize("chosen", [{}, {"gka": {}}, {"wavelet": {}}, {"gka": {}, "wavelet": {}}])
-def test_terms_that_leave_colours_free_are_refused_before_the_first_update(chosen):
-    for regime, data in ((OfflineRegime(), batch(targets=False)), (OfflineRegime(task_weight=0.0), batch())):
-        if not (chosen or regime.task_weight):
-            continue
-        _, given = bound(regime, terms=terms(**chosen))
-        before = copy.deepcopy(given.student.state_dict())
-        with pytest.raises(IncompatibleParts, match="Add the distiller 'pixel'"):
-            regime.step(data)
-        assert all(torch.equal(value, before[name]) for name, value in given.student.state_dict().items())
+def test_terms_that_leave_colours_free_are_refused_without_the_tasks_loss(chosen):
+    with pytest.raises(IncompatibleParts, match="Add the distiller 'pixel'"):
+        bound(OfflineRegime(task_weight=0.0), terms=terms(**chosen))
+
+
+@pytest.mark.parametrize(("targets", "paired"), [(False, True), (True, False)])
+def test_without_a_paired_truth_the_task_compares_with_the_teachers_image(targets, paired):
+    regime, given = bound(terms=terms(gka={}))
+    data = dataclasses.replace(batch(targets=targets), paired=paired)
+    student = copy.deepcopy(given.student).observe(data.inputs[MAIN])
+    reference = given.teachers[0].observe(data.inputs[MAIN])
+    torch.testing.assert_close(regime.step(data)["task"], F.l1_loss(student.image, reference.image).detach())
+
+
+def test_a_generator_first_task_judges_fresh_images_after_the_generators_step():
+    task = Adversarial()
+    task.generator_first = True
+    regime, given = bound(task=task)
+    told = regime.step(batch())
+    assert task.order == ["generator", "critic"]
+    assert given.student.runs == 2
+    assert "critic" in told
+
+
+def test_the_task_says_how_its_family_is_optimised():
+    task = Adversarial()
+    task.optimisation = Optimisation(learning_rate=1.0, betas=(0.5, 0.9), schedule="constant-linear")
+    regime, _ = bound(task=task, learning_rate=0.01, steps=4)
+    rates = []
+    for seed in range(4):
+        regime.step(batch(seed))
+        rates.append(regime.state_dict()["optimizer"]["param_groups"][0]["lr"])
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005])
+    assert regime.state_dict()["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.9)
 
 
 def test_too_small_batches_are_refused():
@@ -422,7 +448,7 @@ def test_too_small_batches_are_refused():
 
 
 def test_a_stage_with_nothing_to_learn_from_or_several_teachers_is_refused():
-    with pytest.raises(IncompatibleParts, match="nothing to learn from"):
+    with pytest.raises(IncompatibleParts, match="Nothing tells the student"):
         bound(OfflineRegime(task_weight=0.0), terms=())
     with pytest.raises(IncompatibleParts, match="imitates one teacher, but was given 2"):
         bound(teachers=(teacher(), teacher()))
