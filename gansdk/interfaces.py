@@ -26,6 +26,35 @@ State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what `torch.load(weights_only=True)` reads back."""
 
 
+class TrainingProcesses(Protocol):
+    """What training needs to know of the processes it runs in."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate, with mixed precision scaling where it is on."""
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make every process hold the mean of all gradients; nothing to do for one process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How something is trained: for how long, how fast, in which processes. Grows by fields with defaults."""
+
+    steps: int
+    rng: torch.Generator
+    """For whatever is random; the global generator is never touched."""
+    processes: TrainingProcesses
+    learning_rate: float = 3e-4
+    """Of the generator, the largest of the schedule."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+
 class Teacher(ABC):
     """A generator to imitate. Frozen by default; an online one also learns."""
 
@@ -39,6 +68,9 @@ class Teacher(ABC):
 
         With `image=False` the forward pass may stop once every asked tap was seen.
         """
+
+    def bind(self, training: Training) -> None:
+        """Prepare an online teacher to learn: make its optimisers anew."""
 
     def learn(self, batch: Batch) -> Metrics:
         """Take one optimiser step of an online teacher; a frozen one has nothing to learn."""
@@ -135,7 +167,12 @@ class Task(ABC):
     generator_first: bool = False
     """Whether the generator's step precedes the discriminator's, which then judges fresh images (SPADE)."""
 
-    def bind(self, stage: Stage) -> None:
+    @property
+    def discriminator(self) -> Mapping[str, Tensor] | None:
+        """Weights of the discriminator as they are now; None for families without one."""
+        return None
+
+    def bind(self, training: Training) -> None:
         """Called once per stage: move discriminators to its device and make their optimisers anew."""
 
     def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
@@ -176,39 +213,17 @@ class DataSource(ABC):
         return {}
 
 
-class StageProcesses(Protocol):
-    """What a regime needs to know of the processes it runs in."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Backpropagate, with mixed precision scaling where it is on."""
-
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Make every process hold the mean of all gradients; nothing to do for one process."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One training stage: the supernet, or the carved student. Grows by fields with defaults."""
+class Stage(Training):
+    """One training stage of a student: the supernet, or the carved student."""
 
     student: Student
     teachers: Sequence[Teacher]
     task: Task
-    steps: int
-    rng: torch.Generator
-    """For whatever is random in the stage; the global generator is never touched."""
-    processes: StageProcesses
     terms: Sequence[Term] = ()
     """Summands that the regime adds to the student's loss."""
-    learning_rate: float = 3e-4
     score: Callable[[], float] | None = None
     """Lower is better, on the "search" split."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
 
 
 class Term(ABC):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gansdk.contracts import Batch, Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.interfaces import Regime, Stage, State
-from gansdk.toolkit.optim import SCHEDULES
+from gansdk.toolkit.optim import Descent
 from gansdk.toolkit.terms import TermSum
 
 
@@ -58,22 +59,28 @@ class OfflineRegime(Regime):
         self._stage = stage
         self._teacher = stage.teachers[0]
         self._terms = TermSum(stage, self._teacher)
-        self._parameters: list[nn.Parameter] = [*stage.student.parameters(), *self._terms.parameters()]
         betas = self.betas or stage.task.optimisation.betas
-        self._optimizer = torch.optim.Adam(self._parameters, lr=stage.learning_rate, betas=betas, foreach=True)
-        self._step = 0
-        self._schedule = SCHEDULES[stage.task.optimisation.schedule]
+        self._descend = Descent(
+            [*stage.student.parameters(), *self._terms.parameters()],
+            stage,
+            replace(stage.task.optimisation, betas=betas),
+            clip_norm=self.clip_norm,
+        )
         stage.task.bind(stage)
         stage.student.train()
 
     def step(self, batch: Batch) -> Metrics:
         self._terms.check_batch(min(len(x) for x in batch.inputs.values()))
         teacher = self._observe_teacher(batch)  # first, so that its activations never lie beside the student's graph
+        shown = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
+        references = batch.targets if _has_truth(batch) else shown
+        if not batch.targets:  # the teacher's images are the only ones of the output's domain
+            batch = replace(batch, targets=shown)
         student = self._observe_student(batch)
         fakes = {route: seen.image for route, seen in student.items() if seen.image is not None}
         late = self._stage.task.generator_first
         judged: Metrics = {} if late or not self.task_weight else self._discriminate(batch, fakes)
-        losses, told = self._losses(batch, student, teacher)
+        losses, told = self._losses(batch, references, student, teacher)
         loss = torch.stack(losses).sum()
         self._descend(loss)
         if late and self.task_weight:
@@ -81,11 +88,10 @@ class OfflineRegime(Regime):
         return {"loss": loss.detach(), **judged, **told}
 
     def state_dict(self) -> State:
-        return {"step": self._step, "optimizer": self._optimizer.state_dict(), "terms": self._terms.state_dict()}
+        return {**self._descend.state_dict(), "terms": self._terms.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        self._step = state["step"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._descend.load_state_dict(state)
         self._terms.load_state_dict(state["terms"])
 
     def _observe_student(self, batch: Batch) -> dict[Route, Observation]:
@@ -113,15 +119,17 @@ class OfflineRegime(Regime):
         return {route: image for route, image in seen.items() if image is not None}
 
     def _losses(
-        self, batch: Batch, student: Mapping[Route, Observation], teacher: Mapping[Route, Observation]
+        self,
+        batch: Batch,
+        references: Mapping[Route, Tensor],
+        student: Mapping[Route, Observation],
+        teacher: Mapping[Route, Observation],
     ) -> tuple[list[Tensor], Metrics]:
         """The weighted losses, and the detached metrics; terms are summed over routes."""
         losses: list[Tensor] = []
         told: dict[str, Tensor] = {}
         if self.task_weight:
             fakes = {route: seen.image for route, seen in student.items() if seen.image is not None}
-            shown = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
-            references = batch.targets if _has_truth(batch) else shown
             task, parts = self._stage.task.generator_loss(batch, fakes, references)
             losses.append(self.task_weight * task)
             told |= {"task": task.detach(), **parts}
@@ -132,18 +140,6 @@ class OfflineRegime(Regime):
                 losses.append(loss)
                 terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
         return losses, told | terms
-
-    def _descend(self, loss: Tensor) -> None:
-        """One step of Adam; every process takes the same."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._stage.learning_rate * self._schedule(self._step, self._stage.steps)
-        self._optimizer.zero_grad()
-        self._stage.processes.backward(loss)
-        self._stage.processes.average_gradients(self._parameters)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
-        self._optimizer.step()
-        self._step += 1
 
 
 def _has_truth(batch: Batch) -> bool:

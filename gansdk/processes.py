@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,8 +75,8 @@ class Processes:
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on this process's device."""
-        return Batch(
-            {route: x.to(self.device) for route, x in batch.inputs.items()},
-            {route: y.to(self.device) for route, y in batch.targets.items()},
-            batch.names,
+        return replace(
+            batch,
+            inputs={route: x.to(self.device) for route, x in batch.inputs.items()},
+            targets={route: y.to(self.device) for route, y in batch.targets.items()},
         )

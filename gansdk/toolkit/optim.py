@@ -1,9 +1,14 @@
-"""Learning rates as functions of the step alone, so that a resumed run needs no scheduler state."""
+"""Adam under learning rates that are functions of the step alone, so that a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.interfaces import Optimisation, State, Training
 
 
 def warmup_cosine(step: int, steps: int, *, warmup: float = 0.02, final: float = 0.01) -> float:
@@ -26,3 +31,47 @@ def constant_linear(step: int, steps: int) -> float:
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"cosine": warmup_cosine, "constant-linear": constant_linear}
 """Name of a schedule (`gansdk.interfaces.Optimisation`) -> (step, steps) -> factor of the learning rate."""
+
+
+class Descent:
+    """Adam over `parameters` as a family's `optimisation` says; every process takes the same steps.
+
+    The largest learning rate is the training's, times `rate` (a discriminator may learn faster than its generator).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        training: Training,
+        optimisation: Optimisation,
+        *,
+        rate: float = 1.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        self._parameters = list(parameters)
+        self._processes = training.processes
+        self._steps = training.steps
+        self._rate = rate * training.learning_rate
+        self._factor = SCHEDULES[optimisation.schedule]
+        self._clip_norm = clip_norm
+        self._optimizer = torch.optim.Adam(self._parameters, lr=self._rate, betas=optimisation.betas, foreach=True)
+        self._step = 0
+
+    def __call__(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, a 0-d tensor."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * self._factor(self._step, self._steps)
+        self._optimizer.zero_grad()
+        self._processes.backward(loss)
+        self._processes.average_gradients(self._parameters)
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        self._step += 1
+
+    def state_dict(self) -> State:
+        return {"step": self._step, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self._step = state["step"]
+        self._optimizer.load_state_dict(state["optimizer"])
