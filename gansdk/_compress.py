@@ -36,13 +36,14 @@ from gansdk.evaluate import Evaluation, Protocol, evaluate
 from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, Warned
 from gansdk.inspection import check_feasible
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student, Task
+from gansdk.loop import Loop, continuing
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
-from gansdk.run import CompressionRun, continuing
+from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder, damaged
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
@@ -120,10 +121,18 @@ def compress(
     if folder.path is not None:
         check_target(folder.path.parent / "student")
     processes.wait()
-    run = _start(job, processes, folder, batch_size, rate, observers)
-    with _told(run) as warnings:
+    loop = Loop(
+        source=job.source,
+        processes=processes,
+        folder=folder,
+        seed=seed,
+        batch_size=batch_size,
+        observers=observers,
+    )
+    with _told(loop) as warnings:
         student = ElasticStudent.of(job.generator)
         student.module.to(processes.device)
+        run = _start(job, loop, student, rate)
         limits = job.budget.resolve(student.cost(student.space.full_plan()))
         check_feasible(student, limits)
         checks = {TRACED: _check_traced(job, run, student)}
@@ -147,7 +156,7 @@ def compress(
         after=carved.cost(carved.space.full_plan()),
         evaluation=evaluation,
         warnings=warnings,
-        history=run.history,
+        history=loop.history,
         checks=checks,
         settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
         out_dir=target,
@@ -155,7 +164,7 @@ def compress(
     if target is not None and processes.is_main:
         result.save(target / "student")
     processes.wait()
-    run.emit(Finished(seconds=time.perf_counter() - began, output=str(target or "")))
+    loop.emit(Finished(seconds=time.perf_counter() - began, output=str(target or "")))
     if floor is not None and not dry_run:
         missed = floor.missed(result.quality)
         if missed:
@@ -310,36 +319,24 @@ def _evaluation_source(eval_data: Any, job: _Job) -> DataSource | None:
     return job.source
 
 
-def _start(
-    job: _Job,
-    processes: Processes,
-    folder: RunFolder,
-    batch_size: int,
-    learning_rate: float,
-    observers: Sequence[Callable[[Event], None]],
-) -> CompressionRun:
+def _start(job: _Job, loop: Loop, student: Student, learning_rate: float) -> CompressionRun:
     generator = job.generator
-    reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=processes.device)
+    reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=loop.processes.device)
     return CompressionRun(
+        loop,
         generator=generator,
-        student=ElasticStudent.of(generator),
+        student=student,
         teacher=reference,
         teachers=job.regime.teachers(reference, generator.adapter),
         task=job.task,
         regime=job.regime,
         terms=[term for item in job.distillers for term in item.terms],
-        source=job.source,
-        processes=processes,
-        folder=folder,
-        seed=job.seed,
-        batch_size=batch_size,
         learning_rate=learning_rate,
-        observers=observers,
     )
 
 
 @contextmanager
-def _told(run: CompressionRun) -> Iterator[list[str]]:
+def _told(loop: Loop) -> Iterator[list[str]]:
     """Collect our own warnings for the result, and pass every one of them on."""
     told: list[str] = []
     show = warning_control.showwarning
@@ -347,7 +344,7 @@ def _told(run: CompressionRun) -> Iterator[list[str]]:
     def note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, GansdkWarning):
             told.append(str(message))
-            run.emit(Warned(message=str(message)))
+            loop.emit(Warned(message=str(message)))
         show(message, category, *rest, **more)
 
     with warning_control.catch_warnings():
@@ -400,10 +397,10 @@ def _proved(job: _Job, stage: str, image: Tensor, expected: Tensor) -> float:
 def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits) -> Plan:
     """The pruner's plan, or the one an earlier start of this run found; always within the limits."""
     run.enter("search", student)
-    known = run.load("search")
+    known = run.loop.load("search")
     if known is not None:
         return _known_plan(known, run, student, limits)
-    run.emit(StageStarted(stage="search", steps=0))
+    run.loop.emit(StageStarted(stage="search", steps=0))
     plan = job.pruner.search(student, limits, run)
     _check_plan(plan, student.space, type(job.pruner).__name__)
     plan.check(student.space)
@@ -414,9 +411,9 @@ def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits) -> P
             f"{job.budget}. This is a fault of the pruner.",
             floor={"macs": cost.macs, "params": cost.params, "size": cost.bytes},
         )
-    run.emit(PlanFound(widths=plan.widths(student.space), cost=cost))
+    run.loop.emit(PlanFound(widths=plan.widths(student.space), cost=cost))
     # A pruner may have trained the student while it searched, so the weights belong to the plan.
-    run.save("search", {"plan": plan.to_dict(), "student": student.state_dict()})
+    run.loop.save("search", {"plan": plan.to_dict(), "student": student.state_dict()})
     return plan
 
 
@@ -424,7 +421,7 @@ def _known_plan(state: State, run: CompressionRun, student: Student, limits: Lim
     with continuing("search"):
         plan = Plan.from_dict(state["plan"])
         student.load_state_dict(state["student"])
-        run.restore(state)
+        run.loop.restore(state)
     if not limits.fits(student.cost(plan)):
         raise damaged("search.pt", ValueError("its plan exceeds the budget"))
     return plan
@@ -454,15 +451,15 @@ def _recover(
 ) -> None:
     """Let the pruner repair the carved student; a run that is continued has its repaired weights already."""
     run.enter("recover", carved)
-    state = run.load("recover")
+    state = run.loop.load("recover")
     if state is not None:
         with continuing("recover"):
             carved.load_state_dict(state["student"])
-            run.restore(state)
+            run.loop.restore(state)
         return
     job.pruner.recover(full, carved, plan, run)
     processes.share_weights(carved.module)
-    run.save("recover", {"student": carved.state_dict()})
+    run.loop.save("recover", {"student": carved.state_dict()})
 
 
 def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
@@ -487,7 +484,7 @@ def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) 
             stage="cost",
             max_error=abs(real - predicted.params),
         )
-    run.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=error))
+    run.loop.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=error))
     return carved, error
 
 
@@ -495,7 +492,7 @@ def _evaluate(
     job: _Job, run: CompressionRun, student: nn.Module, source: DataSource | None, processes: Processes
 ) -> Evaluation | None:
     """Student and teacher by one protocol; None, with a warning, where there is nothing to score on."""
-    run.emit(StageStarted(stage="evaluate", steps=0))
+    run.loop.emit(StageStarted(stage="evaluate", steps=0))
     if source is None:
         warning_control.warn("No images were given, so the student was not scored.", GansdkWarning, stacklevel=2)
         return None

@@ -10,6 +10,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import TrainingDiverged
 from gansdk.events import StageStarted, StepDone
 from gansdk.interfaces import DataSource, Regime
+from gansdk.loop import Loop
 from gansdk.offline import OfflineRegime
 from gansdk.processes import Processes
 from gansdk.run import PROBE_STEP, CompressionRun
@@ -72,8 +73,10 @@ def started(regime=None, source=None, folder=None, **changes) -> CompressionRun:
     generator = gansdk.wrap(network(), contract=CONTRACT)
     student = ElasticStudent.of(generator)
     teacher = FrozenTeacher(generator.module, CONTRACT, generator.taps)
-    settings = {"seed": 0, "batch_size": 3, "learning_rate": 1e-2, "observers": (), **changes}
+    settings = {"seed": 0, "batch_size": 3, "observers": (), **changes}
+    loop = Loop(source=source, processes=Processes("cpu"), folder=RunFolder(folder, {}, resume="auto"), **settings)
     run = CompressionRun(
+        loop,
         generator=generator,
         student=student,
         teacher=teacher,
@@ -81,10 +84,7 @@ def started(regime=None, source=None, folder=None, **changes) -> CompressionRun:
         task=ReconstructionTask(),
         regime=regime or OfflineRegime(),
         terms=(),
-        source=source,
-        processes=Processes("cpu"),
-        folder=RunFolder(folder, {}, resume="auto"),
-        **settings,
+        learning_rate=1e-2,
     )
     run.enter("distil", student)
     return run
@@ -114,8 +114,8 @@ def test_metrics_are_told_and_kept_as_means_over_intervals():
     told = []
     run = started(Scripted([float(i % 2) for i in range(100)]), Waves(), observers=[told.append])
     run.distil(100)
-    assert [row["step"] for row in run.history] == [float(step) for step in range(2, 101, 2)]
-    assert all(row == {"stage": 0.0, "step": row["step"], "loss": 0.5, "other": 2.0} for row in run.history)
+    assert [row["step"] for row in run.loop.history] == [float(step) for step in range(2, 101, 2)]
+    assert all(row == {"stage": 0.0, "step": row["step"], "loss": 0.5, "other": 2.0} for row in run.loop.history)
     assert told[0] == StageStarted(stage="distil-0", steps=100)
     steps = [event for event in told if isinstance(event, StepDone)]
     assert [event.step for event in steps] == list(range(2, 101, 2))
@@ -126,7 +126,7 @@ def test_metrics_are_told_and_kept_as_means_over_intervals():
 def test_an_interval_that_is_not_full_is_told_at_the_end():
     run = started(Scripted([1.0] * 99), Waves())
     run.distil(99)
-    assert [row["step"] for row in run.history][-2:] == [98.0, 99.0]
+    assert [row["step"] for row in run.loop.history][-2:] == [98.0, 99.0]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -145,14 +145,14 @@ def test_a_loss_that_grew_tenfold_and_stayed_there_stops_the_training():
 def test_a_loss_that_comes_back_or_begins_below_zero_stops_nothing(losses):
     run = started(Scripted(losses), Waves())
     run.distil(len(losses))
-    assert len(run.history) == len(losses)
+    assert len(run.loop.history) == len(losses)
 
 
 def test_a_weight_that_broke_in_the_last_update_never_replaces_a_good_state(tmp_path):
     run = started(Scripted([1.0, 1.0, "broken weight", 1.0]), Waves(), folder=tmp_path)
     with pytest.raises(TrainingDiverged, match=r"weight .* step 3 of 4\. The last good state is kept"):
         run.distil(4)
-    state = run.load("distil-0")
+    state = run.loop.load("distil-0")
     assert state["step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["student"].values())
 
@@ -182,7 +182,7 @@ def test_a_stage_is_continued_from_its_last_state_bit_for_bit(tmp_path):
     assert [step for _, _, step in source.asked] == [4, 5]
     expected, found = straight.student.state_dict(), resumed.student.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert resumed.history == straight.history
+    assert resumed.loop.history == straight.loop.history
 
 
 def test_stages_of_one_phase_and_of_others_keep_their_own_states(tmp_path):
@@ -193,7 +193,7 @@ def test_stages_of_one_phase_and_of_others_keep_their_own_states(tmp_path):
     run.enter("distil", run.student)
     run.distil(2)
     assert sorted(path.stem for path in (tmp_path / "run").glob("*.pt")) == ["distil-0", "search-0", "search-1"]
-    assert [row["stage"] for row in run.history] == [0.0, 1.0, 1.0, 2.0, 2.0]
+    assert [row["stage"] for row in run.loop.history] == [0.0, 1.0, 1.0, 2.0, 2.0]
 
 
 def test_scores_are_mean_errors_to_the_ground_truth_or_else_to_the_teacher():

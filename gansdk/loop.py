@@ -1,0 +1,196 @@
+"""The only training loop: resumable at any step, on one process or many, for students and teachers alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.contracts import Batch, Metrics
+from gansdk.errors import TrainingDiverged
+from gansdk.events import Event, StageStarted, StepDone
+from gansdk.interfaces import DataSource, State
+from gansdk.processes import Processes
+from gansdk.registry import emit
+from gansdk.run_folder import RunFolder, damaged
+
+DIVERGED_FACTOR = 10.0
+"""A loss this many times its first value, three intervals in a row, is not coming back."""
+SAVES = 20
+"""Times a stage is saved, at least; a kill costs at most the steps since the last."""
+
+
+class Loop:
+    """Steps of training over a source's batches, with a folder to continue from and observers to tell.
+
+    Every stage has a name, under which its state is kept: what `state` returns, the random generator and the
+    history of metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: DataSource | None,
+        processes: Processes,
+        folder: RunFolder,
+        seed: int,
+        batch_size: int,
+        observers: Sequence[Callable[[Event], None]] = (),
+    ) -> None:
+        self.seed = seed
+        self.rng = torch.Generator().manual_seed(seed)
+        self.history: list[dict[str, float]] = []
+        self.source = source
+        self.processes = processes
+        self._folder = folder
+        self._batch_size = max(1, batch_size // processes.count)
+        self._observers = tuple(observers)
+
+    def emit(self, event: Event) -> None:
+        """Tell plugins and the caller's observers; only the main process speaks."""
+        if self.processes.is_main:
+            emit(event)
+            for observer in self._observers:
+                observer(event)
+
+    def load(self, stage: str) -> State | None:
+        """What an earlier start of this run saved of a stage: the main process's, in every process."""
+        state: State | None = self.processes.agree(self._folder.load_stage(stage))
+        return state
+
+    def save(self, stage: str, state: State) -> None:
+        """Save a stage, with the random generator and history; `restore` brings these back."""
+        self._folder.save_stage(stage, {**state, "rng": self.rng.get_state(), "history": list(self.history)})
+
+    def restore(self, state: State) -> None:
+        """Bring the random generator and history back to where they were at `save`."""
+        self.rng.set_state(state["rng"])
+        self.history = list(state["history"])
+
+    def train(
+        self,
+        stage: str,
+        steps: int,
+        *,
+        step: Callable[[Batch], Metrics],
+        state: Callable[[], State],
+        load_state: Callable[[State], None],
+        parameters: Callable[[], Iterable[nn.Parameter]],
+        before_step: Callable[[int], None] | None = None,
+        saved: Callable[[int], None] | None = None,
+    ) -> None:
+        """Take `steps` steps, or what a killed run left of them; `saved` is called after each save.
+
+        Raises:
+            TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there.
+        """
+        start = self._resume(stage, load_state)
+        self.emit(StageStarted(stage=stage, steps=steps))
+        interval = _Interval(self, stage, steps)
+        number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
+        keep_every = interval.length * max(1, math.ceil(steps / SAVES / interval.length))
+        for position in range(start, steps):
+            if before_step is not None:
+                before_step(position)
+            interval.add(step(self._batch(position, interval)))
+            done = position + 1
+            if done % interval.length == 0 or done == steps:
+                self.history.append({"stage": number, **interval.close(done)})
+            if done % keep_every == 0 or done == steps:
+                self._check_weights(parameters(), done, steps)
+                self.save(stage, {**state(), "step": done})
+                if saved is not None:
+                    saved(done)
+
+    @property
+    def advice(self) -> str:
+        """What to do about a training that diverged."""
+        kept = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
+        return f"{kept}Try a smaller learning_rate, or another seed."
+
+    def _batch(self, step: int, interval: _Interval) -> Batch:
+        assert self.source is not None
+        before = time.perf_counter()
+        # Every process draws its own images; the same run on one process would draw them one after the other.
+        position = step * self.processes.count + self.processes.rank
+        batch = self.source.train_batch(self._batch_size, seed=self.seed, step=position)
+        interval.wait_s += time.perf_counter() - before
+        return self.processes.to_device(batch)
+
+    def _check_weights(self, parameters: Iterable[nn.Parameter], step: int, steps: int) -> None:
+        """The last update of an interval is not seen by its losses; what it broke must not replace a good state."""
+        if not all(bool(p.isfinite().all()) for p in parameters):
+            raise TrainingDiverged(f"A weight is no longer finite at step {step} of {steps}. {self.advice}")
+
+    def _resume(self, stage: str, load_state: Callable[[State], None]) -> int:
+        """Continue a stage where it was left; returns the steps already done."""
+        state = self.load(stage)
+        if state is None:
+            return 0
+        with continuing(stage):
+            load_state(state)
+            self.restore(state)
+            return int(state["step"])
+
+
+@contextmanager
+def continuing(stage: str) -> Iterator[None]:
+    """Say what to do where a saved state does not fit the run it was saved by.
+
+    Raises:
+        CheckpointError: instead of the error inside.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise damaged(f"{stage}.pt", error) from error
+
+
+class _Interval:
+    """Metrics between two log lines: summed on the device, read once."""
+
+    def __init__(self, loop: Loop, stage: str, steps: int) -> None:
+        self.length = max(1, min(50, steps // 40))
+        self.wait_s = 0.0
+        self._loop = loop
+        self._stage = stage
+        self._steps = steps
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._worse = 0
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+
+    def close(self, step: int) -> dict[str, float]:
+        """Read the means, check them, tell them, and begin anew."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        seconds = time.perf_counter() - self._began
+        rate = self._count / seconds if seconds else 0.0
+        self._check(step, means)
+        self._loop.emit(
+            StepDone(stage=self._stage, step=step, steps=self._steps, metrics=means, wait_s=self.wait_s, rate=rate)
+        )
+        self._sums, self._count, self.wait_s, self._began = {}, 0, 0.0, time.perf_counter()
+        return {"step": float(step), **means}
+
+    def _check(self, step: int, means: dict[str, float]) -> None:
+        advice = self._loop.advice
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainingDiverged(f"{broken[0]} is no longer finite at step {step} of {self._steps}. {advice}")
+        loss = means.get("loss", 0.0)
+        self._first = loss if self._first is None else self._first
+        self._worse = self._worse + 1 if self._first > 0 and loss > DIVERGED_FACTOR * self._first else 0
+        if self._worse == 3:
+            raise TrainingDiverged(
+                f"The loss grew from {self._first:.4g} to {loss:.4g} by step {step} of {self._steps}. {advice}"
+            )
