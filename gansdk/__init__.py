@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gansdk._compress import compress as compress
+    from gansdk._train import TrainedTeacher as TrainedTeacher
+    from gansdk._train import train_teacher as train_teacher
     from gansdk.adapter import Adapter as Adapter
     from gansdk.adapter import Generator as Generator
     from gansdk.adapter import Variant as Variant
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 # No submodule may have a public name: importing it would put the module in the name's place.
 _HOMES = {
     "gansdk._compress": ("compress",),
+    "gansdk._train": ("TrainedTeacher", "train_teacher"),
     "gansdk.adapter": ("Adapter", "Generator", "Variant", "wrap"),
     "gansdk.artifact": ("load",),
     "gansdk.budget": ("Budget", "Cost"),

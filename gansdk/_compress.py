@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings as warning_control
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,6 @@ from gansdk.errors import (
     DataError,
     GansdkWarning,
     IncompatibleParts,
-    InvalidOption,
     MissingData,
     QualityFloorMissed,
     VerificationError,
@@ -39,6 +37,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Stud
 from gansdk.loop import Loop, continuing
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
+from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
@@ -104,8 +103,8 @@ def compress(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
     began = time.perf_counter()
-    _check_numbers(steps, seed, batch_size, patch, learning_rate)
-    _check_choices(resume=resume, device=device)
+    check_numbers(steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate)
+    check_choices(resume=resume, device=device)
     floor = QualityFloor.parse(quality)
     job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
     rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
@@ -159,6 +158,7 @@ def compress(
         history=loop.history,
         checks=checks,
         settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
+        discriminator=job.task.discriminator,
         out_dir=target,
     )
     if target is not None and processes.is_main:
@@ -198,28 +198,6 @@ class _Job:
             "seed": self.seed,
             **self.asked,
         }
-
-
-def _check_numbers(
-    steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float | None
-) -> None:
-    """Refuse numbers that make no run."""
-    for name, value in {"steps": steps, "batch_size": batch_size, "patch": patch}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            hint = "; use distiller=None to prune without training" if name == "steps" else ""
-            raise InvalidOption(f"{name}={value!r} must be a whole number from 1{hint}.")
-    if not isinstance(seed, int) or seed < 0:
-        raise InvalidOption(f"seed={seed!r} must be a whole number from 0.")
-    if learning_rate is None:
-        return
-    if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:
-        raise InvalidOption(f"learning_rate={learning_rate!r} must be a finite number above zero.")
-
-
-def _check_choices(*, resume: str, device: str) -> None:
-    for name, value, choices in (("resume", resume, ("auto", "never")), ("device", device, ("auto", "cpu"))):
-        if value not in choices:
-            raise InvalidOption(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, choices))}.")
 
 
 def _check_measurable(floor: QualityFloor, job: _Job, source: DataSource | None) -> None:

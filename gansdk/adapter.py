@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Batch, Contract, Metrics, Route
 from gansdk.errors import Unsupported
-from gansdk.interfaces import Task
+from gansdk.interfaces import Task, Teacher
+from gansdk.online import OnlineTeacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,22 @@ class Adapter(ABC):
     def build(self, description: Mapping[str, Any]) -> nn.Module:
         """The network of a description, with fresh weights."""
         raise Unsupported(f"The adapter {self.name!r} cannot build networks from a description.")
+
+    def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
+        """A fresh network of the family, initialised as its papers do; "" is the family's usual one.
+
+        Draws from torch's global generator.
+
+        Raises:
+            InvalidOption: the family has no such architecture or size; the message names those it has.
+        """
+        raise Unsupported(f"The adapter {self.name!r} does not create networks to train.")
+
+    def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
+        """A teacher that learns by the family's own task, from the module's weights on."""
+        return OnlineTeacher(
+            module, self.contract(module), self.taps(module), self.task(module, discriminator=discriminator)
+        )
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
         """A fresh network of the same family, wider by `width` and on request deeper (OMGD's teachers)."""

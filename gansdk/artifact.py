@@ -2,8 +2,8 @@
 
 config.json says how to build the network, what it eats and gives and where it comes from; model.safetensors
 holds parameters and buffers under their names; plan.json the kept channels and the groups they belong to.
-Networks that no adapter can build have their traced program in model.pt2. report.json, report.html and
-README.md are for people.
+discriminator.safetensors, where there is one, is what a further training goes on with. Networks that no adapter can
+build have their traced program in model.pt2. report.json, report.html and README.md are for people.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PLAN = "plan.json"
+DISCRIMINATOR = "discriminator.safetensors"
 PROGRAM = "model.pt2"
 CARD = "README.md"
 
@@ -139,6 +140,8 @@ def _write(result: CompressionResult, folder: Path) -> None:
     if program is not None:
         (folder / PROGRAM).write_bytes(program)
     (folder / WEIGHTS).write_bytes(_safetensors(tensors))
+    if result.discriminator is not None:
+        (folder / DISCRIMINATOR).write_bytes(_safetensors(result.discriminator))
     earlier = generator.carvings if isinstance(generator, SavedStudent) else ()
     carving = Carving(result.space, result.plan).to_dict()
     _write_text(folder / PLAN, json_text({**carving, "earlier": [past.to_dict() for past in earlier]}))
@@ -313,6 +316,7 @@ def load_generator(directory: str | Path) -> Generator:
             contract=folder.contract,
             adapter=WrappedAdapter(folder.contract, {}),
             source=folder.path.name,
+            discriminator=_discriminator(folder.path),
         )
     return SavedStudent(
         module=module,
@@ -321,7 +325,15 @@ def load_generator(directory: str | Path) -> Generator:
         taps=folder.taps,
         source=folder.path.name,
         carvings=folder.carvings,
+        discriminator=_discriminator(folder.path),
     )
+
+
+def _discriminator(folder: Path) -> dict[str, Tensor] | None:
+    from safetensors.torch import load_file
+
+    file = folder / DISCRIMINATOR
+    return load_file(file) if file.is_file() else None
 
 
 def check_saved(directory: str | Path, student: nn.Module, example: Tensor) -> float:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -138,6 +138,22 @@ def to_uint8(image: Tensor, value_range: tuple[float, float]) -> Pixels:
     if levels.isnan().any():
         raise ContractError("The image holds NaN, so it cannot be saved or scored. Check the weights it was made with.")
     return np.ascontiguousarray(levels.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def paint_labels(ids: NDArray[np.integer[Any]]) -> Pixels:
+    """(H, W) label ids -> (H, W, 3) colours of PASCAL VOC's palette: the bits of an id are dealt to R, G and B."""
+    colours = np.zeros((*ids.shape, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[..., channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def picture(image: Tensor, value_range: tuple[float, float]) -> Pixels:
+    """Any (C, H, W) as something to look at: grey and colour as they are, else the largest channel as a label."""
+    if len(image) in (1, 3):
+        return to_uint8(image, value_range)
+    return paint_labels(image.detach().argmax(0).cpu().numpy())
 
 
 def resize_bicubic(pixels: Pixels, height: int, width: int) -> Pixels:

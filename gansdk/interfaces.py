@@ -55,12 +55,25 @@ class Training:
         return self.processes.device
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimisation:
+    """How a family trains its generators: Adam's settings and the schedule of its learning rate."""
+
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "constant-linear"] = "cosine"
+    """ "cosine": 2 % warm-up, then a cosine to 1 %; "constant-linear": constant for half of the steps, then
+    linearly to zero (pix2pix, Isola et al., CVPR 2017)."""
+
+
 class Teacher(ABC):
     """A generator to imitate. Frozen by default; an online one also learns."""
 
     contracts: Mapping[Route, Contract]
     taps: tuple[str, ...]
     """Names of feature maps by meaning ("stem", "body3"), in execution order; the student uses the same."""
+    optimisation: Optimisation = Optimisation()
+    """How an online teacher learns."""
 
     @abstractmethod
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
@@ -78,6 +91,10 @@ class Teacher(ABC):
 
     def networks(self) -> Mapping[Route, nn.Module]:
         """Plain modules, for scoring and reports."""
+        return {}
+
+    def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
+        """Weights of the discriminators an online teacher learns against; that of a route judges its images."""
         return {}
 
     def state_dict(self) -> State:
@@ -144,17 +161,6 @@ class Student(ABC):
             network.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimisation:
-    """How a family trains its generators: Adam's settings and the schedule of its learning rate."""
-
-    learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine", "constant-linear"] = "cosine"
-    """ "cosine": 2 % warm-up, then a cosine to 1 %; "constant-linear": constant for half of the steps, then
-    linearly to zero (pix2pix, Isola et al., CVPR 2017)."""
 
 
 class Task(ABC):

@@ -85,6 +85,9 @@ class Loop:
     ) -> None:
         """Take `steps` steps, or what a killed run left of them; `saved` is called after each save.
 
+        What networks draw from torch's global generator (dropout) follows the seed and the number of the step, so a
+        resumed run repeats it; afterwards the generator is as it was.
+
         Raises:
             TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there.
         """
@@ -93,18 +96,21 @@ class Loop:
         interval = _Interval(self, stage, steps)
         number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
         keep_every = interval.length * max(1, math.ceil(steps / SAVES / interval.length))
-        for position in range(start, steps):
-            if before_step is not None:
-                before_step(position)
-            interval.add(step(self._batch(position, interval)))
-            done = position + 1
-            if done % interval.length == 0 or done == steps:
-                self.history.append({"stage": number, **interval.close(done)})
-            if done % keep_every == 0 or done == steps:
-                self._check_weights(parameters(), done, steps)
-                self.save(stage, {**state(), "step": done})
-                if saved is not None:
-                    saved(done)
+        device = self.processes.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for position in range(start, steps):
+                torch.manual_seed(hash((self.seed, position, self.processes.rank)))
+                if before_step is not None:
+                    before_step(position)
+                interval.add(step(self._batch(position, interval)))
+                done = position + 1
+                if done % interval.length == 0 or done == steps:
+                    self.history.append({"stage": number, **interval.close(done)})
+                if done % keep_every == 0 or done == steps:
+                    self._check_weights(parameters(), done, steps)
+                    self.save(stage, {**state(), "step": done})
+                    if saved is not None:
+                        saved(done)
 
     @property
     def advice(self) -> str:

@@ -24,7 +24,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.registry import registry
 
 
-def open_generator(model: Any, adapter: str | Adapter = "auto") -> Generator:
+def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
     Raises:
@@ -65,11 +65,18 @@ def open_generator(model: Any, adapter: str | Adapter = "auto") -> Generator:
     return recognise(read_state(path), adapters, source=path.name)
 
 
-def _adapters(adapter: str | Adapter) -> dict[str, Adapter]:
-    if isinstance(adapter, Adapter):
-        return {adapter.name or type(adapter).__name__: adapter}
-    names = registry().names("adapter") if adapter == "auto" else (adapter,)
-    return {name: registry().load("adapter", name)() for name in names}
+def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
+    """An adapter from its name, from {"name": ..., option: value}, or itself."""
+    made = _make("adapter", adapter, Adapter)
+    assert isinstance(made, Adapter)
+    return made
+
+
+def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
+    if adapter == "auto":
+        return {name: open_adapter(name) for name in registry().names("adapter")}
+    made = open_adapter(adapter)
+    return {made.name or type(made).__name__: made}
 
 
 def open_pruner(pruner: str | Mapping[str, Any] | Pruner) -> Pruner:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gansdk.adapter import Generator
 from gansdk.budget import Cost
@@ -45,6 +45,8 @@ class CompressionResult:
     """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON: pruner, distiller, steps, seed, versions, seconds."""
+    discriminator: Mapping[str, Tensor] | None = None
+    """Weights of the discriminator the student was trained against, where there was one."""
     out_dir: Path | None = None
 
     @property

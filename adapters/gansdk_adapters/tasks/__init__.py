@@ -1,0 +1,1 @@
+"""The losses, discriminators and optimisation of the families that are trained adversarially."""

@@ -1,0 +1,84 @@
+"""Teachers that learn: a generator trained by its family's own task, alone or beside a student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.channels.fold import copy_module
+from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
+from gansdk.errors import MissingData
+from gansdk.interfaces import State, Task, Teacher, Training
+from gansdk.toolkit import taps as tapping
+from gansdk.toolkit.optim import Descent
+
+
+class OnlineTeacher(Teacher):
+    """One generator and the task it learns by, on a copy of the given module.
+
+    `observe` runs in training mode, as the images of a generator that is still learning are made.
+
+    Raises:
+        ContractError: a tap's path (`taps`: name -> submodule path) does not exist.
+    """
+
+    def __init__(self, module: nn.Module, contract: Contract, taps: Mapping[str, str], task: Task) -> None:
+        self.contracts = {MAIN: contract}
+        self.taps = tuple(taps)
+        self.task = task
+        self.optimisation = task.optimisation
+        self.module = copy_module(module).train().requires_grad_(True)
+        self._paths = dict(taps)
+        for tap, path in taps.items():
+            tapping.submodule(self.module, path, tap)
+
+    def bind(self, training: Training) -> None:
+        self.module.to(training.device)
+        self._descend = Descent(self.module.parameters(), training, self.task.optimisation)
+        self.task.bind(training)
+
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
+        self.contracts[route].check_input(x)
+        paths = tapping.select(self._paths, taps)
+        with torch.no_grad():
+            return tapping.observe(self.module, self.module, x, paths, image=image)
+
+    def learn(self, batch: Batch) -> Metrics:
+        """One step of the discriminator and one of the generator, in the task's order.
+
+        Raises:
+            MissingData: the batch has no target images.
+        """
+        if not batch.targets:
+            raise MissingData("A teacher learns from images of what it should make, and this data has inputs only.")
+        fake = self.module(batch.inputs[MAIN])
+        late = self.task.generator_first
+        judged: Metrics = {} if late else self.task.discriminate(batch, {MAIN: fake.detach()})
+        loss, parts = self.task.generator_loss(batch, {MAIN: fake}, batch.targets if batch.paired else {})
+        self._descend(loss)
+        if late:
+            with torch.no_grad():
+                fresh = self.module(batch.inputs[MAIN])
+            judged = self.task.discriminate(batch, {MAIN: fresh})
+        return {"loss": loss.detach(), **judged, **parts}
+
+    def networks(self) -> Mapping[Route, nn.Module]:
+        return {MAIN: self.module}
+
+    def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
+        own = self.task.discriminator
+        return {} if own is None else {MAIN: own}
+
+    def state_dict(self) -> State:
+        return {
+            "generator": self.module.state_dict(),
+            "descent": self._descend.state_dict(),
+            "task": self.task.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.module.load_state_dict(state["generator"])
+        self._descend.load_state_dict(state["descent"])
+        self.task.load_state_dict(state["task"])
