@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,14 @@ class Adapter(ABC):
     @abstractmethod
     def taps(self, module: nn.Module) -> Mapping[str, str]:
         """Meaning -> path of the submodule whose output is the feature map, in execution order."""
+
+    def branches(self, module: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Submodules that can leave as a whole: path -> layers whose output channels must all be gone for that.
+
+        In their place the parent then holds None (`parent._modules[name]`), and its forward must do without: CAT's
+        inception branches, and the norm behind them once all branches of a block are gone.
+        """
+        return {}
 
     @abstractmethod
     def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:

@@ -62,7 +62,7 @@ class ElasticStudent(Student):
         module, notes = fold(generator.module)
         module.eval()
         contract = generator.contract
-        space = trace(module, torch.zeros(contract.example_shape), generator.taps)
+        space = trace(module, torch.zeros(contract.example_shape), generator.taps, generator.adapter.branches(module))
         if notes:
             from dataclasses import replace
 

@@ -44,9 +44,9 @@ def assemble(tracer: Tracer, module: nn.Module, state: Mapping[str, Tensor]) -> 
         constant, parts = widths(tracer.unions.roots(ids))
         attributes.append(Attribute(module=path, name=name, constant=constant, widths=parts))
     norms = []
-    for positions, ids in tracer.norms:
+    for positions, ids, path in tracer.norms:
         constant, parts = widths(tracer.unions.roots(ids))
-        norms.append(NormOp(positions=positions, constant=constant, widths=parts))
+        norms.append(NormOp(positions=positions, constant=constant, widths=parts, module=path))
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     shapes |= {f"tap:{tap}": shape for tap, shape in tracer.tap_shapes.items()}
     return Space(
@@ -77,7 +77,7 @@ def _groups_of_units(tracer: Tracer, roots: Mapping[Entry, list[int]]) -> list[l
         for root, count in Counter(row).items():
             places[root].append((entry, count))
     attribute_places: dict[int, list[tuple[Entry, int]]] = defaultdict(list)
-    for number, ids in enumerate([*tracer.attributes.values(), *(ids for _, ids in tracer.norms)]):
+    for number, ids in enumerate([*tracer.attributes.values(), *(ids for _, ids, _ in tracer.norms)]):
         for root, count in Counter(tracer.unions.roots(ids)).items():
             attribute_places[root].append((("", number), count))
     by_signature: dict[object, list[int]] = defaultdict(list)

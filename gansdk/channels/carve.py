@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.channels.fold import copy_module
-from gansdk.channels.groups import Axis, ChannelGroup, Plan, Space
+from gansdk.channels.groups import Axis, ChannelGroup, Plan, Space, is_within
 
 
 def kept_entries(space: Space, plan: Plan, tensor: str, dim: int) -> Tensor | None:
@@ -31,9 +31,15 @@ def kept_entries(space: Space, plan: Plan, tensor: str, dim: int) -> Tensor | No
 
 
 def slices(space: Space, plan: Plan) -> dict[str, list[tuple[int, Tensor]]]:
-    """tensor -> (dim, kept entries) pairs, only where something goes. Taps are among the tensors."""
+    """tensor -> (dim, kept entries) pairs, only where something goes. Taps are among the tensors.
+
+    Tensors inside submodules that the plan removes are left out.
+    """
     table: dict[str, list[tuple[int, Tensor]]] = {}
+    removed = space.removed(plan)
     for tensor, dims in space.axes_of.items():
+        if is_within(tensor, removed):
+            continue
         for dim in dims:
             entries = kept_entries(space, plan, tensor, dim)
             if entries is not None:
@@ -42,20 +48,36 @@ def slices(space: Space, plan: Plan) -> dict[str, list[tuple[int, Tensor]]]:
 
 
 def attribute_values(space: Space, plan: Plan) -> Iterator[tuple[str, str, int]]:
-    """(module path, attribute, value) under the plan."""
-    widths = plan.widths(space)
+    """(module path, attribute, value) under the plan, for the submodules that stay."""
+    widths, removed = plan.widths(space), space.removed(plan)
     for attribute in space.attributes:
+        if is_within(attribute.module, removed):
+            continue
         value = attribute.constant + sum(unit * widths[group] for group, unit in attribute.widths)
         yield attribute.module, attribute.name, value
 
 
+def replace_by_none(module: nn.Module, path: str) -> nn.Module | None:
+    """Put None where the submodule at `path` is, and return it; None if it, or a part around it, is gone already."""
+    parent_path, _, leaf = path.rpartition(".")
+    try:
+        parent = module.get_submodule(parent_path)
+    except AttributeError:  # a larger part around it was replaced before
+        return None
+    old = parent._modules.get(leaf)
+    parent._modules[leaf] = None
+    return old
+
+
 def carve(module: nn.Module, space: Space, plan: Plan) -> nn.Module:
-    """A new module with only the kept channels; `module` is left as it is.
+    """A new module with only the kept channels, and None for emptied branches; `module` is left as it is.
 
     Works on any device, the meta device included, and on any module built like the traced one, so a
     saved student is rebuilt from its plan alone.
     """
     carved = copy_module(module)
+    for path in space.removed(plan):
+        replace_by_none(carved, path)
     with torch.no_grad():
         for name, cuts in slices(space, plan).items():
             if not name.startswith("tap:"):
@@ -83,10 +105,12 @@ def _cut(module: nn.Module, name: str, cuts: list[tuple[int, Tensor]]) -> None:
 
 def carve_space(space: Space, plan: Plan) -> Space:
     """The space of `carve(module, space, plan)`: a student carries its groups, they are never traced again."""
-    widths = plan.widths(space)
+    widths, removed = plan.widths(space), space.removed(plan)
     starts: dict[tuple[str, Axis], int] = {}
-    shapes = {name: list(shape) for name, shape in space.shapes.items()}
+    shapes = {name: list(shape) for name, shape in space.shapes.items() if not is_within(name, removed)}
     for tensor, dims in space.axes_of.items():
+        if tensor not in shapes:
+            continue
         for dim, rows in dims.items():
             lost = 0
             for group, axis in rows:
@@ -95,11 +119,35 @@ def carve_space(space: Space, plan: Plan) -> Space:
             shapes[tensor][dim] -= lost
 
     def narrowed(group: ChannelGroup) -> ChannelGroup:
-        axes = tuple(replace(axis, start=starts[(group.name, axis)]) for axis in group.axes)
+        axes = tuple(
+            replace(axis, start=starts[(group.name, axis)]) for axis in group.axes if (group.name, axis) in starts
+        )
         return replace(group, size=widths[group.name], axes=axes, floor=min(group.floor, widths[group.name]))
+
+    groups = tuple(group for group in map(narrowed, space.groups) if group.size and group.axes)
+    names = {group.name for group in groups}
+
+    def counted(widths: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+        return tuple(row for row in widths if row[0] in names)
 
     return replace(
         space,
-        groups=tuple(narrowed(group) for group in space.groups),
+        groups=groups,
         shapes={name: tuple(shape) for name, shape in shapes.items()},
+        ops=tuple(op for op in space.ops if op.weight in shapes),
+        norms=tuple(
+            replace(norm, widths=counted(norm.widths)) for norm in space.norms if not is_within(norm.module, removed)
+        ),
+        attributes=tuple(
+            replace(attribute, widths=counted(attribute.widths))
+            for attribute in space.attributes
+            if not is_within(attribute.module, removed)
+        ),
+        trainable=frozenset(name for name in space.trainable if name in shapes),
+        item_bytes={name: size for name, size in space.item_bytes.items() if name in shapes},
+        branches=tuple(
+            replace(branch, groups=tuple(name for name in branch.groups if name in names))
+            for branch in space.branches
+            if not is_within(branch.module, removed) and names.intersection(branch.groups)
+        ),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansdk.budget import Cost
-from gansdk.channels.groups import Plan, Space
+from gansdk.channels.groups import Plan, Space, is_within
 
 Counts = NDArray[np.int64]
 
@@ -35,12 +35,21 @@ class CostModel:
             true[rows[op.weight]] += op.positions
             paper[rows[op.weight]] += op.paper_positions
         self._weights = np.stack([true, paper, trainable, item])
-        self._norm_units = np.zeros(len(space.groups), dtype=np.int64)
-        self._norm_constant = 0
-        for norm in space.norms:
-            self._norm_constant += norm.positions * norm.constant
+        self._norm_constant = np.array([norm.positions * norm.constant for norm in space.norms], dtype=np.int64)
+        self._norm_units = np.zeros((len(space.norms), len(space.groups)), dtype=np.int64)
+        for row, norm in enumerate(space.norms):
             for group, unit in norm.widths:
-                self._norm_units[self._index[group]] += norm.positions * unit
+                self._norm_units[row, self._index[group]] += norm.positions * unit
+        self._branch_groups = np.zeros((len(space.branches), len(space.groups)), dtype=np.int64)
+        for row, branch in enumerate(space.branches):
+            self._branch_groups[row, [self._index[group] for group in branch.groups]] = 1
+        self._branch_tensors = self._inside(self._names)
+        self._branch_norms = self._inside([norm.module for norm in space.norms])
+
+    def _inside(self, names: list[str]) -> NDArray[np.bool_]:
+        """(branches, names): whether a name lies inside the branch."""
+        rows = [[is_within(name, (branch.module,)) for name in names] for branch in self.space.branches]
+        return np.array(rows, dtype=np.bool_).reshape(len(self.space.branches), len(names))
 
     def _linear_forms(self) -> tuple[Counts, Counts, Counts]:
         """elements = fixed * prod over two channel dims of (constant + units @ widths)."""
@@ -79,7 +88,12 @@ class CostModel:
         """Cost of the widths of `space.groups`, in that order: (groups,)."""
         sides = self._constant + self._units @ widths
         elements = self._fixed * sides[0] * sides[1]
+        normalised = self._norm_units @ widths + self._norm_constant
+        gone = self._branch_groups @ widths == 0
+        if gone.any():
+            elements[self._branch_tensors[gone].any(axis=0)] = 0
+            normalised[self._branch_norms[gone].any(axis=0)] = 0
         macs, paper, params, size = (int(total) for total in self._weights @ elements)
-        norms = int(self._norm_units @ widths) + self._norm_constant
+        norms = int(normalised.sum())
         fixed = self.space.fixed_macs
         return Cost(macs=macs + fixed, paper_macs=paper + norms + fixed, params=params, bytes=size)

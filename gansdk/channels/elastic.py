@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.carve import attribute_values, slices
+from gansdk.channels.carve import attribute_values, replace_by_none, slices
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.slots import call_with, state_of
 
@@ -18,9 +18,9 @@ from gansdk.channels.slots import call_with, state_of
 class Elastic:
     """Runs subnets of one module by slicing its tensors; outputs and gradients equal the carved net's.
 
-    Numbers a module keeps beside its tensors (groups, num_features) are set for the call and put back
-    behind it, so a module must not be called from two threads at once. Tracked statistics that a subnet
-    would update in training mode are slices and are not written back.
+    Numbers a module keeps beside its tensors (groups, num_features) are set for the call, emptied branches
+    are None while it lasts, and both are put back behind it, so a module must not be called from two threads at
+    once. Tracked statistics that a subnet would update in training mode are slices and are not written back.
     """
 
     def __init__(self, module: nn.Module, space: Space) -> None:
@@ -33,7 +33,7 @@ class Elastic:
         # A norm that is made to use its input's statistics has no running ones to slice at that moment.
         state = state_of(self.module)
         sliced = {name: _sliced(state[name], cut) for name, cut in self._slices(plan).items() if name in state}
-        if not sliced:
+        if not sliced and not self.space.removed(plan):
             return self.module(*inputs)
         with self._narrowed(plan):
             return call_with(self.module, sliced, inputs)
@@ -58,7 +58,12 @@ class Elastic:
     @contextmanager
     def _narrowed(self, plan: Plan) -> Iterator[None]:
         before: list[tuple[nn.Module, str, Any]] = []
+        branches: list[tuple[str, nn.Module]] = []
         try:
+            for path in self.space.removed(plan):
+                branch = replace_by_none(self.module, path)
+                if branch is not None:
+                    branches.append((path, branch))
             for path, name, value in attribute_values(self.space, plan):
                 part = self.module.get_submodule(path)
                 before.append((part, name, getattr(part, name)))
@@ -67,6 +72,9 @@ class Elastic:
         finally:
             for part, name, old in reversed(before):
                 setattr(part, name, old)
+            for path, branch in reversed(branches):
+                parent, _, leaf = path.rpartition(".")
+                self.module.get_submodule(parent)._modules[leaf] = branch
 
 
 def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]]) -> Tensor:

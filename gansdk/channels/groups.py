@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ class ChannelGroup:
     size: int
     axes: tuple[Axis, ...]
     floor: int = 1
-    """Fewest channels a plan may keep."""
+    """Fewest channels a plan may keep; 0 where a `Branch` says what becomes of the network without them."""
     frozen: str = ""
     """The reason in words why it cannot be pruned; empty if it can."""
 
@@ -66,6 +66,20 @@ class NormOp:
     positions: int
     constant: int
     widths: tuple[tuple[str, int], ...]
+    module: str = ""
+    """Path of the module that normalises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A submodule that is replaced by None once every one of `groups` is empty (CAT's inception branches).
+
+    Its parent's forward must go on without it; the adapter that names it vouches for that.
+    """
+
+    module: str
+    """Path of the submodule."""
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +113,8 @@ class Space:
     """MACs that no plan changes (matrix products of frozen tensors)."""
     notes: tuple[str, ...] = ()
     """What was folded or could not be followed, in sentences."""
+    branches: tuple[Branch, ...] = ()
+    """What leaves the network as a whole when groups are emptied."""
 
     @cached_property
     def by_name(self) -> dict[str, ChannelGroup]:
@@ -120,6 +136,13 @@ class Space:
             for tensor, dims in table.items()
         }
 
+    def removed(self, plan: Plan) -> tuple[str, ...]:
+        """Paths of the submodules that `plan` replaces by None."""
+        empty = {name for name, kept in plan.items() if not kept}
+        if not empty:
+            return ()
+        return tuple(branch.module for branch in self.branches if empty.issuperset(branch.groups))
+
     def full_plan(self) -> Plan:
         """The plan that keeps everything."""
         return Plan({group.name: tuple(range(group.size)) for group in self.groups})
@@ -136,6 +159,7 @@ class Space:
             "item_bytes": dict(self.item_bytes),
             "fixed_macs": self.fixed_macs,
             "notes": list(self.notes),
+            "branches": [asdict(branch) for branch in self.branches],
         }
 
     @classmethod
@@ -160,7 +184,15 @@ class Space:
             item_bytes=dict(data["item_bytes"]),
             fixed_macs=data["fixed_macs"],
             notes=tuple(data["notes"]),
+            branches=tuple(
+                Branch(module=branch["module"], groups=tuple(branch["groups"])) for branch in data.get("branches", ())
+            ),
         )
+
+
+def is_within(name: str, modules: Iterable[str]) -> bool:
+    """Whether a tensor or submodule is one of `modules` or lies inside one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
 @dataclass(frozen=True)
@@ -196,10 +228,14 @@ class Plan(Mapping[str, tuple[int, ...]]):
             group = space.by_name.get(name)
             if group is None:
                 raise ContractError(f"A plan names the group {name!r}, which this generator does not have.")
-            if list(kept) != sorted(set(kept)) or not kept or kept[0] < 0 or kept[-1] >= group.size:
+            if list(kept) != sorted(set(kept)) or (kept and (kept[0] < 0 or kept[-1] >= group.size)):
                 raise ContractError(
-                    f"A plan keeps {kept} of group {name!r}; ids must ascend, be at least one, and lie within "
-                    f"0 and {group.size - 1}."
+                    f"A plan keeps {kept} of group {name!r}; ids must ascend and lie within 0 and {group.size - 1}."
+                )
+            if not kept and group.floor > 0:
+                raise ContractError(
+                    f"A plan keeps nothing of group {name!r}, but the network does not run without its channels: "
+                    "only branches that an adapter names can be emptied. Keep at least one."
                 )
             if group.frozen and len(kept) < group.size:
                 raise ContractError(f"A plan cuts the group {name!r}, but {group.frozen}.")

@@ -138,7 +138,7 @@ def _instance_norm(tracer: Tracer, call: Call) -> None:
     _norm(tracer, call, [call.get(i, n) for i, n in enumerate(("", "running_mean", "running_var", "weight", "bias"))])
     if call.get(1, "running_mean") is None:
         positions = call.result.numel() // call.result.shape[1] // tracer.batch
-        tracer.norms.append((positions, tracer.read(call.x, 1)))
+        tracer.norms.append((positions, tracer.read(call.x, 1), tracer.here))
 
 
 def _norm(tracer: Tracer, call: Call, tensors: Sequence[Tensor | None]) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gansdk.channels.carve import kept_entries
-from gansdk.channels.groups import Op, Plan, Space
+from gansdk.channels.groups import Op, Plan, Space, is_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,10 @@ def least_squares(
     """
     refitted = 0
     done: set[str] = set()
+    removed = space.removed(plan)
     for op in space.ops:
+        if is_within(op.weight, removed):
+            continue
         layer = carved.get_submodule(op.module)
         if op.weight in done or op.in_dim is None or not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             continue

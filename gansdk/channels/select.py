@@ -7,6 +7,7 @@ larger budget never keeps less, and every width but one is a multiple.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from gansdk.budget import Cost, Limits
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.errors import ContractError, NothingPruned
+
+_log = logging.getLogger(__name__)
 
 Scores = Mapping[str, NDArray[np.float64]]
 """group -> (size,), larger is more important."""
@@ -160,35 +163,48 @@ def _refine(space: Space, packs: list[Pack], limits: Limits, cost: Callable[[Pla
 
 
 def select_by_threshold(
-    space: Space, scores: Scores, limits: Limits, *, cost: Callable[[Plan], Cost], floor: int = 1
+    space: Space, scores: Scores, limits: Limits, *, cost: Callable[[Plan], Cost], floor_width: int = 1
 ) -> Plan:
     """The plan of CAT's global threshold on the scores: the same bisection, with costs in closed form.
 
-    Unlike `select` it may leave budget unused, and ties leave or stay together.
+    Unlike `select` it may leave budget unused, and ties leave or stay together. Groups keep `floor_width` channels
+    (CAT's scripts: 16) or all they have, except those that an emptied branch does without, which may lose all.
 
     Raises:
-        BudgetUnreachable: even `floor` channels a group cost more than the limits.
+        BudgetUnreachable: even the floors cost more than the limits.
         NothingPruned: every group is frozen.
     """
     groups = check_scores(space, scores)
-
-    def plan(widths: Sequence[int]) -> Plan:
-        keep = dict(space.full_plan())
-        for group, width in zip(groups, widths, strict=True):
-            best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[:width]
-            keep[group.name] = tuple(sorted(int(i) for i in best))
-        return Plan(keep)
-
-    floors = [max(group.floor, min(floor, group.size)) for group in groups]
-    check_floor(space, limits, cost(plan(floors)))
+    check_threshold_floor(space, limits, cost=cost, floor_width=floor_width)
     # Usage is what a budget of one leaves: it bounds every term of the limits at once, in 1e-12 steps.
-    _, widths = threshold_search(
+    threshold, widths = threshold_search(
         [scores[group.name] for group in groups],
-        lambda found: int(limits.usage(cost(plan(found))) * 10**12),
+        lambda found: int(limits.usage(cost(_best(space, scores, found))) * 10**12),
         10**12,
-        floors,
+        [threshold_floor(group, floor_width) for group in groups],
     )
-    return plan(widths)
+    _log.info("The threshold of the scores is %.9g.", threshold)
+    return _best(space, scores, widths)
+
+
+def threshold_floor(group: ChannelGroup, floor_width: int) -> int:
+    """Fewest channels of the group that `select_by_threshold` keeps."""
+    return 0 if group.floor == 0 else max(group.floor, min(floor_width, group.size))
+
+
+def check_threshold_floor(space: Space, limits: Limits, *, cost: Callable[[Plan], Cost], floor_width: int) -> None:
+    """Raise BudgetUnreachable if the smallest plan of `select_by_threshold` does not fit."""
+    keep = {group.name: tuple(range(threshold_floor(group, floor_width))) for group in space.prunable}
+    check_floor(space, limits, cost(Plan({**space.full_plan(), **keep})))
+
+
+def _best(space: Space, scores: Scores, widths: Sequence[int]) -> Plan:
+    """The plan that keeps the best `widths` channels of the prunable groups; ties keep lower ids."""
+    keep = dict(space.full_plan())
+    for group, width in zip(space.prunable, widths, strict=True):
+        best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[:width]
+        keep[group.name] = tuple(sorted(int(i) for i in best))
+    return Plan(keep)
 
 
 def threshold_search(

@@ -7,7 +7,7 @@ labels on; an operation without one freezes what it touches, and says so. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
+from gansdk.channels.branches import with_branches, without_branches
 from gansdk.channels.groups import Op, Plan, Space
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
 from gansdk.channels.slots import call_with, state_of
@@ -41,7 +42,7 @@ class Tracer(TorchFunctionMode):
         self.axes: dict[tuple[str, int], Ids] = {}
         self.attributes: dict[tuple[str, str], Ids] = {}
         self.ops: list[Op] = []
-        self.norms: list[tuple[int, Ids]] = []
+        self.norms: list[tuple[int, Ids, str]] = []
         self.fixed_macs = 0
         self.notes: list[str] = []
         self.tap_shapes: dict[str, tuple[int, ...]] = {}
@@ -167,19 +168,26 @@ class Tracer(TorchFunctionMode):
             self.axes[(f"tap:{tap}", labels.dim)] = labels.ids
 
 
-def trace(module: nn.Module, example: Tensor, taps: Mapping[str, str] | None = None) -> Space:
+def trace(
+    module: nn.Module,
+    example: Tensor,
+    taps: Mapping[str, str] | None = None,
+    branches: Mapping[str, Sequence[str]] | None = None,
+) -> Space:
     """Channel groups, operations and costs of `module` at the size of `example`: (N, C, H, W).
 
     The module must have plain weights (`fold` it first) and is not changed. Taps (name -> submodule path)
-    appear in the space as tensors called "tap:name", so that connectors know their channels.
+    appear in the space as tensors called "tap:name", so that connectors know their channels. `branches` are
+    submodules that may be emptied, as in `Adapter.branches`.
 
     Raises:
-        ContractError: the module cannot run on the example.
+        ContractError: the module cannot run on the example, or a branch or layer of one does not exist.
     """
     state = state_of(module)
     tracer = _run(module, state, example, taps or {})
     space = assemble(tracer, module, state)
-    return _verified(module, space, example)
+    space = with_branches(_verified(module, space, example), module, branches or {}, taps or {})
+    return _checked_branches(module, space, example) if space.branches else space
 
 
 def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]) -> Tracer:
@@ -248,6 +256,24 @@ def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
         space,
         groups=tuple(replace(group, frozen=group.frozen or reasons.get(group.name, "")) for group in space.groups),
     )
+
+
+def _checked_branches(module: nn.Module, space: Space, example: Tensor) -> Space:
+    """Keep the branches only if the forward runs with all of them empty, and with every second one."""
+    from gansdk.channels.elastic import Elastic
+
+    elastic = Elastic(module, space)
+    names = [group.name for group in space.prunable if group.floor == 0]
+    expected = [tuple(tensor.shape) for tensor in _tensors([elastic.dry_run(Plan(), example)])]
+    for empty in (names, names[::2], names[1::2]):
+        try:
+            output = elastic.dry_run(Plan(dict.fromkeys(empty, ())), example)
+            problem = "" if [tuple(t.shape) for t in _tensors([output])] == expected else "its output changes shape"
+        except FORWARD_ERRORS as error:
+            problem = str(error).strip().splitlines()[0]
+        if problem:
+            return without_branches(space, f"Branches are never emptied: without them {problem}.")
+    return space
 
 
 def _size_of(tensor: Tensor, dim: int, side: int) -> Width:

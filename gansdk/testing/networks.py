@@ -114,7 +114,10 @@ class GroupedBlock(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Six branches of private width, three dense and three depthwise, summed onto the input, as in CAT."""
+    """Six branches of private width, three dense and three depthwise, summed onto the input, as in CAT.
+
+    Branches may be None; without any, the block gives its input back.
+    """
 
     def __init__(self, channels: int, *, middle: int = 2, norm: Norm = "instance-affine") -> None:
         super().__init__()
@@ -139,8 +142,14 @@ class InceptionBlock(nn.Module):
         self.norm = norm_layer(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        branches = [branch(x) for branch in (*self.dense, *self.depthwise)]
-        return x + cast("Tensor", self.norm(sum(branches)))
+        branches = [branch(x) for branch in (*self.dense, *self.depthwise) if branch is not None]
+        return x + cast("Tensor", self.norm(sum(branches))) if branches else x
+
+    @staticmethod
+    def emptiable(path: str) -> dict[str, tuple[str, ...]]:
+        """The branches of the block at `path`, and its norm once all are gone, as `Adapter.branches` names them."""
+        layers = {f"{path}.{kind}.{i}": f"{path}.{kind}.{i}.0" for kind in ("dense", "depthwise") for i in range(3)}
+        return {**{branch: (layer,) for branch, layer in layers.items()}, f"{path}.norm": tuple(layers.values())}
 
 
 class Modulation(nn.Module):

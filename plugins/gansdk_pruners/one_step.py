@@ -10,7 +10,7 @@ import numpy as np
 from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import least_squares
-from gansdk.channels.select import FLOOR_SHARE, Scores, select, select_by_threshold
+from gansdk.channels.select import FLOOR_SHARE, Scores, check_scores, check_threshold_floor, select, select_by_threshold
 from gansdk.errors import GansdkError, GansdkWarning
 from gansdk.interfaces import Inherit, Pruner, Run, Student
 from gansdk_pruners.importance import IMPORTANCES
@@ -28,7 +28,9 @@ class OneStep(Pruner):
         allocation: "global" ranks all channels together; "per-layer" cuts every group by the same share.
         selection: "rank" goes down the ranking to the budget; "threshold" is CAT's bisection on the score.
         multiple_of: widths that are cut become multiples of this (16 is what wide vector units want).
-        floor_share: least share of any group that stays.
+        floor_share: least share of any group that stays, for selection "rank"; 0 lets branches be emptied.
+        floor_width: fewest channels that stay, for selection "threshold" (CAT's scripts: 16). Branches that the
+            network does without, as its adapter says, may be emptied.
         recovery: "least-squares" refits the carved layers on images before distillation; "none" does not.
         inherit: which weights the student takes along (CAT: "none").
     """
@@ -41,6 +43,7 @@ class OneStep(Pruner):
         selection: Literal["rank", "threshold"] = "rank",
         multiple_of: int = 16,
         floor_share: float = FLOOR_SHARE,
+        floor_width: int = 1,
         recovery: Literal["least-squares", "none"] = "least-squares",
         inherit: Inherit = "all",
     ) -> None:
@@ -49,15 +52,17 @@ class OneStep(Pruner):
         _choice("selection", selection, ("rank", "threshold"))
         _choice("recovery", recovery, ("least-squares", "none"))
         _choice("inherit", inherit, ("none", "norms", "all"))
-        if multiple_of < 1 or not 0.0 <= floor_share <= 1.0:
+        if min(multiple_of, floor_width) < 1 or not 0.0 <= floor_share <= 1.0:
             raise GansdkError(
-                f"multiple_of={multiple_of} must be at least 1 and floor_share={floor_share} within 0 and 1."
+                f"multiple_of={multiple_of} and floor_width={floor_width} must be at least 1, and "
+                f"floor_share={floor_share} within 0 and 1."
             )
         self.importance = importance
         self.allocation = allocation
         self.selection = selection
         self.multiple_of = multiple_of
         self.floor_share = floor_share
+        self.floor_width = floor_width
         self.recovery = recovery
         self.inherit = inherit
 
@@ -65,10 +70,13 @@ class OneStep(Pruner):
         space = student.space
         # The floor is checked with scores that cost nothing, before the importance runs.
         flat = {group.name: np.zeros(group.size) for group in space.prunable}
+        if self.selection == "threshold":
+            check_scores(space, flat)
+            check_threshold_floor(space, limits, cost=student.cost, floor_width=self.floor_width)
+            scores = self._scores(student, run)
+            return select_by_threshold(space, scores, limits, cost=student.cost, floor_width=self.floor_width)
         select(space, flat, limits, cost=student.cost, multiple_of=1, floor_share=self.floor_share)
         scores = self._scores(student, run)
-        if self.selection == "threshold":
-            return select_by_threshold(space, scores, limits, cost=student.cost)
         if self.allocation == "per-layer":
             scores = {
                 name: np.argsort(np.argsort(values, kind="stable")) / len(values) for name, values in scores.items()
