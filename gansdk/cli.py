@@ -192,6 +192,56 @@ def compress(
     _print_result(result, as_json=as_json)
 
 
+@app.command("train-teacher")
+def train_teacher(
+    family: Annotated[str, typer.Argument(help="The adapter: 'pix2pix', 'cyclegan', 'gaugan', ...")],
+    data: Annotated[str, typer.Option(help="A folder of images in one of the family's layouts.")],
+    architecture: Annotated[str, typer.Option(help="Of the family's: 'inception' for CAT's; else the usual one.")] = "",
+    size: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Another size; repeatable.")] = [],  # noqa: B006
+    adapter_option: Annotated[
+        list[str], typer.Option("--adapter-option", metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
+    model: Annotated[str | None, typer.Option(help="A generator to go on from.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 1,
+    patch: Annotated[int | None, typer.Option(min=1, help="Side of the training images in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the generator; else the family's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where run, samples and teacher go.")] = Path("gansdk-out"),
+    resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
+    device: Annotated[str, typer.Option(help="'auto' or 'cpu'.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train a generator by its family's own losses, as a teacher to compress."""
+    from gansdk.progress import ProgressObserver
+
+    with _working() as told, ProgressObserver(told) as progress:
+        from gansdk._train import train_teacher as train
+
+        trained = train(
+            _part(family, adapter_option),
+            data,
+            architecture=architecture,
+            sizes=dict(_option(text) for text in size),
+            model=model,
+            steps=steps,
+            batch_size=batch_size,
+            patch=patch,
+            learning_rate=learning_rate,
+            seed=seed,
+            out_dir=out,
+            resume="auto" if resume else "never",
+            device=device,
+            observers=(progress,),
+        )
+    qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
+    if as_json:
+        return _print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
+    if qualities:
+        _print_quality(Console(), qualities)
+    print(f"Teacher: {out / 'teacher'}")
+
+
 @app.command("eval")
 def evaluate_student(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
