@@ -91,6 +91,10 @@ class Adapter(ABC):
         """
         raise Unsupported(f"The adapter {self.name!r} does not create networks to train.")
 
+    def initialise(self, module: nn.Module) -> None:
+        """Give every layer fresh weights in place, as the family's papers do, from torch's global generator."""
+        reset_parameters(module)
+
     def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
         """A teacher that learns by the family's own task, from the module's weights on."""
         return OnlineTeacher(
@@ -121,6 +125,14 @@ class Generator:
     """Where the weights came from, for the report."""
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator it was trained against, where they are known."""
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Give every layer that can its fresh weights by torch's own rules, from torch's global generator."""
+    for part in module.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
 
 
 class ReconstructionTask(Task):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
+from gansdk.adapter import Generator, reset_parameters
 from gansdk.budget import Cost
 from gansdk.channels.carve import carve, carve_space, kept_entries
 from gansdk.channels.cost import CostModel
@@ -40,6 +41,7 @@ class ElasticStudent(Student):
         tap_ids: Mapping[str, Tensor] | None = None,
         tap_widths: Mapping[str, int] | None = None,
         fresh: bool = False,
+        initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.module = module
         self.space = space
@@ -53,6 +55,7 @@ class ElasticStudent(Student):
         self._tap_ids = dict(tap_ids) if tap_ids is not None else {tap: self._own_ids(tap) for tap in taps}
         self._tap_widths = dict(tap_widths or {tap: len(ids) for tap, ids in self._tap_ids.items()})
         self._fresh = fresh
+        self._initialise = initialise or reset_parameters
         self._norms = tracked_norms(module)
         module.requires_grad_(True)
 
@@ -67,7 +70,7 @@ class ElasticStudent(Student):
             from dataclasses import replace
 
             space = replace(space, notes=(*notes, *space.notes))
-        return cls(module, space, contract, generator.taps)
+        return cls(module, space, contract, generator.taps, initialise=generator.adapter.initialise)
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         paths = tapping.select(self._paths, taps)
@@ -98,7 +101,7 @@ class ElasticStudent(Student):
         self.plan = active
         module = carve(self.module, self.space, plan)
         if inherit != "all":
-            _reset(module, keep_norms=inherit == "norms")
+            _afresh(module, self._initialise, keep_norms=inherit == "norms")
         return ElasticStudent(
             module,
             carve_space(self.space, plan),
@@ -107,6 +110,7 @@ class ElasticStudent(Student):
             tap_ids=tap_ids,
             tap_widths=self._tap_widths,
             fresh=inherit != "all",
+            initialise=self._initialise,
         )
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -126,12 +130,13 @@ class ElasticStudent(Student):
         return torch.arange(self.space.shapes[f"tap:{tap}"][next(iter(dims))])
 
 
-def _reset(module: nn.Module, *, keep_norms: bool) -> None:
-    """Give every layer its fresh weights again, from a fixed seed and without moving the global generator."""
+def _afresh(module: nn.Module, initialise: Callable[[nn.Module], None], *, keep_norms: bool) -> None:
+    """Give every layer its fresh weights, from a fixed seed and without moving the global generator."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    kept = {part: copy.deepcopy(part.state_dict()) for part in module.modules() if isinstance(part, norms)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for part in module.modules():
-            is_norm = isinstance(part, (nn.modules.batchnorm._NormBase, nn.GroupNorm))
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset) and not (keep_norms and is_norm):
-                reset()
+        initialise(module)
+    if keep_norms:
+        for part, state in kept.items():
+            part.load_state_dict(state)
