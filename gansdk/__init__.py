@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gansdk.interfaces import Task as Task
     from gansdk.interfaces import Teacher as Teacher
     from gansdk.interfaces import Term as Term
+    from gansdk.metrics import Metric as Metric
     from gansdk.result import CompressionResult as CompressionResult
     from gansdk.specs import PLUGIN_API as PLUGIN_API
 
@@ -54,6 +55,7 @@ _HOMES = {
     "gansdk.hooks": ("hookimpl",),
     "gansdk.inspection": ("inspect", "plan"),
     "gansdk.interfaces": ("DataSource", "Distiller", "Pruner", "Regime", "Student", "Task", "Teacher", "Term"),
+    "gansdk.metrics": ("Metric",),
     "gansdk.result": ("CompressionResult",),
     "gansdk.specs": ("PLUGIN_API",),
 }

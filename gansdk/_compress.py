@@ -35,8 +35,9 @@ from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, Warn
 from gansdk.inspection import check_feasible
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student, Task
 from gansdk.loop import Loop, continuing
+from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
-from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
+from gansdk.opening import open_distillers, open_generator, open_metrics, open_pruner, open_source
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
@@ -69,6 +70,7 @@ def compress(
     device: str = "auto",
     dry_run: bool = False,
     quality: str | None = None,
+    metrics: Any = (),
     batch_size: int = 8,
     patch: int | None = None,
     learning_rate: float | None = None,
@@ -92,6 +94,7 @@ def compress(
         device: "auto", or "cpu".
         dry_run: stop once the plan is found and carved; nothing is trained or written.
         quality: a floor for the student, "psnr-y>=29.5"; missed, the student is saved and the error raised.
+        metrics: names, {"name": ..., option: value} or instances of what is measured besides: FID, KID, mIoU.
         batch_size: images a step, over all processes.
         patch: side of the training inputs in pixels; the source's own choice if left out.
         learning_rate: the largest of the schedule; the family's own if left out.
@@ -106,11 +109,12 @@ def compress(
     check_numbers(steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate)
     check_choices(resume=resume, device=device)
     floor = QualityFloor.parse(quality)
+    measures = open_metrics(metrics)
     job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
     rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
     scored_on = _evaluation_source(eval_data, job)
-    if floor is not None and not dry_run:
-        _check_measurable(floor, job, scored_on)
+    if not dry_run:
+        _check_measurable(floor, measures, job, scored_on)
     processes = Processes(device)
     settings = {**job.settings(), "batch_size": batch_size, "learning_rate": rate}
     settings["processes"] = processes.count
@@ -143,7 +147,7 @@ def compress(
                 run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)
-        evaluation = None if dry_run else _evaluate(job, run, carved.module, scored_on, processes)
+        evaluation = None if dry_run else _evaluate(job, run, carved.module, scored_on, measures, processes)
     result = CompressionResult(
         student=carved.module.cpu().eval(),
         teacher=job.generator.module,
@@ -200,9 +204,14 @@ class _Job:
         }
 
 
-def _check_measurable(floor: QualityFloor, job: _Job, source: DataSource | None) -> None:
-    """Say before the training if the floor cannot be checked after it."""
-    floor.check(Protocol.of(job.generator.contract).metrics)
+def _check_measurable(
+    floor: QualityFloor | None, metrics: Sequence[Metric], job: _Job, source: DataSource | None
+) -> None:
+    """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
+    check_metrics(metrics, job.generator.contract, source)
+    if floor is None:
+        return
+    floor.check((*Protocol.of(job.generator.contract).metrics, *(metric.name for metric in metrics)))
     if source is None or next(iter(source.images("eval")), None) is None:
         raise MissingData(
             f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
@@ -467,7 +476,12 @@ def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) 
 
 
 def _evaluate(
-    job: _Job, run: CompressionRun, student: nn.Module, source: DataSource | None, processes: Processes
+    job: _Job,
+    run: CompressionRun,
+    student: nn.Module,
+    source: DataSource | None,
+    metrics: Sequence[Metric],
+    processes: Processes,
 ) -> Evaluation | None:
     """Student and teacher by one protocol; None, with a warning, where there is nothing to score on."""
     run.loop.emit(StageStarted(stage="evaluate", steps=0))
@@ -477,7 +491,12 @@ def _evaluate(
     teacher = run.teacher.networks()[MAIN]
     try:
         return evaluate(
-            student, teacher=teacher, source=source, contract=job.generator.contract, device=processes.device
+            student,
+            teacher=teacher,
+            source=source,
+            contract=job.generator.contract,
+            device=processes.device,
+            metrics=metrics,
         )
     except DataError as error:
         warning_control.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)

@@ -43,6 +43,13 @@ PrunerOption = Annotated[str, typer.Option("--pruner", help="A pruner that `gans
 PrunerOptions = Annotated[
     list[str], typer.Option("--pruner-option", metavar="KEY=VALUE", help="Option of the pruner; repeatable.")
 ]
+MetricNames = Annotated[
+    list[str], typer.Option("--metric", help="Measured besides: kid, fid, miou or a plugin's; repeatable.")
+]
+MetricOptions = Annotated[
+    list[str],
+    typer.Option("--metric-option", metavar="NAME.KEY=VALUE", help="Option of a metric, kid.weights=FILE; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
@@ -160,6 +167,8 @@ def compress(
     device: Annotated[str, typer.Option(help="'auto' or 'cpu'.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop when the plan is carved; write nothing.")] = False,
     quality: Annotated[str | None, typer.Option(help='A floor for the student: "psnr-y>=29.5".')] = None,
+    metric: MetricNames = [],  # noqa: B006 - typer copies it
+    metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
 ) -> None:
     """Make a small student of a generator, and write it with a report."""
@@ -183,6 +192,7 @@ def compress(
             device=device,
             dry_run=dry_run,
             quality=quality,
+            metrics=_parts(metric, metric_option),
             batch_size=batch_size,
             patch=patch,
             learning_rate=learning_rate,
@@ -247,19 +257,26 @@ def evaluate_student(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
     data: Annotated[str, typer.Option(help="A folder of images, or 'photos'.")],
     reference: Annotated[str | None, typer.Option(help="The teacher to score beside it.")] = None,
+    metric: MetricNames = [],  # noqa: B006 - typer copies it
+    metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
 ) -> None:
     """Score a student, and its teacher if given, on images."""
     with _working():
         from gansdk.evaluate import evaluate
-        from gansdk.opening import open_generator, open_source
+        from gansdk.metrics import check_metrics
+        from gansdk.opening import open_generator, open_metrics, open_source
 
+        metrics = open_metrics(_parts(metric, metric_option))
         generator = open_generator(student)
+        source = open_source(data, generator, split="all")
+        check_metrics(metrics, generator.contract, source)
         scores = evaluate(
             generator.module,
             teacher=None if reference is None else open_generator(reference).module,
-            source=open_source(data, generator, split="all"),
+            source=source,
             contract=generator.contract,
+            metrics=metrics,
         )
     if as_json:
         return _print_json({"quality": [asdict(item) for item in scores.qualities], "per_image": scores.per_image})
@@ -329,13 +346,18 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _distillers(names: Sequence[str], options: Sequence[str]) -> list[dict[str, Any]] | None:
     """Each distiller with its options; None for "none"."""
-    if list(names) == ["none"]:
-        return None
+    return None if list(names) == ["none"] else _parts(names, options)
+
+
+def _parts(names: Sequence[str], options: Sequence[str]) -> list[dict[str, Any]]:
+    """Each part with those options that begin with its name."""
     of = {name: list[str]() for name in names}
     for text in options:
         name, dot, rest = text.partition(".")
         if not dot or name not in of:
-            raise typer.BadParameter(f"{text!r} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of)}.")
+            raise typer.BadParameter(
+                f"{text!r} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
+            )
         of[name].append(rest)
     return [_part(name, own) for name, own in of.items()]
 
@@ -425,6 +447,8 @@ def _cost_table(before: Cost, after: Cost, second: str) -> Table:
 
 
 def _print_quality(console: Console, qualities: Sequence[Quality]) -> None:
+    from gansdk.quality import protocols
+
     baselines = sorted({name for quality in qualities for name in quality.extra})
     table = _table("quality", "compared with", "teacher", "student", *baselines)
     for quality in qualities:
@@ -433,7 +457,9 @@ def _print_quality(console: Console, qualities: Sequence[Quality]) -> None:
         table.add_row(quality.metric, quality.reference, *shown)
     if qualities:
         console.print(table)
-        console.print(f"{qualities[0].images} images; {qualities[0].protocol}.", markup=False, highlight=False)
+        console.print(f"{qualities[0].images} images.", markup=False, highlight=False)
+    for protocol in protocols(qualities):
+        console.print(f"{protocol}.", markup=False, highlight=False)
 
 
 def _table(*titles: str) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,9 +16,10 @@ from gansdk.contracts import MAIN, Contract
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.images import Pixels, luma, pad_to_multiple, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
+from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
 
-GROUND_TRUTH = "ground-truth"
-TEACHER = "teacher"
+COMPARED = (TEACHER, STUDENT, "bicubic")
+"""Whose images are measured, where they have made any."""
 
 IDENTICAL_DB = 100.0
 """PSNR of identical images, whose true value is infinite and would spoil every mean."""
@@ -120,12 +121,14 @@ def evaluate(
     contract: Contract,
     device: torch.device | str = "cpu",
     examples: int = 4,
+    metrics: Sequence[Metric] = (),
 ) -> Evaluation:
     """Score the student, and the teacher beside it, on the whole images of the "eval" split.
 
     Each image is compared with the ground truth where there is one, and the student's with the teacher's if a
     teacher is given. Every network runs once per image, as `contract.inference` says, on inputs reflected to the
     contract's multiple; it must lie on `device` already, and is left as it was. The first `examples` images are kept.
+    `metrics` see the same images, and the source's references.
 
     Raises:
         DataError: the split is empty, its images are too small, or there is nothing to compare them with.
@@ -135,9 +138,12 @@ def evaluate(
     networks = {"student": student} if teacher is None else {"student": student, TEACHER: teacher}
     rows: list[tuple[str, Scores]] = []
     kept: list[Example] = []
+    measurement = Measurement(metrics, contract, device)
     for batch in source.images("eval"):
         name = batch.names[0] if batch.names else f"image {len(rows) + 1}"
-        images = _images(networks, batch.inputs[MAIN], batch.targets.get(MAIN), contract, device)
+        target = batch.targets.get(MAIN) if batch.paired else None
+        images = _images(networks, batch.inputs[MAIN], target, contract, device)
+        measurement.show({who: images[who] for who in COMPARED if who in images}, batch)
         if not protocol.measures(images["student"]):
             warnings.warn(
                 f"The image {name!r} is not scored: {images['student'].shape[:2]} pixels are too few, {SSIM_WINDOW} "
@@ -146,11 +152,24 @@ def evaluate(
                 stacklevel=2,
             )
             continue
-        rows.append((name, _scores(images, protocol)))
+        scores = _scores(images, protocol)
+        if not scores and not metrics:
+            raise DataError(
+                "The images have no ground truth and there is no teacher, so nothing can be scored. Give pairs of "
+                "images, or a teacher."
+            )
+        rows.append((name, scores))
         if len(kept) < examples:
             kept.append(Example(name=name, **images))
+    measurement.show_real(source)
+    qualities = (*_means([scores for _, scores in rows], protocol), *measurement.qualities())
+    if not qualities:
+        raise DataError(
+            'The split "eval" has no image that can be scored. Give more images, hold some out of training, or '
+            "evaluate on a folder of its own."
+        )
     return Evaluation(
-        qualities=_means([scores for _, scores in rows], protocol),
+        qualities=qualities,
         per_image=tuple({"name": name, **scores} for name, scores in rows),
         examples=tuple(kept),
     )
@@ -228,14 +247,9 @@ def _set_statistics(
 def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:
     scores: Scores = {}
     if "target" in images:
-        scores[GROUND_TRUTH] = _compared(images, "target", (TEACHER, "student", "bicubic"), protocol)
+        scores[GROUND_TRUTH] = _compared(images, "target", COMPARED, protocol)
     if TEACHER in images:
-        scores[TEACHER] = _compared(images, TEACHER, ("student", "bicubic"), protocol)
-    if not scores:
-        raise DataError(
-            "The images have no ground truth and there is no teacher, so nothing can be scored. Give pairs of images, "
-            "or a teacher."
-        )
+        scores[TEACHER] = _compared(images, TEACHER, COMPARED[1:], protocol)
     return scores
 
 
@@ -258,11 +272,6 @@ def _matching(image: Pixels, reference: Pixels) -> Pixels:
 
 
 def _means(rows: list[Scores], protocol: Protocol) -> tuple[Quality, ...]:
-    if not rows:
-        raise DataError(
-            'The split "eval" has no image that can be scored. Give more images, hold some out of training, or '
-            "evaluate on a folder of its own."
-        )
     qualities = []
     for reference in (GROUND_TRUTH, TEACHER):
         compared = [row[reference] for row in rows if reference in row]

@@ -214,6 +214,13 @@ class DataSource(ABC):
     def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
         """One pass over whole images in fixed order, one image a batch."""
 
+    def references(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        """Real images to compare sets of images with (FID), as targets; inputs where they are known.
+
+        The default gives those of `images(split)` that have a target. Unpaired data gives the other domain's.
+        """
+        return (batch for batch in self.images(split) if batch.targets)
+
     def describe(self) -> dict[str, Any]:
         """JSON facts for the report: where the images are from, how many, which were skipped and why."""
         return {}
@@ -341,7 +348,7 @@ class Quality:
     """One metric of teacher and student on the same images, and how it was measured."""
 
     metric: str
-    """"psnr-y", "ssim-y": the name says the protocol."""
+    """"psnr-y", "kid(efficientnet-lite0)": the name says the protocol and the network behind it."""
     reference: str
     """"ground-truth" or "teacher"."""
     teacher: float | None

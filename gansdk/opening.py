@@ -21,6 +21,7 @@ from gansdk.errors import (
     Unsupported,
 )
 from gansdk.interfaces import DataSource, Distiller, Pruner
+from gansdk.metrics import Metric
 from gansdk.registry import registry
 
 
@@ -90,9 +91,18 @@ def open_distillers(distiller: Any) -> list[Distiller]:
     """Distillers from a name, a mapping, an instance, or a list of them; [] for None."""
     if distiller is None:
         return []
-    asked = distiller if isinstance(distiller, Sequence) and not isinstance(distiller, str) else [distiller]
-    made = [_make("distiller", item, Distiller) for item in asked]
+    made = [_make("distiller", item, Distiller) for item in _listed(distiller)]
     return [item for item in made if isinstance(item, Distiller)]
+
+
+def open_metrics(metrics: Any) -> list[Metric]:
+    """Metrics from a name, a mapping, an instance, or a list of them."""
+    made = [_make("metric", item, Metric) for item in _listed(metrics)]
+    return [item for item in made if isinstance(item, Metric)]
+
+
+def _listed(asked: Any) -> Sequence[Any]:
+    return asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
 
 
 def _make(kind: Any, asked: Any, base: type) -> object:

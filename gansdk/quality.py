@@ -1,4 +1,4 @@
-"""A floor under the student's quality: "psnr-y>=29.5"."""
+"""A floor under the student's quality: "psnr-y>=29.5", "kid(efficientnet-lite0)<=0.05"; and how it was measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Quality
 
-_FORM = re.compile(r"\s*([a-z0-9-]+)\s*(>=|<=)\s*(\d+(?:\.\d*)?)\s*")
+_FORM = re.compile(r"\s*([a-z0-9-]+(?:\([^()\s]+\))?)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?(?:e-?\d+)?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class QualityFloor:
         match = _FORM.fullmatch(text)
         if match is None:
             raise InvalidOption(
-                f"quality={text!r} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5'."
+                f"quality={text!r} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5' or "
+                "'kid(efficientnet-lite0)<=0.05'."
             )
         return cls(match[1], match[2], float(match[3]))
 
@@ -59,3 +60,13 @@ class QualityFloor:
             return ""
         wanted = f"{self.sign} {self.value:g}"
         return f"The student's {best.metric} to the {best.reference} is {best.student:.4g}, not {wanted}."
+
+
+def protocols(qualities: Sequence[Quality]) -> list[str]:
+    """How the qualities were measured: one sentence without a full stop for all metrics that share it."""
+    metrics: dict[str, list[str]] = {}
+    for quality in qualities:
+        named = metrics.setdefault(quality.protocol, [])
+        if quality.metric not in named:
+            named.append(quality.metric)
+    return [f"{', '.join(named)}: {protocol}" for protocol, named in metrics.items()]

@@ -18,6 +18,7 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluate import Example
 from gansdk.images import Pixels
+from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ Made by gansdk {{ gansdk }} from {{ source or "a generator" }}.
 {% for row in quality -%}
 | {{ row.metric }} | {{ row.reference }} | {{ row.teacher }} | {{ row.student }} | {{ row.images }} |
 {% endfor %}
-Protocol: {{ quality[0].protocol }}.
+{% for protocol in protocols -%}
+{{ protocol }}.
+{% endfor %}
 {% endif %}
 ## Use
 
@@ -162,6 +165,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
             }
             for row in summary["quality"]
         ],
+        "protocols": protocols(result.quality),
     }
 
 

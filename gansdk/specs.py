@@ -109,7 +109,7 @@ class SourceSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSpec(Spec):
-    """A measure of image quality; the factory makes a function of images and references."""
+    """A measure of image quality; the factory makes a `gansdk.Metric`."""
 
     lower_is_better: bool = False
 

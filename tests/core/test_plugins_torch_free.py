@@ -38,7 +38,7 @@ def run_fresh(code: str) -> None:
         "from gansdk.registry import registry; registry().listing()",
         "from gansdk.compatibility import matrix; assert matrix()",
         "import gansdk.errors, gansdk.specs, gansdk.hooks, gansdk.events, gansdk.registry, gansdk.budget",
-        "import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin",
+        "import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin, gansdk_metrics.plugin",
     ],
 )
 def test_nothing_heavy_is_imported_by(code: str) -> None:

@@ -1,0 +1,160 @@
+"""Measures of a whole set of images, paired or not: FID, KID, mIoU. What a metric plugin implements."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gansdk.contracts import MAIN, Batch, Contract
+from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
+from gansdk.images import Pixels, to_uint8
+from gansdk.interfaces import DataSource, Quality
+
+REAL = "real"
+"""Who made the images that others are compared with."""
+STUDENT, TEACHER = "student", "teacher"
+GROUND_TRUTH = "ground-truth"
+
+MIN_IMAGES = 2
+"""Fewer have no distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a metric found."""
+
+    values: Mapping[str, float]
+    """who -> value; whoever has none is left out."""
+    protocol: str
+    """One sentence without a full stop: what was computed, on what, and which way is better."""
+
+
+class Metric(ABC):
+    """A measure of sets of images; the same images in any order and batches give the same value.
+
+    One evaluation calls `start`, then `update` for every batch of everybody's images, then `result`.
+    """
+
+    name: str
+    """With all that numbers depend on: "kid(efficientnet-lite0)", never "kid"."""
+    lower_is_better: bool = True
+
+    def check(self, contract: Contract) -> None:
+        """Say before any work whether images of this contract can be measured.
+
+        Raises:
+            InvalidOption: they cannot.
+        """
+        if contract.channels_out not in (1, 3):
+            raise InvalidOption(
+                f"{self.name} measures images of 1 or 3 channels, but the generator makes {contract.channels_out}. "
+                "Leave this metric out."
+            )
+
+    @abstractmethod
+    def start(self, contract: Contract, device: torch.device | str) -> None:
+        """Forget all images, and compute on `device` from now on."""
+
+    @abstractmethod
+    def update(self, who: str, images: Tensor, batch: Batch) -> None:
+        """Take in images: uint8 (N, 1 or 3, H, W) on the CPU.
+
+        `who` made them: "real" (then in no certain pairing with the others), "teacher", "student", or a baseline.
+        `batch` is what they were made from, or where the real ones are from: its inputs, if any, and its names.
+        """
+
+    @abstractmethod
+    def result(self) -> Measured:
+        """The values of all who showed images since `start`.
+
+        Raises:
+            DataError: there are too few images.
+        """
+
+
+def check_metrics(metrics: Sequence[Metric], contract: Contract, source: DataSource | None) -> None:
+    """See before any work that every metric can be measured.
+
+    Raises:
+        InvalidOption: a metric is asked for twice, or does not suit the generator.
+        MissingData: there are no real images to compare with.
+    """
+    names = [metric.name for metric in metrics]
+    for metric in metrics:
+        if names.count(metric.name) > 1:
+            raise InvalidOption(f"The metric {metric.name} is asked for more than once. Keep one of them.")
+        metric.check(contract)
+    if not metrics:
+        return
+    found = 0 if source is None else len(list(islice(source.references("eval"), MIN_IMAGES)))
+    if found < MIN_IMAGES:
+        raise MissingData(
+            f"{' and '.join(names)} compare with real images, at least {MIN_IMAGES}, but the data to score on has "
+            f"{found}. Pass eval_data='folder/' with targets, or with images of the other domain."
+        )
+
+
+class Measurement:
+    """All metrics of one evaluation, shown the same images."""
+
+    def __init__(self, metrics: Sequence[Metric], contract: Contract, device: torch.device | str) -> None:
+        self._metrics = tuple(metrics)
+        self._contract = contract
+        self._shown = 0
+        for metric in metrics:
+            metric.start(contract, device)
+
+    def show(self, images: Mapping[str, Pixels], batch: Batch) -> None:
+        """One image as everybody made it from `batch`."""
+        self._shown += 1
+        for metric in self._metrics:
+            for who, pixels in images.items():
+                metric.update(who, _as_tensor(pixels), batch)
+
+    def show_real(self, source: DataSource) -> None:
+        """The images that the others are compared with."""
+        if not self._metrics:
+            return
+        for batch in source.references("eval"):
+            images = [to_uint8(image, self._contract.output_range) for image in batch.targets[MAIN]]
+            for metric in self._metrics:
+                metric.update(REAL, torch.cat([_as_tensor(pixels) for pixels in images]), batch)
+
+    def qualities(self) -> Iterator[Quality]:
+        """One for each metric; one that cannot be computed is warned about and left out."""
+        for metric in self._metrics if self._shown else ():
+            try:
+                measured = metric.result()
+            except DataError as error:
+                warnings.warn(f"{metric.name} is not measured: {error}", GansdkWarning, stacklevel=3)
+                continue
+            values = dict(measured.values)
+            yield Quality(
+                metric=metric.name,
+                reference=GROUND_TRUTH,
+                teacher=values.pop(TEACHER, None),
+                student=values.pop(STUDENT),
+                images=self._shown,
+                protocol=measured.protocol,
+                extra=values,
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """For libraries that draw from torch's global generator: seeded inside, as it was before outside."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _as_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, C) -> (1, C, H, W)."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # Pillow's arrays cannot be written to

@@ -1,0 +1,1 @@
+"""First-party metrics, found through the same entry points as a stranger's."""
