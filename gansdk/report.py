@@ -208,13 +208,16 @@ def _modules(result: CompressionResult) -> Iterator[dict[str, Any]]:
 
 
 def _macs(space: Space, op: Op) -> int:
-    """True counting: positions times elements of the weight."""
-    return op.positions * int(np.prod(space.shapes[op.weight], dtype=np.int64))
+    """True counting: positions times elements of the weight; nothing for a layer whose branch was removed."""
+    shape = space.shapes.get(op.weight)
+    return 0 if shape is None else op.positions * int(np.prod(shape, dtype=np.int64))
 
 
 def _channels(space: Space, op: Op) -> str:
     """Inputs and outputs; of grouped convolutions, which have no axis for all inputs, the outputs alone."""
-    shape = space.shapes[op.weight]
+    shape = space.shapes.get(op.weight)
+    if shape is None:
+        return "removed"
     return f"{shape[op.out_dim]}" if op.in_dim is None else f"{shape[op.in_dim]} to {shape[op.out_dim]}"
 
 

@@ -17,6 +17,21 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         summary="Super-resolution: SRResNet and SRGAN, EDSR, VDSR",
         provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "degrade", "paired"}),
     )
+    yield AdapterSpec(
+        name="pix2pix",
+        factory="gansdk_adapters.pix2pix:Pix2Pix",
+        summary="Paired translation: ResNet, MobileResNet, U-Net and inception generators",
+        source="Isola et al., CVPR 2017; CAT (Jin et al., CVPR 2021)",
+        provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "discriminator", "paired"}),
+        before=("cyclegan",),
+    )
+    yield AdapterSpec(
+        name="cyclegan",
+        factory="gansdk_adapters.cyclegan:CycleGAN",
+        summary="Unpaired translation: the generators of pix2pix, one per direction",
+        source="Zhu et al., ICCV 2017",
+        provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "discriminator"}),
+    )
 
 
 @gansdk.hookimpl

@@ -1,0 +1,167 @@
+"""The ResNet generator of CycleGAN (Zhu et al., ICCV 2017) and its mobile form (GAN Compression, CVPR 2020).
+
+Keys are those of the official releases: one Sequential called `model`. Images are (N, C, H, W) in [-1, 1], H and W
+multiples of 4. GAN Compression clamps the input to that range first, which changes nothing inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from gansdk.errors import ContractError
+from gansdk_adapters.networks.norms import Norm, has_bias, make_norm
+
+FIRST_BLOCK = 10
+"""Index of the first residual block in `model`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetSizes:
+    """Sizes of `ResNetGenerator`; `of` and `from_config` make the published ones."""
+
+    channels_in: int = 3
+    channels_out: int = 3
+    widths: tuple[int, ...] = (64, 128, 256, 128, 64)
+    """Channels behind the stem, the first and second halving (the trunk), and the first and second doubling."""
+    inner: tuple[int, ...] = (256,) * 9
+    """Channels between the two convolutions of each residual block."""
+    norm: Norm = "instance"
+    dropout: float | None = None
+    """Rate of the dropout layer inside the blocks, which shifts later keys by one; None without that layer."""
+    separable: bool = False
+    """Depthwise-separable convolutions in the blocks."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives lists
+        object.__setattr__(self, "inner", tuple(self.inner))
+        if (
+            len(self.widths) != 5
+            or min((self.channels_in, self.channels_out, *self.widths, *self.inner), default=0) < 1
+        ):
+            raise ContractError(f"{self}: five widths, and everything at least 1.")
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks."""
+        return len(self.inner)
+
+    @classmethod
+    def of(cls, width: int = 64, blocks: int = 9, **options: Any) -> ResNetSizes:
+        """Return the network as published: ngf `width`, doubled at every halving; `options` are the other fields."""
+        widths = (width, 2 * width, 4 * width, 2 * width, width)
+        return cls(widths=widths, inner=(4 * width,) * blocks, **options)
+
+    @classmethod
+    def from_config(cls, config: str | Sequence[int], blocks: int = 9, **options: Any) -> ResNetSizes:
+        """Return the network of a GAN Compression config: "32_32_48_32_48_48_16_16", or its numbers.
+
+        Eight numbers: stem, first halving (x2), trunk (x4), inner widths of each third of the blocks (x4), first
+        doubling (x2), second doubling. Six numbers have one inner width.
+
+        Raises:
+            ContractError: there are neither eight nor six numbers.
+        """
+        numbers = [int(part) for part in config.split("_")] if isinstance(config, str) else list(config)
+        if len(numbers) == 6:
+            numbers[3:4] = [numbers[3]] * 3
+        if len(numbers) != 8:
+            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight (or six) are a network.")
+        stem, down, trunk, *thirds, up, last = numbers
+        inner = tuple(4 * thirds[3 * index // blocks] for index in range(blocks))
+        return cls(widths=(stem, 2 * down, 4 * trunk, 2 * up, last), inner=inner, **options)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3, instance norm without scales, pointwise 1x1; biases and norm whatever the network's norm is."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(given, given, 3, groups=given), nn.InstanceNorm2d(given), nn.Conv2d(given, made, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, given, H, W) -> (N, made, H - 2, W - 2)."""
+        return cast("Tensor", self.conv(x))
+
+
+class ResidualBlock(nn.Module):
+    """`x + f(x)` without an activation behind the sum."""
+
+    def __init__(self, sizes: ResNetSizes, inner: int) -> None:
+        super().__init__()
+        trunk = sizes.widths[2]
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            _block_conv(sizes, trunk, inner),
+            make_norm(sizes.norm, inner),
+            nn.ReLU(inplace=True),
+            *([] if sizes.dropout is None else [nn.Dropout(sizes.dropout)]),
+            nn.ReflectionPad2d(1),
+            _block_conv(sizes, inner, trunk),
+            make_norm(sizes.norm, trunk),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, trunk, H, W) -> the same shape."""
+        return x + cast("Tensor", self.conv_block(x))
+
+
+def _block_conv(sizes: ResNetSizes, given: int, made: int) -> nn.Module:
+    return SeparableConv(given, made) if sizes.separable else nn.Conv2d(given, made, 3, bias=has_bias(sizes.norm))
+
+
+class ResNetGenerator(nn.Module):
+    """Stem, two halvings, residual blocks, two doublings, Tanh."""
+
+    def __init__(self, sizes: ResNetSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.model = nn.Sequential(
+            *halving(sizes.channels_in, sizes.widths, sizes.norm),
+            *(ResidualBlock(sizes, inner) for inner in sizes.inner),
+            *doubling(sizes.channels_out, sizes.widths, sizes.norm),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels_out, H, W)."""
+        return cast("Tensor", self.model(x))
+
+
+def halving(channels_in: int, widths: Sequence[int], norm: Norm) -> list[nn.Module]:
+    """Return the ten layers in front of the blocks: a 7x7 stem and two strided convolutions."""
+    stem, down, trunk = widths[:3]
+    bias = has_bias(norm)
+    return [
+        nn.ReflectionPad2d(3),
+        nn.Conv2d(channels_in, stem, 7, bias=bias),
+        make_norm(norm, stem),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(stem, down, 3, stride=2, padding=1, bias=bias),
+        make_norm(norm, down),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(down, trunk, 3, stride=2, padding=1, bias=bias),
+        make_norm(norm, trunk),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def doubling(channels_out: int, widths: Sequence[int], norm: Norm) -> list[nn.Module]:
+    """Return the nine layers behind the blocks: two transposed convolutions, a 7x7 convolution with bias and Tanh."""
+    trunk, up, last = widths[2:]
+    bias = has_bias(norm)
+    return [
+        nn.ConvTranspose2d(trunk, up, 3, stride=2, padding=1, output_padding=1, bias=bias),
+        make_norm(norm, up),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(up, last, 3, stride=2, padding=1, output_padding=1, bias=bias),
+        make_norm(norm, last),
+        nn.ReLU(inplace=True),
+        nn.ReflectionPad2d(3),
+        nn.Conv2d(last, channels_out, 7),
+        nn.Tanh(),
+    ]

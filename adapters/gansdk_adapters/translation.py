@@ -1,0 +1,194 @@
+"""What the adapters of image translation share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.nn.utils import spectral_norm
+
+from gansdk.adapter import Adapter, ReconstructionTask, Variant, reset_parameters
+from gansdk.contracts import Contract
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported
+from gansdk.interfaces import Task
+from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
+from gansdk_adapters.networks.initialise import initialise
+from gansdk_adapters.networks.norms import unused_statistics
+from gansdk_adapters.networks.unet import UNetSizes
+from gansdk_adapters.translation_layouts import (
+    ARCHITECTURES,
+    LAYOUTS,
+    Layout,
+    Network,
+    Sizes,
+    State,
+    branch_places,
+    layout_of,
+    renamed,
+    resized,
+    taps_of,
+    unused_norms,
+    without_spectral_norm,
+)
+
+Inference = Literal["auto", "eval", "batch-statistics"]
+
+SIDE = 256
+"""Pixels of a side at which costs are quoted, where the network takes them."""
+
+
+class Translation(Adapter):
+    """Generators from image to image of the same size: ResNet, MobileResNet, U-Net and CAT's inception generator.
+
+    Their weights fix everything but what leaves no trace in them:
+
+    Args:
+        inference: how norms run when images are made. "auto" is "batch-statistics" for a U-Net with batch norms,
+            which pix2pix runs as in training, dropout included (Isola et al., CVPR 2017, section 3.3), and "eval"
+            for all others: CAT's and GAN Compression's are made to run so.
+        dropout: the rate of dropout layers, where there are any: 0.5 in pix2pix' U-Net. "auto" is that for U-Nets,
+            and 0 inside residual blocks, where GAN Compression and CAT keep an idle layer.
+
+    Raises:
+        InvalidOption: an option has none of these values.
+    """
+
+    def __init__(self, *, inference: Inference = "auto", dropout: float | Literal["auto"] = "auto") -> None:
+        if inference not in get_args(Inference):
+            raise InvalidOption(f"inference={inference!r} is none of: {', '.join(get_args(Inference))}.")
+        if dropout != "auto" and (isinstance(dropout, str) or not 0.0 <= dropout < 1.0):
+            raise InvalidOption(f"dropout={dropout!r} must be a rate from 0 to below 1, or 'auto'.")
+        self._inference: Inference = inference
+        self._dropout = dropout
+
+    def accepts(self, module: nn.Module) -> bool:
+        return isinstance(module, Network)
+
+    def contract(self, module: nn.Module) -> Contract:
+        sizes = self._known(module).sizes
+        multiple = 2**sizes.downs if isinstance(sizes, UNetSizes) else 4
+        side = max(SIDE, multiple)
+        batch = isinstance(sizes, UNetSizes) and sizes.norm == "batch"
+        return Contract(
+            channels_in=sizes.channels_in,
+            channels_out=sizes.channels_out,
+            size=(side, side),
+            multiple_of=multiple,
+            inference=("batch-statistics" if batch else "eval") if self._inference == "auto" else self._inference,
+        )
+
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        """Return the paths of the feature maps that the papers compare.
+
+        ResNet and inception: "stem" (behind the second halving) and the blocks at the thirds, "body3" the third
+        block (GAN Compression, CAT). U-Net: the activated "down3" and "down5", and "up4" and "up2", the input of
+        those levels' doublings (OMGD).
+        """
+        return taps_of(self._known(module).sizes)
+
+    def branches(self, module: nn.Module) -> Mapping[str, Sequence[str]]:
+        """Return the inception branches, and the norm behind them once a block has none."""
+        return module.branches() if isinstance(module, InceptionGenerator) else {}
+
+    def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
+        """L1 to the reference."""
+        return ReconstructionTask()
+
+    def variants(self, state: State) -> Iterable[Variant]:
+        """Offer each layout whose first layer is there; spectrally normalised weights keep their three tensors."""
+        plain, normalised = without_spectral_norm(state)
+        for layout in LAYOUTS:
+            sizes = layout.read(plain)
+            if sizes is not None:
+                yield self._variant(layout, self._with_dropout(sizes), plain, normalised)
+
+    def describe(self, module: nn.Module) -> dict[str, Any]:
+        network = self._known(module)
+        return {"network": layout_of(network.sizes).name, "sizes": asdict(network.sizes)}
+
+    def build(self, description: Mapping[str, Any]) -> nn.Module:
+        """Make the network of a description, with fresh weights from torch's global generator.
+
+        Raises:
+            CheckpointError: the description is not one that `describe` gives.
+        """
+        layout = next((layout for layout in LAYOUTS if layout.name == description.get("network")), None)
+        names = ", ".join(layout.name for layout in LAYOUTS)
+        strange = (
+            f"The adapter {self.name!r} builds from {{'network': one of {names}; 'sizes': ...}}, "
+            f"but got {dict(description)}."
+        )
+        try:
+            if layout is not None:
+                return layout.network(layout.sizes(**description["sizes"]))
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{strange} The sizes do not fit: {error}.") from error
+        raise CheckpointError(strange)
+
+    def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
+        """Make a fresh network: N(0, 0.02) weights from torch's global generator (pix2pix, CycleGAN).
+
+        `architecture`: "resnet" (the default), "mobile-resnet", "unet" or "inception". `sizes`: `width` (ngf),
+        `channels_in`, `channels_out`, `norm`, `dropout`; `blocks`, or `downs` for the U-Net.
+
+        Raises:
+            InvalidOption: there is no such architecture or size.
+        """
+        chosen = architecture or next(iter(ARCHITECTURES))
+        if chosen not in ARCHITECTURES:
+            raise InvalidOption(
+                f"architecture={architecture!r} is none of those of the adapter {self.name!r}: "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        try:
+            made = ARCHITECTURES[chosen](**sizes)
+        except TypeError as error:
+            raise InvalidOption(f"The architecture {chosen!r} has no such size: {error}.") from error
+        return initialise(layout_of(made).network(made if "dropout" in sizes else self._with_dropout(made)))
+
+    def initialise(self, module: nn.Module) -> None:
+        """Give every layer fresh weights in place: torch's own, and N(0, 0.02) for convolutions."""
+        reset_parameters(module)
+        initialise(module)
+
+    def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
+        """Make a fresh network `width` times as wide; deeper means one more block for every four, at least one.
+
+        Raises:
+            Unsupported: a deeper U-Net; its depth is the size of its images.
+        """
+        network = self._known(module)
+        sizes = resized(network.sizes, width, deeper)
+        return initialise(layout_of(sizes).network(sizes))
+
+    def _known(self, module: nn.Module) -> Network:
+        if isinstance(module, Network):
+            return module
+        raise Unsupported(
+            f"The adapter {self.name!r} knows ResNetGenerator, UNetGenerator and InceptionGenerator, but got "
+            f"{type(module).__qualname__}. Call gansdk.wrap(net, contract=...) for other networks."
+        )
+
+    def _with_dropout(self, sizes: Sizes) -> Sizes:
+        if isinstance(sizes, InceptionSizes) or sizes.dropout is None or self._dropout == "auto":
+            return sizes
+        return replace(sizes, dropout=self._dropout)
+
+    def _variant(self, layout: Layout, sizes: Sizes, plain: State, normalised: Sequence[str]) -> Variant:
+        def build() -> nn.Module:
+            network = layout.network(sizes)
+            for path in normalised:
+                if path in dict(network.named_modules()):
+                    spectral_norm(network.get_submodule(path))
+            return network
+
+        places = branch_places(plain, sizes) if isinstance(sizes, InceptionSizes) else {}
+        note = ", spectral norm" if normalised else ""
+        return Variant(
+            name=f"{layout.title(sizes)}, {sizes.channels_in} channels in, norm {sizes.norm!r}{note}",
+            build=build,
+            rename=lambda key: renamed(key, places),
+            ignore=unused_statistics(plain, sizes.norm) | unused_norms(plain, sizes),
+        )

@@ -1,0 +1,238 @@
+"""The published key layouts of image translation: sizes read from weights, and paths of feature maps."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from gansdk.errors import Unsupported
+from gansdk_adapters.networks.inception import FIRST_LAYER, KINDS, InceptionGenerator, InceptionSizes
+from gansdk_adapters.networks.norms import norm_in
+from gansdk_adapters.networks.resnet import FIRST_BLOCK, ResNetGenerator, ResNetSizes
+from gansdk_adapters.networks.unet import FEWEST_DOWNS, UNetGenerator, UNetSizes, level_path
+
+State = Mapping[str, Tensor]
+Network = ResNetGenerator | UNetGenerator | InceptionGenerator
+Sizes = ResNetSizes | UNetSizes | InceptionSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One published generator: how its sizes show in a state dict, and what it is called."""
+
+    name: str
+    """In descriptions."""
+    network: Callable[[Any], Network]
+    sizes: Callable[..., Sizes]
+    read: Callable[[State], Sizes | None]
+    """Sizes of the weights; None if the first layer is missing. What cannot be read is guessed."""
+    title: Callable[[Any], str]
+
+
+def _side(state: State, key: str, dim: int, default: int) -> int:
+    """Side of a weight; the default where it is missing or strange, for the comparison to find."""
+    tensor = state.get(key)
+    return tensor.shape[dim] if tensor is not None and tensor.ndim == 4 and tensor.shape[dim] > 0 else default
+
+
+def _numbers(state: State, pattern: str) -> list[int]:
+    """The distinct numbers that the pattern's group matches at the start of keys, ascending."""
+    return sorted({int(found.group(1)) for key in state if (found := re.match(pattern, key))})
+
+
+def _widths(state: State, down: str, up: str, first_up: int) -> tuple[int, ...]:
+    stem = _side(state, f"{down}.1.weight", 0, 64)
+    return (
+        stem,
+        _side(state, f"{down}.4.weight", 0, 2 * stem),
+        _side(state, f"{down}.7.weight", 0, 4 * stem),
+        _side(state, f"{up}.{first_up}.weight", 1, 2 * stem),
+        _side(state, f"{up}.{first_up + 3}.weight", 1, stem),
+    )
+
+
+def _is_convolution(state: State, key: str) -> bool:
+    return key in state and state[key].ndim == 4 and 0 not in state[key].shape
+
+
+def _read_resnet(state: State) -> ResNetSizes | None:
+    if not _is_convolution(state, "model.1.weight"):
+        return None
+    numbers = _numbers(state, r"model\.(\d+)\.conv_block\.")
+    blocks = len(numbers) or 9
+    block = f"model.{FIRST_BLOCK}.conv_block"
+    separable = f"{block}.1.conv.0.weight" in state
+    second = "6.conv.2.weight" if separable else "6.weight"
+    widths = _widths(state, "model", "model", FIRST_BLOCK + blocks)
+    first = "1.conv.2.weight" if separable else "1.weight"
+    return ResNetSizes(
+        channels_in=state["model.1.weight"].shape[1],
+        channels_out=_side(state, f"model.{FIRST_BLOCK + blocks + 7}.weight", 0, 3),
+        widths=widths,
+        inner=tuple(_side(state, f"model.{FIRST_BLOCK + i}.conv_block.{first}", 0, widths[2]) for i in range(blocks)),
+        norm=norm_in(state, "model.1", "model.2"),
+        dropout=0.0 if _is_convolution(state, f"{block}.{second}") else None,
+        separable=separable,
+    )
+
+
+def _read_unet(state: State) -> UNetSizes | None:
+    if not _is_convolution(state, "model.model.0.weight"):
+        return None
+    downs = 2
+    while any(key.startswith(f"{level_path(downs + 1)}.") for key in state):
+        downs += 1
+    second = level_path(2)
+    return UNetSizes(
+        channels_in=state["model.model.0.weight"].shape[1],
+        channels_out=_side(state, "model.model.3.weight", 1, 3),
+        width=state["model.model.0.weight"].shape[0],
+        downs=max(FEWEST_DOWNS, downs),
+        norm=norm_in(state, f"{second}.1", f"{second}.2"),
+    )
+
+
+def _read_inception(state: State) -> InceptionSizes | None:
+    if not _is_convolution(state, "down_sampling.1.weight"):
+        return None
+    blocks = _numbers(state, r"features\.(\d+)\.")
+    found = _kernels(state)
+    kernels = tuple(sorted(set(found.values()))) or (1, 3, 5)
+    middle = [[0] * (2 * len(kernels)) for _ in range(len(blocks) or 9)]
+    for (block, kind, index), kernel in found.items():
+        place = KINDS.index(kind) * len(kernels) + kernels.index(kernel)
+        if block < len(middle):
+            middle[block][place] = _side(state, f"features.{block}.{kind}.{index}.{FIRST_LAYER[kind]}.weight", 0, 1)
+    return InceptionSizes(
+        channels_in=state["down_sampling.1.weight"].shape[1],
+        channels_out=_side(state, "up_sampling.7.weight", 0, 3),
+        widths=_widths(state, "down_sampling", "up_sampling", 0),
+        kernels=kernels,
+        middle=tuple(tuple(row) for row in middle),
+        norm=norm_in(state, "down_sampling.1", "down_sampling.2"),
+    )
+
+
+def _kernels(state: State) -> dict[tuple[int, str, int], int]:
+    """Return (block, kind, index in the file) -> kernel size; the official code's pruned students lack branches."""
+    found: dict[tuple[int, str, int], int] = {}
+    for key, tensor in state.items():
+        match = re.fullmatch(r"features\.(\d+)\.(?:(res_ops)\.(\d+)\.1\.0|(dw_ops)\.(\d+)\.2\.0)\.weight", key)
+        if match and tensor.ndim == 4:
+            block, *rest = (part for part in match.groups() if part is not None)
+            found[int(block), rest[0], int(rest[1])] = tensor.shape[-1]
+    return found
+
+
+def branch_places(state: State, sizes: InceptionSizes) -> dict[str, str]:
+    """Map the path of a branch in the file to its place by kernel size, where the two differ."""
+    places = {
+        f"features.{block}.{kind}.{index}.": f"features.{block}.{kind}.{sizes.kernels.index(kernel)}."
+        for (block, kind, index), kernel in _kernels(state).items()
+    }
+    return {path: place for path, place in places.items() if path != place}
+
+
+def renamed(key: str, places: Mapping[str, str]) -> str:
+    """Return the key with its branch at the place that `branch_places` says."""
+    match = re.match(r"features\.\d+\.\w+\.\d+\.", key)
+    prefix = match.group() if match else ""
+    return places.get(prefix, prefix) + key[len(prefix) :]
+
+
+def unused_norms(state: State, sizes: Sizes) -> frozenset[str]:
+    """Return the keys of the norms of blocks without a branch, which the official code keeps and does not run."""
+    if not isinstance(sizes, InceptionSizes):
+        return frozenset()
+    empty = tuple(f"features.{block}.pw_bn." for block, row in enumerate(sizes.middle) if not any(row))
+    return frozenset(key for key in state if key.startswith(empty)) if empty else frozenset()
+
+
+def without_spectral_norm(state: State) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights as they would be named without it, and the paths of the layers that have it."""
+    paths = [key.removesuffix(".weight_orig") for key in state if key.endswith(".weight_orig")]
+    gone = {f"{path}.{name}" for path in paths for name in ("weight_u", "weight_v")}
+    plain = {re.sub(r"\.weight_orig$", ".weight", key): value for key, value in state.items() if key not in gone}
+    return plain, paths
+
+
+def taps_of(sizes: Sizes) -> dict[str, str]:
+    """Map names to paths of the feature maps that the papers compare, in execution order."""
+    if isinstance(sizes, UNetSizes):
+        up = {level: 2 if level == sizes.downs else 4 for level in (4, 2)}
+        return {
+            "down3": f"{level_path(3)}.0",
+            "down5": f"{level_path(5)}.0",
+            **{f"up{level}": f"{level_path(level)}.{index}" for level, index in up.items()},
+        }
+    chosen = sorted({math.ceil(sizes.blocks * third / 3) for third in (1, 2, 3)} - {0})
+    if isinstance(sizes, InceptionSizes):
+        return {"stem": "down_sampling.9", **{f"body{n}": f"features.{n - 1}" for n in chosen}}
+    return {"stem": f"model.{FIRST_BLOCK - 1}", **{f"body{n}": f"model.{FIRST_BLOCK + n - 1}" for n in chosen}}
+
+
+def resized(sizes: Sizes, width: float, deeper: bool) -> Sizes:
+    """Return the sizes of a network `width` times as wide, and one more block for every four if it is to be deeper."""
+
+    def wide(channels: int) -> int:
+        return max(1, round(channels * width))
+
+    if isinstance(sizes, UNetSizes):
+        if deeper:
+            raise Unsupported("A U-Net is as deep as its images are large; rebuild it wider instead.")
+        return replace(sizes, width=wide(sizes.width))
+    more = max(1, sizes.blocks // 4) if deeper else 0
+    widths = tuple(wide(channels) for channels in sizes.widths)
+    if isinstance(sizes, InceptionSizes):
+        rows = tuple(tuple(wide(channels) if channels else 0 for channels in row) for row in sizes.middle)
+        return replace(sizes, widths=widths, middle=(*rows, *(rows[-1:] * more)))
+    inner = tuple(wide(channels) for channels in sizes.inner)
+    return replace(sizes, widths=widths, inner=(*inner, *(inner[-1:] * more)))
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="resnet",
+        network=ResNetGenerator,
+        sizes=ResNetSizes,
+        read=_read_resnet,
+        title=lambda sizes: f"ResNet-{sizes.blocks}{', separable' * sizes.separable}, ngf {sizes.widths[0]}",
+    ),
+    Layout(
+        name="unet",
+        network=UNetGenerator,
+        sizes=UNetSizes,
+        read=_read_unet,
+        title=lambda sizes: f"U-Net-{2**sizes.downs}, ngf {sizes.width}",
+    ),
+    Layout(
+        name="inception",
+        network=InceptionGenerator,
+        sizes=InceptionSizes,
+        read=_read_inception,
+        title=lambda sizes: f"inception generator, {sizes.blocks} blocks, ngf {sizes.widths[0]}",
+    ),
+)
+
+
+def _mobile_resnet(width: int = 64, blocks: int = 9, **options: Any) -> ResNetSizes:
+    return ResNetSizes.of(width, blocks, separable=True, **options)
+
+
+ARCHITECTURES: dict[str, Callable[..., Sizes]] = {
+    "resnet": ResNetSizes.of,
+    "mobile-resnet": _mobile_resnet,
+    "unet": UNetSizes,
+    "inception": InceptionSizes.of,
+}
+"""What can be created: name -> sizes from ngf (`width`) and other options."""
+
+
+def layout_of(sizes: Sizes) -> Layout:
+    """Return the layout whose networks have such sizes."""
+    return next(layout for layout in LAYOUTS if isinstance(sizes, layout.sizes))  # type: ignore[arg-type]
