@@ -93,8 +93,6 @@ def _weighted(
     if name is None:
         tracer.freeze([x], f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass")
         y._gansdk_origin = f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass"
-        at = x.numel() // x.shape[dim] if transposed else y.numel() // y.shape[dim]
-        tracer.fixed_macs += at // tracer.batch * weight.numel()
         return
     owner = name.rpartition(".")[0]
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
@@ -499,7 +497,6 @@ def _softmax(tracer: Tracer, call: Call) -> None:
 
 
 def _matmul(tracer: Tracer, call: Call) -> None:
-    tracer.fixed_macs += call.result.numel() * call.x.shape[-1] // tracer.batch
     _unknown(tracer, call, "multiplies matrices")
 
 

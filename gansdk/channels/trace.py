@@ -23,6 +23,7 @@ from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
 from gansdk.channels.branches import with_branches, without_branches
 from gansdk.channels.groups import Op, Plan, Space
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
+from gansdk.channels.products import ProductCounter
 from gansdk.channels.slots import call_with, state_of
 from gansdk.errors import ContractError
 
@@ -43,12 +44,18 @@ class Tracer(TorchFunctionMode):
         self.attributes: dict[tuple[str, str], Ids] = {}
         self.ops: list[Op] = []
         self.norms: list[tuple[int, Ids, str]] = []
-        self.fixed_macs = 0
+        self.products = ProductCounter()
+        self._modelled_macs = 0
         self.notes: list[str] = []
         self.tap_shapes: dict[str, tuple[int, ...]] = {}
         self._paths = {part: path for path, part in module.named_modules()}
         self._taps = {path: tap for tap, path in taps.items()}
         self._stack: list[nn.Module] = []
+
+    @property
+    def fixed_macs(self) -> int:
+        """MACs of one image that `ops` do not hold: they read frozen channels only, so no plan changes them."""
+        return (self.products.macs - self._modelled_macs) // self.batch
 
     # What rules use.
 
@@ -108,7 +115,9 @@ class Tracer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         args, kwargs = tree_map_only(Tensor, self._on_device, (args, kwargs))
+        macs_before, ops_before = self.products.macs, len(self.ops)
         result = func(*args, **kwargs)
+        macs = self.products.macs - macs_before
         name = getattr(func, "__name__", str(func))
         if isinstance(result, torch.Size):
             return torch.Size([_size_of(args[0], dim, side) for dim, side in enumerate(result)])
@@ -124,6 +133,8 @@ class Tracer(TorchFunctionMode):
 
         fresh = [tensor for tensor in outputs if labels_of(tensor) is None]
         apply_rule(self, name, args, kwargs, result)
+        if len(self.ops) > ops_before:
+            self._modelled_macs += macs
         for tensor in fresh:
             if labels_of(tensor) is None and getattr(tensor, "_gansdk_origin", None) is None:
                 tensor._gansdk_seen = True  # type: ignore[attr-defined]
@@ -217,7 +228,7 @@ def _run_on(
     x = torch.empty(example.shape, dtype=example.dtype, device="meta") if device == "meta" else example.detach().clone()
     tracer = Tracer(module, example, taps, device)
     set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
-    with torch.no_grad(), tracer.watching(), tracer:
+    with torch.no_grad(), tracer.watching(), tracer, tracer.products:
         output = call_with(module, named, (x,))
     for tensor in _tensors([output]):
         labels = labels_of(tensor)

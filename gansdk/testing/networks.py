@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
+
+from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines, Spelling
 
 Norm = Literal["none", "batch", "instance", "instance-affine", "instance-tracked", "group"]
 Padding = Literal["zeros", "reflect", "replicate"]
@@ -898,6 +900,15 @@ def _network(name: str, make: Callable[[], nn.Module], **facts: Any) -> Network:
     return Network(name=name, make=make, **facts)
 
 
+def _attention(spelling: Spelling) -> Network:
+    return _network(
+        f"attention-{spelling}",
+        lambda: Trunk(PositionAttention(4, spelling), ConvBlock(4, 4), width=4),
+        prunable=("parts.1.0",),
+        frozen=("parts.0.project",),
+    )
+
+
 _RESNET = ("stem.1", "down.0.0", "down.1.0", "trunk.0.body.0", "up.0", "up.3")
 
 NETWORKS: tuple[Network, ...] = (
@@ -1011,6 +1022,11 @@ NETWORKS: tuple[Network, ...] = (
         prunable=("parts.1.0",),
         frozen=("parts.0.query", "parts.0.key", "parts.0.value"),
     ),
+    *(_attention(spelling) for spelling in get_args(Spelling)),
+    _network("attention-multi-head", lambda: Trunk(MultiHead(4), ConvBlock(4, 4), width=4), prunable=("parts.1.0",)),
+    _network("recurrent-lstm", lambda: Trunk(Scanlines(4), ConvBlock(4, 4), width=4), prunable=("parts.1.0",)),
+    _network("recurrent-gru", lambda: Trunk(Scanlines(4, nn.GRU), ConvBlock(4, 4), width=4), prunable=("parts.1.0",)),
+    _network("learned-basis", lambda: Trunk(LearnedBasis(4), ConvBlock(4, 4), width=4), prunable=("parts.1.0",)),
     _network("squeeze-excite", lambda: Trunk(SqueezeExcite(4), ConvBlock(4, 3), width=4, outputs=3)),
     _network("squeeze-excite-conv", lambda: Trunk(SqueezeExcite(4, spelling="conv"), width=4), prunable=("stem",)),
     _network("fixed-slice", lambda: FixedCut("slice"), frozen=("stem",)),

@@ -44,6 +44,9 @@ def dropped_entries(space: Space, plan: Plan, tensor: str, dim: int) -> list[int
 def measured_macs(module: nn.Module, x: Tensor) -> int:
     """MACs of one forward pass on the batch `x`, counted by PyTorch's own FlopCounterMode."""
     counter = FlopCounterMode(display=False)
+    if any(isinstance(part, (nn.RNNBase, nn.MultiheadAttention)) for part in module.modules()):
+        # On a CPU each of these is one kernel that the counter does not know; elsewhere it is matrix products.
+        module, x = copy_module(module).to("meta"), x.to("meta")
     with torch.no_grad(), counter:
         module(x)
     return int(counter.get_total_flops()) // 2
