@@ -86,6 +86,9 @@ class KernelDistance(FeatureDistance):
     The mean over `subsets` random draws of `subset_size` images of each side; of fewer images all that both sides
     have, and one draw where that leaves nothing to chance. The same draws of real images for everybody.
 
+    Unbiased means for independent sets: where every generated image has its real partner in the other set, as in paired
+    evaluation, the partners' similarity pulls it below zero by about 1/n.
+
     Raises:
         InvalidOption: `subsets` below 1, or `subset_size` below 2.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"gansdk", "gansdk_pruners", "gansdk_distillers", "gansdk_adapters"}
+PACKAGES = {"gansdk", "gansdk_pruners", "gansdk_distillers", "gansdk_adapters", "gansdk_metrics"}
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
 
@@ -65,8 +65,8 @@ import gansdk
 from gansdk.registry import Registry
 assert gansdk.__file__.startswith({str(tmp_path)!r}), gansdk.__file__
 rows = Registry(only=(), strict=True).listing()
-assert {{"one-step", "gka", "sr", "folder"}} <= {{row.name for row in rows}}, rows
-import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin
+assert {{"one-step", "gka", "sr", "folder", "kid"}} <= {{row.name for row in rows}}, rows
+import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin, gansdk_metrics.plugin
 assert gansdk_adapters.plugin.__file__.startswith({str(tmp_path)!r})
 assert "torch" not in sys.modules
 """
