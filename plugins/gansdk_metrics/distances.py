@@ -32,6 +32,12 @@ class FeatureDistance(Metric):
         self._features: dict[str, list[Tensor]] = {}
         self._device: torch.device | str = "cpu"
 
+    def check(self, contract: Contract) -> None:
+        super().check(contract)
+        height, width = (side * contract.scale for side in contract.size)
+        # A network of the user's own that gives no features is refused now, and not when the training is over.
+        self._extractor.features(torch.zeros(2, contract.channels_out, height, width, dtype=torch.uint8), "cpu")
+
     def start(self, contract: Contract, device: torch.device | str) -> None:
         self._features, self._device = {}, device
 
@@ -87,7 +93,7 @@ class KernelDistance(FeatureDistance):
     have, and one draw where that leaves nothing to chance. The same draws of real images for everybody.
 
     Unbiased means for independent sets: where every generated image has its real partner in the other set, as in paired
-    evaluation, the partners' similarity pulls it below zero by about 1/n.
+    evaluation, the partners' similarity pulls it below zero, by an amount that falls as 1/n.
 
     Raises:
         InvalidOption: `subsets` below 1, or `subset_size` below 2.

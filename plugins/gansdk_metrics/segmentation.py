@@ -58,9 +58,11 @@ class MeanIoU(Metric):
                 f"{self.name} tells {classes} classes apart, but the label maps have {contract.labels.classes}. Train "
                 "a segmenter on the same classes."
             )
+        self.start(contract, "cpu")
+        # One that gives no such logits is refused now, and not when the training is over.
+        self._found(torch.zeros(1, contract.channels_out, *contract.size, dtype=torch.uint8), contract.size)
 
     def start(self, contract: Contract, device: torch.device | str) -> None:
-        self.check(contract)
         assert contract.labels is not None
         self._labels, self._threshold = contract.labels, sum(contract.input_range) / 2
         self._scores, self._counts, self._device = {}, {}, device

@@ -163,6 +163,13 @@ def test_features_of_another_shape_or_not_finite_are_refused(side: int, message:
         open_extractor(Odd(), label="odd").features(torch.zeros(2, 3, side, side, dtype=torch.uint8), "cpu")
 
 
+def test_an_extractor_without_features_is_refused_before_any_work() -> None:
+    contract = Contract(channels_in=1, channels_out=1, size=(4, 4), scale=2)
+    with pytest.raises(ContractError, match=r"gave features of shape \(384,\) for 2 images"):
+        KernelDistance(Odd()).check(contract)
+    KernelDistance(Colours()).check(contract)
+
+
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     """A small network of timm and the file of its weights."""
@@ -351,12 +358,10 @@ def test_miou_refuses_generators_whose_maps_it_does_not_know(contract: Contract,
         MeanIoU(UNet(4, width=2), label="unet").check(contract)
 
 
-def test_segmenters_without_the_right_logits_are_refused() -> None:
-    metric = MeanIoU(nn.Conv2d(3, 2, 1), label="two")
-    metric.start(CITY, "cpu")
-    one_hot, ids = label_map(0)
+def test_segmenters_without_the_right_logits_are_refused_before_any_work() -> None:
     with pytest.raises(ContractError, match=r"gave \(1, 2, 16, 16\) for 1 images of 3 classes"):
-        metric.update("student", painted(ids), Batch({"main": one_hot}))
+        MeanIoU(nn.Conv2d(3, 2, 1), label="two").check(CITY)
+    MeanIoU(ByColour()).check(CITY)
 
 
 def test_a_saved_segmenter_comes_back_with_its_sizes(tmp_path: Path) -> None:
