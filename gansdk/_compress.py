@@ -137,7 +137,7 @@ def compress(
         student.module.to(processes.device)
         run = _start(job, loop, student, rate)
         limits = job.budget.resolve(student.cost(student.space.full_plan()))
-        check_feasible(student, limits)
+        check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first
         checks = {TRACED: _check_traced(job, run, student)}
         plan = processes.agree(_plan(job, run, student, limits))
         carved, checks[CARVED] = _carve(job, run, student, plan)

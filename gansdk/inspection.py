@@ -79,21 +79,19 @@ class PlanReport:
         }
 
 
-def floor_plan(space: Space) -> Plan:
-    """The smallest plan that default pruning may choose."""
+def floor_plan(space: Space, floor_share: float = FLOOR_SHARE) -> Plan:
+    """The smallest plan that default pruning may choose, or that may keep `floor_share` of every group."""
     full = dict(space.full_plan())
-    full |= {group.name: tuple(range(floor_of(group, FLOOR_SHARE))) for group in space.prunable}
+    full |= {group.name: tuple(range(floor_of(group, floor_share))) for group in space.prunable}
     return Plan(full)
 
 
-def check_feasible(student: Student, limits: Limits) -> Cost:
-    """The floor's cost; raises before any work if nothing can be pruned or nothing fits."""
+def check_feasible(student: Student, limits: Limits, floor_share: float = FLOOR_SHARE) -> None:
+    """Raise before any work if nothing can be pruned, or if not even the smallest plan fits."""
     space = student.space
     check_scores(space, {group.name: np.ones(group.size) for group in space.prunable})
-    floor = student.cost(floor_plan(space))
     if not limits.fits(student.cost(space.full_plan())):
-        check_floor(space, limits, floor)
-    return floor
+        check_floor(space, limits, student.cost(floor_plan(space, floor_share)))
 
 
 def inspect(model: Any, budget: Any = None) -> Inspection:
@@ -165,7 +163,7 @@ def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "on
     student = ElasticStudent.of(generator)
     full = student.cost(student.space.full_plan())
     limits = parsed.resolve(full)
-    check_feasible(student, limits)
+    check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first
     found = chosen.search(student, limits, _WithoutData(generator, seed=0))
     after = student.cost(found)
     return PlanReport(

@@ -183,7 +183,7 @@ def select_by_threshold(
         10**12,
         [threshold_floor(group, floor_width) for group in groups],
     )
-    _log.info("The threshold of the scores is %.9g.", threshold)
+    _log.info("The threshold of the scores is %r.", threshold)
     return _best(space, scores, widths)
 
 
@@ -230,6 +230,8 @@ def threshold_search(
     macs, threshold, widths = None, low, [len(values) for values in scores]
     while abs(high - low) > 1e-3 * low or macs is None or macs > budget_macs:
         threshold = (low + high) / 2
+        if not low < threshold < high:  # neighbouring numbers: the published loop may stand still here
+            threshold = high
         widths = [
             max(int((np.abs(values) > threshold).sum()), floor) for values, floor in zip(scores, floors, strict=True)
         ]

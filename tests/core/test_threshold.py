@@ -59,6 +59,13 @@ def test_a_network_that_already_fits_loses_only_its_smallest_scales():
     assert sum(FULL) - sum(widths) <= 2
 
 
+@pytest.mark.parametrize("largest", [1.0, float(np.nextafter(1.0, 2.0))])
+def test_the_search_ends_where_only_the_floors_fit(largest):
+    threshold, widths = threshold_search([np.array([0.1, largest])], lambda widths: sum(widths), 0, [0])
+    assert widths == [0]
+    assert threshold == largest
+
+
 @pytest.mark.parametrize(("untracked", "budget"), [(True, 2_600_000_000), (False, 4_600_000_000)])
 def test_scales_in_single_precision_give_the_same_search(untracked, budget):
     def found(dtype):
