@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gansdk.channels.groups import Knob
 from gansdk.contracts import Batch, Contract, Metrics, Route
 from gansdk.errors import Unsupported
 from gansdk.interfaces import Task, Teacher
@@ -53,6 +54,13 @@ class Adapter(ABC):
         inception branches, and the norm behind them once all branches of a block are gone.
         """
         return {}
+
+    def knobs(self, module: nn.Module) -> Sequence[Knob]:
+        """Widths that the family's papers set together, by the path of the layer that makes the channels.
+
+        A group belongs to one knob at most; groups of none are free.
+        """
+        return ()
 
     @abstractmethod
     def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:

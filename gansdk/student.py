@@ -65,7 +65,9 @@ class ElasticStudent(Student):
         module, notes = fold(generator.module)
         module.eval()
         contract = generator.contract
-        space = trace(module, torch.zeros(contract.example_shape), generator.taps, generator.adapter.branches(module))
+        adapter = generator.adapter
+        example = torch.zeros(contract.example_shape)
+        space = trace(module, example, generator.taps, adapter.branches(module), adapter.knobs(module))
         if notes:
             from dataclasses import replace
 

@@ -30,7 +30,7 @@ def with_branches(
         if inner := [tap for tap, place in taps.items() if is_within(place, (path,))]:
             notes.append(f"'{path}' is never removed, because the tap {inner[0]!r} is read inside it.")
             continue
-        found.append(Branch(module=path, groups=_groups_made_by(space, module, layers)))
+        found.append(Branch(module=path, groups=groups_made_by(space, module, layers)))
     emptied = {
         branch.groups[0]
         for branch in found
@@ -62,8 +62,12 @@ def _part(module: nn.Module, path: str) -> nn.Module:
     return parts[path]
 
 
-def _groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """The groups of the layers' output channels, each once."""
+def groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+    """The groups of the layers' output channels, each once.
+
+    Raises:
+        ContractError: a layer does not exist, or makes no channels of its own.
+    """
     outputs = {op.module: (op.weight, op.out_dim) for op in space.ops}
     names: dict[str, None] = {}
     for layer in layers:
@@ -72,7 +76,7 @@ def _groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> t
         rows = space.axes_of.get(tensor, {}).get(dim, ())
         if not rows:
             raise ContractError(
-                f"The adapter names the layer {layer!r} of a branch, but it makes no channels that can be followed. "
+                f"The adapter names the layer {layer!r}, but it makes no channels that can be followed. "
                 "Name a convolution or linear layer that runs. This is a fault of the adapter."
             )
         names |= dict.fromkeys(group.name for group, _ in rows)

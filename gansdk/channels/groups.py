@@ -83,6 +83,23 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """One number that sets the widths of several groups: GAN Compression's configurations are eight of them."""
+
+    name: str
+    choices: tuple[int, ...]
+    """Values it may take, ascending; the last one is the full network."""
+    widths: tuple[tuple[str, int], ...]
+    """(group, multiplier) pairs: a group has multiplier times the value channels. The first one leads: where channels
+    are ranked, its own ranking decides the value. An adapter names layers instead of groups."""
+
+    def value(self, width: int) -> int:
+        """The largest choice at which the leading group has at most `width` channels, or else the smallest."""
+        fitting = [choice for choice in self.choices if choice * self.widths[0][1] <= width]
+        return fitting[-1] if fitting else self.choices[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute:
     """A number a module keeps beside its tensors (groups, num_features): width of `group` times `unit`.
 
@@ -115,6 +132,8 @@ class Space:
     """What was folded or could not be followed, in sentences."""
     branches: tuple[Branch, ...] = ()
     """What leaves the network as a whole when groups are emptied."""
+    knobs: tuple[Knob, ...] = ()
+    """Groups whose widths one number sets together, as the family's papers search them."""
 
     @cached_property
     def by_name(self) -> dict[str, ChannelGroup]:
@@ -160,6 +179,7 @@ class Space:
             "fixed_macs": self.fixed_macs,
             "notes": list(self.notes),
             "branches": [asdict(branch) for branch in self.branches],
+            "knobs": [asdict(knob) for knob in self.knobs],
         }
 
     @classmethod
@@ -184,6 +204,10 @@ class Space:
             item_bytes=dict(data["item_bytes"]),
             fixed_macs=data["fixed_macs"],
             notes=tuple(data["notes"]),
+            knobs=tuple(
+                Knob(name=knob["name"], choices=tuple(knob["choices"]), widths=pairs(knob["widths"]))
+                for knob in data.get("knobs", ())
+            ),
             branches=tuple(
                 Branch(module=branch["module"], groups=tuple(branch["groups"])) for branch in data.get("branches", ())
             ),

@@ -169,40 +169,64 @@ def select_by_threshold(
 
     Unlike `select` it may leave budget unused, and ties leave or stay together. Groups keep `floor_width` channels
     (CAT's scripts: 16) or all they have, except those that an emptied branch does without, which may lose all.
+    Groups that a knob sets follow its leading group, whose scores alone are compared; the knob's value is at least
+    `floor_width` (CAT's trunk rule for GauGAN).
 
     Raises:
         BudgetUnreachable: even the floors cost more than the limits.
         NothingPruned: every group is frozen.
     """
-    groups = check_scores(space, scores)
+    check_scores(space, scores)
     check_threshold_floor(space, limits, cost=cost, floor_width=floor_width)
+    ranked = ranked_groups(space)
     # Usage is what a budget of one leaves: it bounds every term of the limits at once, in 1e-12 steps.
     threshold, widths = threshold_search(
-        [scores[group.name] for group in groups],
+        [scores[group.name] for group in ranked],
         lambda found: int(limits.usage(cost(_best(space, scores, found))) * 10**12),
         10**12,
-        [threshold_floor(group, floor_width) for group in groups],
+        threshold_floors(space, floor_width),
     )
     _log.info("The threshold of the scores is %r.", threshold)
     return _best(space, scores, widths)
 
 
-def threshold_floor(group: ChannelGroup, floor_width: int) -> int:
-    """Fewest channels of the group that `select_by_threshold` keeps."""
-    return 0 if group.floor == 0 else max(group.floor, min(floor_width, group.size))
+def ranked_groups(space: Space) -> list[ChannelGroup]:
+    """The prunable groups whose own scores decide their widths: all but those that follow another in a knob."""
+    followers = {group for knob in space.knobs for group, _ in knob.widths[1:]}
+    return [group for group in space.prunable if group.name not in followers]
+
+
+def threshold_floors(space: Space, floor_width: int) -> list[int]:
+    """Fewest channels that `select_by_threshold` keeps of each of the ranked groups."""
+    leading = {knob.widths[0][0]: knob for knob in space.knobs}
+
+    def floor(group: ChannelGroup) -> int:
+        if group.name in leading:
+            knob = leading[group.name]
+            return knob.widths[0][1] * next((c for c in knob.choices if c >= floor_width), knob.choices[-1])
+        return 0 if group.floor == 0 else max(group.floor, min(floor_width, group.size))
+
+    return [floor(group) for group in ranked_groups(space)]
 
 
 def check_threshold_floor(space: Space, limits: Limits, *, cost: Callable[[Plan], Cost], floor_width: int) -> None:
     """Raise BudgetUnreachable if the smallest plan of `select_by_threshold` does not fit."""
-    keep = {group.name: tuple(range(threshold_floor(group, floor_width))) for group in space.prunable}
-    check_floor(space, limits, cost(Plan({**space.full_plan(), **keep})))
+    flat = {group.name: np.zeros(group.size) for group in space.prunable}
+    check_floor(space, limits, cost(_best(space, flat, threshold_floors(space, floor_width))))
 
 
 def _best(space: Space, scores: Scores, widths: Sequence[int]) -> Plan:
-    """The plan that keeps the best `widths` channels of the prunable groups; ties keep lower ids."""
+    """The plan that keeps the best channels of the prunable groups; ties keep lower ids.
+
+    `widths` are of the ranked groups; knobs round them and set the others.
+    """
+    found = {group.name: width for group, width in zip(ranked_groups(space), widths, strict=True)}
+    for knob in space.knobs:
+        value = knob.value(found[knob.widths[0][0]])
+        found |= {group: factor * value for group, factor in knob.widths}
     keep = dict(space.full_plan())
-    for group, width in zip(space.prunable, widths, strict=True):
-        best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[:width]
+    for group in space.prunable:
+        best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[: found[group.name]]
         keep[group.name] = tuple(sorted(int(i) for i in best))
     return Plan(keep)
 

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
 from gansdk.channels.branches import with_branches, without_branches
-from gansdk.channels.groups import Op, Plan, Space
+from gansdk.channels.groups import Knob, Op, Plan, Space
+from gansdk.channels.knobs import with_knobs
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
 from gansdk.channels.products import ProductCounter
 from gansdk.channels.slots import call_with, state_of
@@ -184,12 +185,13 @@ def trace(
     example: Tensor,
     taps: Mapping[str, str] | None = None,
     branches: Mapping[str, Sequence[str]] | None = None,
+    knobs: Sequence[Knob] = (),
 ) -> Space:
     """Channel groups, operations and costs of `module` at the size of `example`: (N, C, H, W).
 
     The module must have plain weights (`fold` it first) and is not changed. Taps (name -> submodule path)
     appear in the space as tensors called "tap:name", so that connectors know their channels. `branches` are
-    submodules that may be emptied, as in `Adapter.branches`.
+    submodules that may be emptied, as in `Adapter.branches`, and `knobs` widths set together, as in `Adapter.knobs`.
 
     Raises:
         ContractError: the module cannot run on the example, or a branch or layer of one does not exist.
@@ -198,7 +200,8 @@ def trace(
     tracer = _run(module, state, example, taps or {})
     space = assemble(tracer, module, state)
     space = with_branches(_verified(module, space, example), module, branches or {}, taps or {})
-    return _checked_branches(module, space, example) if space.branches else space
+    space = _checked_branches(module, space, example) if space.branches else space
+    return with_knobs(space, module, knobs)
 
 
 def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]) -> Tracer:

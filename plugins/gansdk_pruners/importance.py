@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansdk.channels.groups import ChannelGroup, Space
-from gansdk.channels.select import Scores
+from gansdk.channels.select import Scores, ranked_groups
 from gansdk.errors import IncompatibleParts, MissingData
 from gansdk.interfaces import Run, Student
 
@@ -134,12 +134,16 @@ def norm_scale(student: Student, run: Run) -> Scores:
     """|gamma| of the first affine norm of each group (CAT, Jin et al., CVPR 2021; network slimming).
 
     Says something only where the scales were trained to; groups without a scale are an error, because
-    nothing would rank them.
+    nothing would rank them, unless they follow another one in a knob.
     """
     network = _main(student)
+    ranked = {group.name for group in ranked_groups(student.space)}
     scores: dict[str, NDArray[np.float64]] = {}
     for group in student.space.prunable:
         weight = scale_of(network, group)
+        if weight is None and group.name not in ranked:
+            scores[group.name] = np.zeros(group.size)
+            continue
         if weight is None:
             raise IncompatibleParts(
                 f"The importance 'norm-scale' ranks by the scales of norm layers, but group {group.name!r} has none. "

@@ -78,14 +78,14 @@ class ResNetSizes:
 class SeparableConv(nn.Module):
     """Depthwise 3x3, instance norm without scales, pointwise 1x1; biases and norm whatever the network's norm is."""
 
-    def __init__(self, given: int, made: int) -> None:
+    def __init__(self, given: int, made: int, *, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(given, given, 3, groups=given), nn.InstanceNorm2d(given), nn.Conv2d(given, made, 1)
+            nn.Conv2d(given, given, 3, padding=padding, groups=given), nn.InstanceNorm2d(given), nn.Conv2d(given, made, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, given, H, W) -> (N, made, H - 2, W - 2)."""
+        """(N, given, H, W) -> (N, made, H - 2, W - 2), or as large as before with padding 1."""
         return cast("Tensor", self.conv(x))
 
 

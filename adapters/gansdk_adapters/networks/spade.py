@@ -1,0 +1,217 @@
+"""The SPADE generator of GauGAN (Park et al., CVPR 2019) and its mobile form (GAN Compression, CVPR 2020).
+
+Keys are those of the official releases. The input is a label map (N, labels, H, W) of zeros and ones at any size whose
+sides are multiples of 2 ** `doublings`; the image (N, channels_out, H, W) is in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gansdk.errors import ContractError
+from gansdk_adapters.networks.resnet import SeparableConv
+
+Upsampling = Literal["normal", "more", "most"]
+"""Five, six or seven doublings; the weights of the first two do not differ, "most" has a block more."""
+DOUBLINGS: dict[str, int] = {"normal": 5, "more": 6, "most": 7}
+SLOPE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPADELayout:
+    """What the SPADE generators share: label channels, the widths behind every block, and the doublings."""
+
+    labels: int = 36
+    """Channels of the label map, edges and unknown included."""
+    channels_out: int = 3
+    trunk: int = 1024
+    """Channels behind the first convolution and the three blocks at the coarsest grids."""
+    ups: tuple[int, ...] = (512, 256, 128, 64)
+    """Channels behind each of the following blocks; a fifth one for "most"."""
+    upsampling: Upsampling = "more"
+    middles: int = 2
+    """Blocks of the trunk's width behind the first; only deeper networks than the published have more than two."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ups", tuple(self.ups))  # JSON gives lists
+        if self.upsampling not in get_args(Upsampling):
+            raise ContractError(f"upsampling={self.upsampling!r} is none of: {', '.join(get_args(Upsampling))}.")
+        if (
+            len(self.ups) != (5 if self.upsampling == "most" else 4)
+            or min(self.labels, self.trunk, *self.ups, self.middles - 1) < 1
+        ):
+            raise ContractError(f"{self}: four widths, five for 'most', two middle blocks, and everything at least 1.")
+
+    @property
+    def doublings(self) -> int:
+        """Times the grid doubles; sides are multiples of 2 ** doublings."""
+        return DOUBLINGS[self.upsampling]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the blocks, in order."""
+        middles = (f"G_middle_{index}" for index in range(self.middles))
+        return ("head_0", *middles, *(f"up_{index}" for index in range(len(self.ups))))
+
+    @property
+    def doubled(self) -> frozenset[str]:
+        """The blocks that the grid doubles behind."""
+        return frozenset(
+            {"head_0", f"G_middle_{self.middles - 1}", *(f"up_{index}" for index in range(len(self.ups) - 1))}
+            | ({"G_middle_0"} if self.upsampling != "normal" else set())
+        )
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Channels in front of each block."""
+        return (*(self.trunk,) * (2 + self.middles), *self.ups[:-1])
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """Channels behind each block."""
+        return (*(self.trunk,) * (1 + self.middles), *self.ups)
+
+
+def ups_of(width: int, upsampling: str) -> tuple[int, ...]:
+    """Return the widths behind the later blocks as published: 8, 4, 2 and 1 times ngf, and half of it for "most"."""
+    widths = (8 * width, 4 * width, 2 * width, width)
+    return (*widths, width // 2) if upsampling == "most" else widths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPADESizes(SPADELayout):
+    """Sizes of `SPADEGenerator`; `of` and `from_config` make the published ones."""
+
+    inner: tuple[int, ...] = (1024, 1024, 1024, 512, 256, 128, 64)
+    """Channels between the two convolutions of each block."""
+    hidden: tuple[int, ...] = (128,) * 7
+    """Channels in front of gamma and beta, per block."""
+    separable: bool = False
+    """Depthwise-separable convolutions for gamma and beta."""
+    spectral: bool = False
+    """Spectral norm on the blocks' own convolutions."""
+
+    def __post_init__(self) -> None:
+        # Not super(): dataclasses with slots are made anew, and super() would look for the old one.
+        SPADELayout.__post_init__(self)
+        object.__setattr__(self, "inner", tuple(self.inner))
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if len(self.inner) != len(self.names) or len(self.hidden) != len(self.names):
+            raise ContractError(f"{self}: one inner and one hidden width per block are needed ({len(self.names)}).")
+
+    @classmethod
+    def of(cls, width: int = 64, *, upsampling: Upsampling = "more", hidden: int = 128, **options: Any) -> SPADESizes:
+        """Return the network as published: ngf `width`; `options` are the other fields."""
+        ups = ups_of(width, upsampling)
+        inner = (*(16 * width,) * (1 + options.get("middles", 2)), *ups)
+        return cls(
+            trunk=16 * width, ups=ups, inner=inner, hidden=(hidden,) * len(inner), upsampling=upsampling, **options
+        )
+
+    @classmethod
+    def from_config(cls, config: str | Sequence[int], **options: Any) -> SPADESizes:
+        """Return the mobile network of a GAN Compression config: "32_40_40_32_40_24_32_24", or its numbers.
+
+        Trunk (x16), inner widths of the first three blocks (x16), widths of the later ones (x8, x4, x2, x1); gamma
+        and beta of a block see twice its number of channels.
+
+        Raises:
+            ContractError: there are not eight numbers.
+        """
+        numbers = [int(part) for part in config.split("_")] if isinstance(config, str) else list(config)
+        if len(numbers) != 8:
+            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight are a network.")
+        ups = tuple(number * factor for number, factor in zip(numbers[4:], (8, 4, 2, 1), strict=True))
+        return cls(
+            trunk=16 * numbers[0],
+            ups=ups,
+            inner=(*(16 * number for number in numbers[1:4]), *ups),
+            hidden=tuple(2 * number for number in numbers[1:]),
+            **{"separable": True, **options},
+        )
+
+
+class SPADEFrame(nn.Module):
+    """First convolution, blocks on ever finer grids, last convolution, Tanh. Subclasses bring the blocks."""
+
+    def __init__(self, sizes: SPADELayout, block: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.fc = nn.Conv2d(sizes.labels, sizes.trunk, 3, padding=1)
+        for index, name in enumerate(sizes.names):
+            self.add_module(name, block(index))
+        self.conv_img = nn.Conv2d(sizes.ups[-1], sizes.channels_out, 3, padding=1)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """(N, labels, H, W) -> (N, channels_out, H, W)."""
+        height, width = (side // 2**self.sizes.doublings for side in labels.shape[2:])
+        x = self.first(F.interpolate(labels, size=(height, width), mode="nearest"))
+        for name in self.sizes.names:
+            x = getattr(self, name)(x, labels)
+            if name in self.sizes.doubled:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return cast("Tensor", self.conv_img(F.leaky_relu(x, SLOPE)).tanh())
+
+    def first(self, labels: Tensor) -> Tensor:
+        """(N, labels, h, w) on the coarsest grid -> (N, trunk, h, w)."""
+        return cast("Tensor", self.fc(labels))
+
+
+class SPADEGenerator(SPADEFrame):
+    """Two SPADE convolutions per block, and a third around it where the width changes."""
+
+    sizes: SPADESizes
+
+    def __init__(self, sizes: SPADESizes) -> None:
+        super().__init__(sizes, lambda index: SPADEResBlock(sizes, index))
+
+
+class SPADEResBlock(nn.Module):
+    """`shortcut(x) + conv_1(act(norm_1(conv_0(act(norm_0(x))))))`, every norm guided by the label map."""
+
+    def __init__(self, sizes: SPADESizes, index: int) -> None:
+        super().__init__()
+        given, inner, made = sizes.given[index], sizes.inner[index], sizes.made[index]
+        wrapped = nn.utils.spectral_norm if sizes.spectral else _plain
+        self.conv_0 = wrapped(nn.Conv2d(given, inner, 3, padding=1))
+        self.conv_1 = wrapped(nn.Conv2d(inner, made, 3, padding=1))
+        self.norm_0 = SPADE(sizes, given, sizes.hidden[index])
+        self.norm_1 = SPADE(sizes, inner, sizes.hidden[index])
+        self.conv_s = wrapped(nn.Conv2d(given, made, 1, bias=False)) if given != made else None
+        self.norm_s = SPADE(sizes, given, sizes.hidden[index]) if given != made else None
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(N, given, h, w), (N, labels, H, W) -> (N, made, h, w)."""
+        around = x if self.conv_s is None or self.norm_s is None else self.conv_s(self.norm_s(x, labels))
+        y = self.conv_0(F.leaky_relu(self.norm_0(x, labels), SLOPE))
+        y = self.conv_1(F.leaky_relu(self.norm_1(y, labels), SLOPE))
+        return cast("Tensor", around + y)
+
+
+class SPADE(nn.Module):
+    """A batch norm without parameters, times 1 + gamma, plus beta; both from the label map at the input's size."""
+
+    def __init__(self, sizes: SPADESizes, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
+        self.mlp_shared = nn.Sequential(nn.Conv2d(sizes.labels, hidden, 3, padding=1), nn.ReLU())
+        self.mlp_gamma = _modulation(sizes, hidden, channels)
+        self.mlp_beta = _modulation(sizes, hidden, channels)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(N, channels, h, w), (N, labels, H, W) -> (N, channels, h, w)."""
+        guide = self.mlp_shared(F.interpolate(labels, size=x.shape[2:], mode="nearest"))
+        return cast("Tensor", self.param_free_norm(x) * (1 + self.mlp_gamma(guide)) + self.mlp_beta(guide))
+
+
+def _modulation(sizes: SPADESizes, given: int, made: int) -> nn.Module:
+    return SeparableConv(given, made, padding=1) if sizes.separable else nn.Conv2d(given, made, 3, padding=1)
+
+
+def _plain(conv: nn.Conv2d) -> nn.Conv2d:
+    return conv
