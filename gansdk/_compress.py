@@ -245,6 +245,7 @@ def _prepare(
     regime = regimes[0] if regimes else OfflineRegime()
     if distillers:
         source = regime.source(source, generator.adapter)
+        task.prepare()
     return _Job(
         generator=generator,
         budget=parsed,

@@ -178,6 +178,9 @@ class Task(ABC):
         """Weights of the discriminator as they are now; None for families without one."""
         return None
 
+    def prepare(self) -> None:
+        """Load what training needs beside the discriminator, or say what is missing; called before any compute."""
+
     def bind(self, training: Training) -> None:
         """Called once per stage: move discriminators to its device and make their optimisers anew."""
 

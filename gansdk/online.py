@@ -27,6 +27,7 @@ class OnlineTeacher(Teacher):
     def __init__(self, module: nn.Module, contract: Contract, taps: Mapping[str, str], task: Task) -> None:
         self.contracts = {MAIN: contract}
         self.taps = tuple(taps)
+        task.prepare()
         self.task = task
         self.optimisation = task.optimisation
         self.module = copy_module(module).train().requires_grad_(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,11 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.interfaces import Optimisation, Training
-from gansdk.toolkit.perceptual import Features
+from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_adapters.tasks.adversarial import DiscriminatorTask, untrained
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss, over_scales
 
+PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 Scales = Sequence[Sequence[Tensor]]
 """For every scale of the discriminator its feature maps, the last of them the scores."""
 
@@ -25,8 +27,9 @@ class SemanticSynthesisTask(DiscriminatorTask):
     discriminator then judges fresh images, with the whole sum of its losses. Two time scales: the generator learns at
     1e-4, the discriminator at 4e-4, both with betas (0, 0.9).
 
-    `network`: (N, channels of label map + image, H, W) -> `Scales`. `perceptual` gives the feature maps that the
-    perceptual term compares, coarser ones with more weight; None leaves the term out.
+    `network`: (N, channels of label map + image, H, W) -> `Scales`. `perceptual` is where the VGG-19 of the perceptual
+    term has its weights (`gansdk.toolkit.perceptual.vgg`), "pretrained" for timm's; None leaves the term out. Images
+    go into it as they are, in [-1, 1].
     """
 
     optimisation = Optimisation(learning_rate=1e-4, betas=(0.0, 0.9), schedule="constant-linear")
@@ -37,17 +40,28 @@ class SemanticSynthesisTask(DiscriminatorTask):
         self,
         network: nn.Module,
         *,
-        perceptual: Features | None,
+        perceptual: str | Path | Mapping[str, Tensor] | None,
         feature_weight: float = 10.0,
         perceptual_weight: float = 10.0,
     ) -> None:
         super().__init__(network)
-        self.perceptual = perceptual
+        self.perceptual: Features | None = None
+        self._perceptual_weights = perceptual if perceptual_weight else None
         self.feature_weight = feature_weight
         self.perceptual_weight = perceptual_weight
 
+    def prepare(self) -> None:
+        """Load the network of the perceptual term.
+
+        Raises:
+            CheckpointError: its weights cannot be had; the message says how to get them, or which term to drop.
+        """
+        if self._perceptual_weights is not None and self.perceptual is None:
+            self.perceptual = vgg("vgg19", PERCEPTUAL_LAYERS, self._perceptual_weights)
+
     def bind(self, training: Training) -> None:
         super().bind(training)
+        self.prepare()
         if self.perceptual is not None:
             self.perceptual.to(training.device)
 
@@ -81,7 +95,7 @@ class SemanticSynthesisTask(DiscriminatorTask):
         losses = {"gan": over_scales([generator_loss("hinge", maps[-1]) for maps in made])}
         if self.feature_weight:
             losses["features"] = feature_matching(made, self._of_truth(_shown(x, truth)))
-        if self.perceptual is not None and self.perceptual_weight:
+        if self.perceptual is not None:
             with torch.no_grad():
                 wanted = self.perceptual(truth)
             losses["perceptual"] = perceptual_distance(self.perceptual(fake), wanted)

@@ -1,0 +1,309 @@
+"""GauGAN: SPADE, its mobile form and CAT's inception-SPADE, from label maps to images."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.adapter import Adapter, Variant
+from gansdk.channels.groups import Knob
+from gansdk.contracts import Contract, Labels
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported
+from gansdk.interfaces import Task
+from gansdk_adapters.networks.inception_spade import (
+    InceptionSPADEGenerator,
+    InceptionSPADESizes,
+    branch_paths,
+)
+from gansdk_adapters.networks.initialise import initialise
+from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
+from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
+from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
+
+State = Mapping[str, Tensor]
+Network = SPADEGenerator | InceptionSPADEGenerator
+NETWORKS: dict[str, tuple[Any, Any]] = {
+    "spade": (SPADEGenerator, SPADESizes),
+    "inception": (InceptionSPADEGenerator, InceptionSPADESizes),
+}
+KNOWN_LABELS = {
+    36: Labels(classes=35, edges=True),  # Cityscapes
+    184: Labels(classes=182, unknown=True, edges=True),  # COCO-Stuff
+}
+
+
+class GauGAN(Adapter):
+    """Generators of images from one-hot label maps (Park et al., CVPR 2019; Jin et al., CVPR 2021).
+
+    What weights do not tell is said here; each has a default for the published networks.
+
+    Args:
+        upsampling: "normal", "more" or "most". The first two have the same weights: 36 label channels (Cityscapes)
+            mean "more", others "normal".
+        edges: whether the last label channel marks instance edges; True for 36 and 184 channels, False for others.
+        unknown: whether the channel before it is for pixels of no class; True for 184 channels, False for others.
+        size: (H, W) at which costs are quoted; 256x512 for 36 channels, 256x256 for others.
+        slope: of the activations inside inception blocks. CAT's teachers are trained with 0.01, but rebuilt with 0 to
+            be distilled; 0 if left out.
+        perceptual: path of VGG-19 weights for the perceptual loss, "pretrained" for timm's, None to leave it out.
+        discriminator_width: channels of a fresh discriminator's first layer.
+        feature_weight, perceptual_weight: of the two losses beside the adversarial one.
+    """
+
+    name = "gaugan"
+
+    def __init__(
+        self,
+        *,
+        upsampling: Upsampling | None = None,
+        edges: bool | None = None,
+        unknown: bool | None = None,
+        size: Sequence[int] | None = None,
+        slope: float = 0.0,
+        perceptual: str | Path | None = "pretrained",
+        discriminator_width: int = 64,
+        feature_weight: float = 10.0,
+        perceptual_weight: float = 10.0,
+    ) -> None:
+        if upsampling not in (None, "normal", "more", "most"):
+            raise InvalidOption(f"upsampling={upsampling!r} is none of: normal, more, most.")
+        self._upsampling = upsampling
+        self._edges = edges
+        self._unknown = unknown
+        self._size = None if size is None else (int(size[0]), int(size[1]))
+        self._slope = slope
+        self._perceptual = perceptual
+        self._discriminator_width = discriminator_width
+        self._feature_weight = feature_weight
+        self._perceptual_weight = perceptual_weight
+
+    def accepts(self, module: nn.Module) -> bool:
+        return isinstance(module, (SPADEGenerator, InceptionSPADEGenerator))
+
+    def contract(self, module: nn.Module) -> Contract:
+        sizes = _known(module).sizes
+        multiple = 2**sizes.doublings
+        usual = (256, 512) if sizes.labels == 36 else (256, 256)
+        return Contract(
+            channels_in=sizes.labels,
+            channels_out=sizes.channels_out,
+            size=self._size or usual,
+            input_range=(0.0, 1.0),
+            multiple_of=multiple,
+            labels=self._labels(sizes.labels),
+        )
+
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        """Return the outputs of head_0, the last middle block and up_1, as both papers distil them."""
+        middle = f"G_middle_{_known(module).sizes.middles - 1}"
+        return {name: name for name in ("head_0", middle, "up_1")}
+
+    def branches(self, module: nn.Module) -> Mapping[str, Sequence[str]]:
+        return branch_paths(module) if isinstance(module, InceptionSPADEGenerator) else {}
+
+    def knobs(self, module: nn.Module) -> Sequence[Knob]:
+        """Return CAT's trunk rule: one number sets the trunk and, by halving, every later block.
+
+        Its unit is ngf; the trunk's width is a multiple of 16 of it, of 32 for "most" (CAT, released code). A
+        network whose widths are in other proportions has none.
+        """
+        network = _known(module)
+        sizes = network.sizes
+        step = 32 if sizes.upsampling == "most" else 16
+        factors = [step >> (index + 1) for index in range(len(sizes.ups))]
+        value, rest = divmod(sizes.trunk, step)
+        if rest or not isinstance(network, InceptionSPADEGenerator):
+            return ()
+        if any(width != factor * value for width, factor in zip(sizes.ups, factors, strict=True)):
+            return ()
+        layers = {"fc": step, **{f"up_{index}.shortcut.1.conv": factor for index, factor in enumerate(factors)}}
+        return (Knob(name="ngf", choices=tuple(range(1, value + 1)), widths=tuple(layers.items())),)
+
+    def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
+        """GauGAN's losses, with the given discriminator or a fresh one.
+
+        Raises:
+            CheckpointError: the weights are of no multi-scale discriminator, or of one for other images.
+        """
+        sizes = _known(module).sizes
+        channels = sizes.labels + sizes.channels_out
+        if discriminator is None:
+            network = MultiScaleDiscriminator(MultiScaleSizes(channels_in=channels, width=self._discriminator_width))
+            initialise(network, "xavier", generator=torch.Generator().manual_seed(0))
+        else:
+            network = multi_scale_discriminator(discriminator)
+        if network.sizes.channels_in != channels:
+            raise CheckpointError(
+                f"The discriminator judges {network.sizes.channels_in} channels, but this generator's label map and "
+                f"image have {sizes.labels} + {sizes.channels_out}. Give the one it was trained against."
+            )
+        return SemanticSynthesisTask(
+            network,
+            perceptual=self._perceptual,
+            feature_weight=self._feature_weight,
+            perceptual_weight=self._perceptual_weight,
+        )
+
+    def variants(self, state: State) -> Iterable[Variant]:
+        fc, image = state.get("fc.weight"), state.get("conv_img.weight")
+        if fc is None or image is None or fc.ndim != 4 or image.ndim != 4 or 0 in (*fc.shape, *image.shape):
+            return
+        inception = "fc_norm.weight" in state
+        layout = self._layout(state, fc, image)
+        sizes = self._inception_sizes(state, layout) if inception else self._spade_sizes(state, layout)
+        title = "inception-SPADE generator" if inception else "SPADE generator"
+        name = f"{title}, trunk of {sizes.trunk}, {sizes.labels} label channels, {sizes.upsampling!r}"
+        kind = NETWORKS["inception" if inception else "spade"][0]
+        yield Variant(name=name, build=lambda: kind(sizes))
+
+    def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
+        """Make "spade" (the usual one), "mobile" or "inception"; `sizes` are `width`, `labels` and others of theirs."""
+        kinds = {"": ("spade", {}), "spade": ("spade", {}), "mobile": ("spade", {"separable": True})}
+        kind, fixed = {**kinds, "inception": ("inception", {})}.get(architecture, (None, {}))
+        if kind is None:
+            raise InvalidOption(f"The family 'gaugan' has no {architecture!r}; it has spade, mobile and inception.")
+        network, table = NETWORKS[kind]
+        labels = sizes.get("labels", 36)
+        options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
+        if kind == "inception":
+            options.setdefault("slope", self._slope)
+        try:
+            made: nn.Module = network(table.of(**options))
+        except TypeError as error:
+            raise InvalidOption(
+                f"sizes={dict(sizes)} do not fit the architecture {architecture!r}: {error}."
+            ) from error
+        self.initialise(made)
+        return made
+
+    def initialise(self, module: nn.Module) -> None:
+        """Xavier normal with gain 0.02, as in both papers' code."""
+        initialise(module, "xavier")
+
+    def describe(self, module: nn.Module) -> dict[str, Any]:
+        network = _known(module)
+        kind = next(name for name, (made, _) in NETWORKS.items() if isinstance(network, made))
+        return {"network": kind, "sizes": asdict(network.sizes)}
+
+    def build(self, description: Mapping[str, Any]) -> nn.Module:
+        kind = NETWORKS.get(description.get("network", ""))
+        try:
+            if kind is not None:
+                network: nn.Module = kind[0](kind[1](**description["sizes"]))
+                return network
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{dict(description)} describes no network of 'gaugan': {error}.") from error
+        raise CheckpointError(f"The adapter 'gaugan' builds 'spade' and 'inception', but got {dict(description)}.")
+
+    def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
+        """Make a fresh network `width` times as wide; deeper means one more block at the trunk's width."""
+        network = _known(module)
+        old = network.sizes
+        ngf = max(2, round(width * old.trunk / 16))
+        table = NETWORKS[self.describe(module)["network"]][1]
+        kept = {"separable", "spectral", "slope", "kernels", "channels_out"}
+        options = {name: value for name, value in asdict(old).items() if name in kept}
+        hidden = round(width * _hidden(old))
+        new = table.of(
+            ngf,
+            labels=old.labels,
+            upsampling=old.upsampling,
+            middles=old.middles + deeper,
+            hidden=hidden,
+            **options,
+        )
+        made: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
+        self.initialise(made)
+        return made
+
+    def _labels(self, channels: int) -> Labels:
+        known = KNOWN_LABELS.get(channels, Labels(classes=channels))
+        edges = known.edges if self._edges is None else self._edges
+        unknown = known.unknown if self._unknown is None else self._unknown
+        return Labels(classes=channels - edges - unknown, unknown=unknown, edges=edges)
+
+    def _usual_upsampling(self, labels: int) -> Upsampling:
+        return self._upsampling or ("more" if labels == 36 else "normal")
+
+    def _layout(self, state: State, fc: Tensor, image: Tensor) -> dict[str, Any]:
+        """Read what both kinds of network share."""
+        most = any(key.startswith("up_4.") for key in state)
+        middles = {key.split(".")[0] for key in state if re.match(r"G_middle_\d+\.", key)}
+        return {
+            "labels": fc.shape[1],
+            "channels_out": image.shape[0],
+            "trunk": fc.shape[0],
+            "upsampling": "most" if most else self._usual_upsampling(fc.shape[1]),
+            "middles": max(2, len(middles)),
+        }
+
+    def _spade_sizes(self, state: State, layout: Mapping[str, Any]) -> SPADESizes:
+        names = _block_names(layout)
+        inner = tuple(_rows(state, f"{name}.conv_0", layout["trunk"]) for name in names)
+        made = tuple(_rows(state, f"{name}.conv_1", layout["trunk"]) for name in names)
+        hidden = tuple(_rows(state, f"{name}.norm_0.mlp_shared.0", 128) for name in names)
+        return SPADESizes(
+            **layout,
+            ups=made[1 + layout["middles"] :],
+            inner=inner,
+            hidden=hidden,
+            separable="head_0.norm_0.mlp_gamma.conv.0.weight" in state,
+            spectral="head_0.conv_0.weight_orig" in state,
+        )
+
+    def _inception_sizes(self, state: State, layout: Mapping[str, Any]) -> InceptionSPADESizes:
+        names = _block_names(layout)
+        kernels = tuple(
+            state[f"head_0.res_ops.{index}.0.conv.weight"].shape[2]
+            for index in range(8)
+            if f"head_0.res_ops.{index}.0.conv.weight" in state
+        ) or (1, 3, 5)
+        later = names[1 + layout["middles"] :]
+        return InceptionSPADESizes(
+            **layout,
+            ups=tuple(_rows(state, f"{name}.shortcut.1.conv", layout["trunk"]) for name in later),
+            kernels=kernels,
+            middle=tuple(_middle(state, name, len(kernels)) for name in names),
+            guide=tuple(_middle(state, f"{name}.spade", len(kernels)) for name in names),
+            slope=self._slope,
+        )
+
+
+def _block_names(layout: Mapping[str, Any]) -> tuple[str, ...]:
+    middles = (f"G_middle_{index}" for index in range(layout["middles"]))
+    return ("head_0", *middles, *(f"up_{index}" for index in range(5 if layout["upsampling"] == "most" else 4)))
+
+
+def _rows(state: State, path: str, default: int) -> int:
+    """Output channels of a convolution, with or without spectral norm."""
+    weight = state.get(f"{path}.weight", state.get(f"{path}.weight_orig"))
+    return default if weight is None or weight.ndim == 0 or not len(weight) else len(weight)
+
+
+def _middle(state: State, path: str, kernels: int) -> tuple[int, ...]:
+    return tuple(
+        _rows(state, f"{path}.{kind}.{index}.0.conv", 0) for kind in ("res_ops", "dw_ops") for index in range(kernels)
+    )
+
+
+def _hidden(sizes: SPADESizes | InceptionSPADESizes) -> int:
+    """Channels in front of gamma and beta of the whole network: those of its first block."""
+    if isinstance(sizes, SPADESizes):
+        return sizes.hidden[0]
+    return 6 * math.ceil(max(sizes.guide[0], default=21) or 21)
+
+
+def _known(module: nn.Module) -> Network:
+    if isinstance(module, (SPADEGenerator, InceptionSPADEGenerator)):
+        return module
+    raise Unsupported(
+        f"The adapter 'gaugan' knows SPADEGenerator and InceptionSPADEGenerator, but got {type(module).__qualname__}. "
+        "Call gansdk.wrap(net, contract=...) for other networks."
+    )
