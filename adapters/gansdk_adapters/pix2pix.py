@@ -13,3 +13,4 @@ class Pix2Pix(Translation):
     """
 
     name = "pix2pix"
+    conditional = True

@@ -31,6 +31,8 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         summary="Unpaired translation: the generators of pix2pix, one per direction",
         source="Zhu et al., ICCV 2017",
         provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "discriminator"}),
+    )
+    yield AdapterSpec(
         name="gaugan",
         factory="gansdk_adapters.gaugan:GauGAN",
         summary="Images from label maps: SPADE and CAT's inception-SPADE",

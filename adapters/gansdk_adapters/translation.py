@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 from torch.nn.utils import spectral_norm
 
-from gansdk.adapter import Adapter, ReconstructionTask, Variant, reset_parameters
-from gansdk.contracts import Contract
+from gansdk.adapter import Adapter, Variant, reset_parameters
+from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
+from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, patch_discriminator
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.norms import unused_statistics
 from gansdk_adapters.networks.unet import UNetSizes
+from gansdk_adapters.tasks.adversarial import ImageToImageTask
+from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
     ARCHITECTURES,
     LAYOUTS,
@@ -50,18 +54,43 @@ class Translation(Adapter):
             for all others: CAT's and GAN Compression's are made to run so.
         dropout: the rate of dropout layers, where there are any: 0.5 in pix2pix' U-Net. "auto" is that for U-Nets,
             and 0 inside residual blocks, where GAN Compression and CAT keep an idle layer.
+        size: (H, W) at which costs are quoted; 256x256 if left out.
+        labels: fields of `gansdk.Labels`, where inputs are label maps with a channel per class: {"classes": 12}.
+        gan, gan_weight, reconstruction_weight: the losses of `ImageToImageTask`.
+        discriminator_width: channels of a fresh discriminator's first layer.
 
     Raises:
         InvalidOption: an option has none of these values.
     """
 
-    def __init__(self, *, inference: Inference = "auto", dropout: float | Literal["auto"] = "auto") -> None:
+    conditional: bool
+    """Whether the discriminator sees the input beside the image."""
+
+    def __init__(
+        self,
+        *,
+        inference: Inference = "auto",
+        dropout: float | Literal["auto"] = "auto",
+        size: Sequence[int] | None = None,
+        gan: Kind = "hinge",
+        gan_weight: float = 1.0,
+        reconstruction_weight: float = 100.0,
+        discriminator_width: int = 128,
+        labels: Mapping[str, Any] | None = None,
+    ) -> None:
         if inference not in get_args(Inference):
             raise InvalidOption(f"inference={inference!r} is none of: {', '.join(get_args(Inference))}.")
         if dropout != "auto" and (isinstance(dropout, str) or not 0.0 <= dropout < 1.0):
             raise InvalidOption(f"dropout={dropout!r} must be a rate from 0 to below 1, or 'auto'.")
         self._inference: Inference = inference
+        check_kind(gan)
         self._dropout = dropout
+        self._size = None if size is None else (int(size[0]), int(size[1]))
+        self._labels = None if labels is None else Labels(**labels)
+        self._gan: Kind = gan
+        self._gan_weight = gan_weight
+        self._reconstruction_weight = reconstruction_weight
+        self._discriminator_width = discriminator_width
 
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, Network)
@@ -74,7 +103,9 @@ class Translation(Adapter):
         return Contract(
             channels_in=sizes.channels_in,
             channels_out=sizes.channels_out,
-            size=(side, side),
+            size=self._size or (side, side),
+            input_range=(-1.0, 1.0) if self._labels is None else (0.0, 1.0),
+            labels=self._labels,
             multiple_of=multiple,
             inference=("batch-statistics" if batch else "eval") if self._inference == "auto" else self._inference,
         )
@@ -93,8 +124,37 @@ class Translation(Adapter):
         return module.branches() if isinstance(module, InceptionGenerator) else {}
 
     def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
-        """L1 to the reference."""
-        return ReconstructionTask()
+        """Return the family's losses, with the given discriminator or a fresh one.
+
+        Raises:
+            CheckpointError: the weights are of no PatchGAN, or of one for other images.
+        """
+        return ImageToImageTask(
+            self.judge(module, discriminator),
+            gan=self._gan,
+            conditional=self.conditional,
+            gan_weight=self._gan_weight,
+            reconstruction_weight=self._reconstruction_weight,
+        )
+
+    def judge(self, module: nn.Module, weights: State | None = None) -> PatchDiscriminator:
+        """Return the discriminator of the weights, or a fresh one with the generator's norm; errors as `task`."""
+        sizes = self._known(module).sizes
+        channels = sizes.channels_out + (sizes.channels_in if self.conditional else 0)
+        if weights is None:
+            fresh = PatchDiscriminator(
+                PatchSizes(channels_in=channels, width=self._discriminator_width, norm=sizes.norm)
+            )
+            initialise(fresh, generator=torch.Generator().manual_seed(0))
+            return fresh
+        found = patch_discriminator(weights)
+        if found.sizes.channels_in != channels:
+            shown = f"the input and the image have {channels}" if self.conditional else f"the image has {channels}"
+            raise CheckpointError(
+                f"The discriminator judges {found.sizes.channels_in} channels, but {shown}. Give the one that the "
+                "generator was trained against."
+            )
+        return found
 
     def variants(self, state: State) -> Iterable[Variant]:
         """Offer each layout whose first layer is there; spectrally normalised weights keep their three tensors."""

@@ -81,7 +81,9 @@ class SeparableConv(nn.Module):
     def __init__(self, given: int, made: int, *, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(given, given, 3, padding=padding, groups=given), nn.InstanceNorm2d(given), nn.Conv2d(given, made, 1)
+            nn.Conv2d(given, given, 3, padding=padding, groups=given),
+            nn.InstanceNorm2d(given),
+            nn.Conv2d(given, made, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
