@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.carve import attribute_values, replace_by_none, slices
 from gansdk.channels.groups import Plan, Space
+from gansdk.channels.products import LightMeta
 from gansdk.channels.slots import call_with, state_of
 
 
@@ -48,7 +49,7 @@ class Elastic:
                 whole = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach()
                 sliced[name] = _sliced(whole, cut)
             try:
-                with self._narrowed(plan), torch.no_grad(), torch.device(device):
+                with self._narrowed(plan), torch.no_grad(), LightMeta(), torch.device(device):
                     return call_with(self.module, sliced, (example.to(device),))
             except (NotImplementedError, RuntimeError, AssertionError):
                 if device != "meta":

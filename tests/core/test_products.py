@@ -1,9 +1,13 @@
-"""MACs of what cannot be pruned, against counts by hand."""
+"""MACs of what cannot be pruned, against counts by hand; and the light rules for the meta device."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gansdk.channels.products import LIGHT, LightMeta
 from gansdk.channels.trace import trace
 from gansdk.testing.networks import Trunk, build
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines
@@ -53,3 +57,43 @@ def test_a_trace_with_real_tensors_counts_the_same_as_one_on_the_meta_device(par
 
 def test_convolutions_that_can_be_pruned_are_not_counted_as_fixed():
     assert fixed_macs(nn.Conv2d(C, C, 3, padding=1), nn.ConvTranspose2d(C, C, 3, padding=1, groups=2)) == 0
+
+
+def test_tracing_a_generator_does_not_import_pytorchs_compiler():
+    code = (
+        "import sys, torch; from gansdk.channels.trace import trace; from gansdk.testing.networks import network\n"
+        "entry = network('resnet-in'); trace(entry.build(), entry.example()); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+X = torch.empty(2, 3, 4, 5, device="meta")
+C3 = torch.empty(3, device="meta")
+COLUMN = torch.empty(6, 1, 1, 4, 1, device="meta")
+
+
+@pytest.mark.parametrize("function", LIGHT, ids=str)
+def test_a_light_rule_gives_the_shape_and_type_of_pytorchs_own(function):
+    name = str(function)
+    others = (X, COLUMN, X[0, :1].double(), X.half(), X.int(), 2.5)
+    if "native_batch_norm" in name:
+        calls = [(X, C3, C3, C3, C3, training, 0.1, 1e-5) for training in (True, False)]
+        calls.append((X, None, None, None, None, True, 0.1, 1e-5))
+    elif name.endswith("Tensor"):
+        calls = [(x, other) for x in (X, X.half(), X[0]) for other in others]
+    else:
+        calls = [(X,), (X.half(),), (X.transpose(1, 2),)]
+    for args in calls:
+        expected = function(*args)
+        with LightMeta():
+            found = function(*args)
+        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+        for a, b in pairs:
+            assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_norm_of_another_width_is_refused_on_the_meta_device(size: int):
+    norm = nn.BatchNorm2d(size, device="meta").eval()
+    with LightMeta(), pytest.raises(RuntimeError, match="3 channels"):
+        torch.ops.aten.native_batch_norm(X, norm.weight, norm.bias, None, None, True, 0.1, 1e-5)
