@@ -53,13 +53,16 @@ def without_branches(space: Space, note: str) -> Space:
 
 
 def _part(module: nn.Module, path: str) -> nn.Module:
-    parts: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
-    if not path or path not in parts:
+    try:
+        part = module.get_submodule(path)
+    except AttributeError:
+        part = module
+    if part is module:
         raise ContractError(
             f"The adapter names the branch or layer {path!r}, but {type(module).__name__} has no submodule there. "
             "This is a fault of the adapter."
         )
-    return parts[path]
+    return part
 
 
 def groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:

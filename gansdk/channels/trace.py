@@ -28,6 +28,8 @@ from gansdk.channels.products import ProductCounter
 from gansdk.channels.slots import call_with, state_of
 from gansdk.errors import ContractError
 
+Shapes = list[tuple[int, ...]]
+
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """What a forward pass raises on inputs or widths it was not made for."""
 
@@ -49,6 +51,7 @@ class Tracer(TorchFunctionMode):
         self._modelled_macs = 0
         self.notes: list[str] = []
         self.tap_shapes: dict[str, tuple[int, ...]] = {}
+        self.output_shapes: Shapes = []
         self._paths = {part: path for path, part in module.named_modules()}
         self._taps = {path: tap for tap, path in taps.items()}
         self._stack: list[nn.Module] = []
@@ -199,8 +202,9 @@ def trace(
     state = state_of(module)
     tracer = _run(module, state, example, taps or {})
     space = assemble(tracer, module, state)
-    space = with_branches(_verified(module, space, example), module, branches or {}, taps or {})
-    space = _checked_branches(module, space, example) if space.branches else space
+    space = _verified(module, space, example, tracer.output_shapes)
+    space = with_branches(space, module, branches or {}, taps or {})
+    space = _checked_branches(module, space, example, tracer.output_shapes) if space.branches else space
     return with_knobs(space, module, knobs)
 
 
@@ -234,29 +238,24 @@ def _run_on(
     with torch.no_grad(), tracer.watching(), tracer, tracer.products:
         output = call_with(module, named, (x,))
     for tensor in _tensors([output]):
+        tracer.output_shapes.append(tuple(tensor.shape))
         labels = labels_of(tensor)
         if labels is not None:
             tracer.unions.freeze(labels.ids, OUTPUT_REASON)
     return tracer
 
 
-def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
+def _verified(module: nn.Module, space: Space, example: Tensor, expected: Shapes) -> Space:
     """Freeze every group at whose smaller widths the forward does not run or changes its output's shape."""
-    from gansdk.channels.elastic import Elastic
 
-    def shapes(narrow: Iterable[str]) -> list[tuple[int, ...]] | str:
+    def shapes(narrow: Iterable[str]) -> Shapes | str:
         keep = {name: tuple(range((space.by_name[name].size + 1) // 2)) for name in narrow}
-        try:
-            output = Elastic(module, space).dry_run(Plan(keep), example)
-        except FORWARD_ERRORS as error:
-            return str(error).strip().splitlines()[0]
-        return [tuple(tensor.shape) for tensor in _tensors([output])]
+        return _shapes(module, space, Plan(keep), example)
 
     names = [group.name for group in space.prunable if group.size > 1]
-    expected = shapes([])
     # Alternate groups too: two of one size that wrongly count as independent pass when both are narrowed.
     together = (names, names[::2], names[1::2])
-    if isinstance(expected, str) or all(shapes(part) == expected for part in together):
+    if all(shapes(part) == expected for part in together) or isinstance(shapes([]), str):
         return space
     wrong = {name: shapes([name]) for name in names}
     reasons = {
@@ -272,22 +271,26 @@ def _verified(module: nn.Module, space: Space, example: Tensor) -> Space:
     )
 
 
-def _checked_branches(module: nn.Module, space: Space, example: Tensor) -> Space:
+def _checked_branches(module: nn.Module, space: Space, example: Tensor, expected: Shapes) -> Space:
     """Keep the branches only if the forward runs with all of them empty, and with every second one."""
-    from gansdk.channels.elastic import Elastic
-
-    elastic = Elastic(module, space)
     names = [group.name for group in space.prunable if group.floor == 0]
-    expected = [tuple(tensor.shape) for tensor in _tensors([elastic.dry_run(Plan(), example)])]
     for empty in (names, names[::2], names[1::2]):
-        try:
-            output = elastic.dry_run(Plan(dict.fromkeys(empty, ())), example)
-            problem = "" if [tuple(t.shape) for t in _tensors([output])] == expected else "its output changes shape"
-        except FORWARD_ERRORS as error:
-            problem = str(error).strip().splitlines()[0]
-        if problem:
+        found = _shapes(module, space, Plan(dict.fromkeys(empty, ())), example)
+        if found != expected:
+            problem = found if isinstance(found, str) else "its output changes shape"
             return without_branches(space, f"Branches are never emptied: without them {problem}.")
     return space
+
+
+def _shapes(module: nn.Module, space: Space, plan: Plan, example: Tensor) -> Shapes | str:
+    """Shapes of the outputs under the plan, or in words why the forward does not run."""
+    from gansdk.channels.elastic import Elastic
+
+    try:
+        output = Elastic(module, space).dry_run(plan, example)
+    except FORWARD_ERRORS as error:
+        return str(error).strip().splitlines()[0]
+    return [tuple(tensor.shape) for tensor in _tensors([output])]
 
 
 def _size_of(tensor: Tensor, dim: int, side: int) -> Width:
