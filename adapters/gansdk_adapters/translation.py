@@ -214,10 +214,12 @@ class Translation(Adapter):
         initialise(module)
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
-        """Make a fresh network `width` times as wide; deeper means one more block for every four, at least one.
+        """Make a fresh network `width` times as wide, and on request OMGD's deeper one (Ren et al., ICCV 2021).
+
+        Inception generators, which OMGD has none of, get one more block for every four.
 
         Raises:
-            Unsupported: a deeper U-Net; its depth is the size of its images.
+            Unsupported: a deeper one of a network that was made deeper before.
         """
         network = self._known(module)
         sizes = resized(network.sizes, width, deeper)

@@ -14,7 +14,7 @@ from gansdk.errors import Unsupported
 from gansdk_adapters.networks.inception import FIRST_LAYER, KINDS, InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.norms import norm_in
 from gansdk_adapters.networks.resnet import FIRST_BLOCK, ResNetGenerator, ResNetSizes
-from gansdk_adapters.networks.unet import FEWEST_DOWNS, UNetGenerator, UNetSizes, level_path
+from gansdk_adapters.networks.unet import FEWEST_DOWNS, UNetGenerator, UNetSizes
 
 State = Mapping[str, Tensor]
 Network = ResNetGenerator | UNetGenerator | InceptionGenerator
@@ -84,10 +84,11 @@ def _read_resnet(state: State) -> ResNetSizes | None:
 def _read_unet(state: State) -> UNetSizes | None:
     if not _is_convolution(state, "model.model.0.weight"):
         return None
+    path = UNetSizes().level_path
     downs = 2
-    while any(key.startswith(f"{level_path(downs + 1)}.") for key in state):
+    while any(key.startswith(f"{path(downs + 1)}.") for key in state):
         downs += 1
-    second = level_path(2)
+    second = path(2)
     return UNetSizes(
         channels_in=state["model.model.0.weight"].shape[1],
         channels_out=_side(state, "model.model.3.weight", 1, 3),
@@ -164,35 +165,44 @@ def without_spectral_norm(state: State) -> tuple[dict[str, Tensor], list[str]]:
 def taps_of(sizes: Sizes) -> dict[str, str]:
     """Map names to paths of the feature maps that the papers compare, in execution order."""
     if isinstance(sizes, UNetSizes):
-        up = {level: 2 if level == sizes.downs else 4 for level in (4, 2)}
         return {
-            "down3": f"{level_path(3)}.0",
-            "down5": f"{level_path(5)}.0",
-            **{f"up{level}": f"{level_path(level)}.{index}" for level, index in up.items()},
+            "down3": f"{sizes.level_path(3)}.0",
+            "down5": f"{sizes.level_path(5)}.0",
+            "up4": f"{sizes.level_path(4)}.{sizes.up_index(4)}",
+            "up2": f"{sizes.level_path(2)}.{sizes.up_index(2)}",
         }
     chosen = sorted({math.ceil(sizes.blocks * third / 3) for third in (1, 2, 3)} - {0})
     if isinstance(sizes, InceptionSizes):
         return {"stem": "down_sampling.9", **{f"body{n}": f"features.{n - 1}" for n in chosen}}
-    return {"stem": f"model.{FIRST_BLOCK - 1}", **{f"body{n}": f"model.{FIRST_BLOCK + n - 1}" for n in chosen}}
+    return {name: f"model.{sizes.block_index(n)}" for n in (0, *chosen) for name in [f"body{n}" if n else "stem"]}
 
 
 def resized(sizes: Sizes, width: float, deeper: bool) -> Sizes:
-    """Return the sizes of a network `width` times as wide, and one more block for every four if it is to be deeper."""
+    """Return the sizes of a network `width` times as wide, and deeper where that is asked for.
+
+    ResNets and U-Nets become deeper by OMGD's expansion blocks, inception generators by a block for every four.
+
+    Raises:
+        Unsupported: a network with expansion blocks is to be deeper still.
+    """
 
     def wide(channels: int) -> int:
         return max(1, round(channels * width))
 
-    if isinstance(sizes, UNetSizes):
-        if deeper:
-            raise Unsupported("A U-Net is as deep as its images are large; rebuild it wider instead.")
-        return replace(sizes, width=wide(sizes.width))
-    more = max(1, sizes.blocks // 4) if deeper else 0
-    widths = tuple(wide(channels) for channels in sizes.widths)
     if isinstance(sizes, InceptionSizes):
-        rows = tuple(tuple(wide(channels) if channels else 0 for channels in row) for row in sizes.middle)
-        return replace(sizes, widths=widths, middle=(*rows, *(rows[-1:] * more)))
-    inner = tuple(wide(channels) for channels in sizes.inner)
-    return replace(sizes, widths=widths, inner=(*inner, *(inner[-1:] * more)))
+        rows = [tuple(wide(channels) if channels else 0 for channels in row) for row in sizes.middle]
+        more = max(1, sizes.blocks // 4) if deeper else 0
+        return replace(sizes, widths=tuple(map(wide, sizes.widths)), middle=(*rows, *(rows[-1:] * more)))
+    if deeper and sizes.deep:
+        raise Unsupported("This is a deeper teacher already; rebuild the network it was made from.")
+    if isinstance(sizes, UNetSizes):
+        return replace(sizes, width=wide(sizes.width), deep=sizes.deep or deeper)
+    return replace(
+        sizes,
+        widths=tuple(map(wide, sizes.widths)),
+        inner=tuple(map(wide, sizes.inner)),
+        deep=sizes.deep or deeper,
+    )
 
 
 LAYOUTS: tuple[Layout, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -315,16 +316,6 @@ def test_taps_are_those_of_the_papers_and_thirds_at_other_depths():
     }
 
 
-def test_taps_of_a_unet_have_the_channels_and_sizes_of_omgd():
-    """omgd_wkd_dfsr.md A2.3: at 256x256, 2g at 64, 8g at 16, 16g at 16 and 4g at 64."""
-    network = UNetGenerator(UNetSizes(width=2)).eval()
-    student = ElasticStudent.of(open_generator(network))
-    seen = student.observe(torch.zeros(1, 3, 256, 256), ["down3", "down5", "up4", "up2"]).features
-    shapes = {name: tuple(feature.shape[1:]) for name, feature in seen.items()}
-    assert shapes == {"down3": (4, 64, 64), "down5": (16, 16, 16), "up4": (32, 16, 16), "up2": (8, 64, 64)}
-    assert bool((seen["up4"] >= 0).all())
-
-
 # Describing, building, creating, rebuilding.
 
 
@@ -364,17 +355,39 @@ def test_initialising_forgets_everything_inherited():
     assert bool((network.model[2].weight == 1).all())
 
 
-def test_rebuilding_scales_every_width_and_adds_blocks():
+def test_rebuilding_scales_every_width_and_deepens():
     adapter = Pix2Pix()
     resnet = ResNetGenerator(ResNetSizes.from_config("1_2_3_4_5_6_7_8"))
-    wide = adapter.rebuild(resnet, width=2.0, deeper=True).sizes
-    assert (wide.widths, wide.inner) == ((2, 8, 24, 28, 16), (32,) * 3 + (40,) * 3 + (48,) * 5)
+    wide = adapter.rebuild(resnet, width=2.0).sizes
+    assert (wide.widths, wide.inner) == ((2, 8, 24, 28, 16), (32,) * 3 + (40,) * 3 + (48,) * 3)
+    deep = adapter.rebuild(resnet, deeper=True)
+    assert deep.sizes == dataclasses.replace(resnet.sizes, deep=True)
     inception = InceptionGenerator(InceptionSizes.of(6, 2))
     assert adapter.rebuild(inception, width=0.5).sizes.middle == ((2,) * 6,) * 2
+    assert adapter.rebuild(inception, deeper=True).sizes.blocks == 3
     unet = UNetGenerator(UNetSizes(width=2, downs=5))
-    assert adapter.rebuild(unet, width=1.5).sizes.width == 3
-    with pytest.raises(Unsupported, match="U-Net"):
-        adapter.rebuild(unet, deeper=True)
+    assert adapter.rebuild(unet, width=1.5, deeper=True).sizes == UNetSizes(width=3, downs=5, deep=True)
+    with pytest.raises(Unsupported, match="already"):
+        adapter.rebuild(deep, deeper=True)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("network", "sizes"), [(ResNetGenerator, ResNetSizes.of(2)), (UNetGenerator, UNetSizes(width=2))]
+)
+def test_taps_have_the_channels_and_sizes_of_the_papers_in_deeper_networks_too(network, sizes, deep):
+    """GAN Compression section 5.5; omgd_wkd_dfsr.md A2.3: 2g at 64, 8g at 16, 16g at 16 and 4g at 64 pixels."""
+    module = network(dataclasses.replace(sizes, deep=deep)).eval()
+    student = ElasticStudent.of(open_generator(module))
+    seen = student.observe(torch.zeros(1, 3, 256, 256), student.taps).features
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in seen.items()}
+    if network is ResNetGenerator:
+        assert shapes == dict.fromkeys(["stem", "body3", "body6", "body9"], (8, 64, 64))
+        kinds = {type(module.get_submodule(path)).__name__ for path in Pix2Pix().taps(module).values()}
+        assert kinds == {"ReLU", "ResidualBlock"}
+    else:
+        assert shapes == {"down3": (4, 64, 64), "down5": (16, 16, 16), "up4": (32, 16, 16), "up2": (8, 64, 64)}
+        assert bool((seen["up4"] >= 0).all())
 
 
 # A student with emptied branches, from pruning to the loaded folder.

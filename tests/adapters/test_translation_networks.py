@@ -76,6 +76,11 @@ def inception(width=64, **options):
         (lambda: mobile(16), 137_347, "0.955", None),
         (lambda: mobile(12), 80_547, "0.603", None),
         (lambda: mobile(8), 38_723, "0.326", None),
+        (lambda: resnet(24, separable=True, deep=True), 5_715_723, "39.750", None),
+        (lambda: resnet(16, separable=True, deep=True), 2_547_123, "17.784", None),
+        (lambda: resnet(12, separable=True, deep=True), 1_436_583, "10.069", None),
+        (lambda: unet(16, deep=True), 44_171_939, "17.532", "18.344"),
+        (lambda: unet(12, deep=True), 24_856_251, "9.869", "10.340"),
         (lambda: inception(), 8_154_255, "36.243", "43.527"),
         (lambda: inception(norm="batch"), 8_136_389, "36.243", "43.490"),
     ],
@@ -164,6 +169,8 @@ def test_parameters_follow_the_closed_forms_at_any_width(g, channels):
     assert counted(resnet(g)) == 2772 * g * g + 376 * g + 3
     assert counted(mobile(g)) == 468 * g * g + 1096 * g + 3
     assert counted(unet(g)) == 13280 * g * g + 298 * g + 3
+    assert counted(resnet(g, separable=True, deep=True)) == 9870 * g * g + 1275 * g + 3
+    assert counted(unet(g, deep=True)) == (13280 + 159068) * g * g + (298 + 2880) * g + 3
     patch = on_meta(PatchDiscriminator, PatchSizes(width=g, channels_in=channels))
     assert counted(patch) == 672 * g * g + (16 * channels + 143) * g + 1
 
@@ -217,6 +224,8 @@ TINY = {
     "mobile-resnet": lambda: ResNetGenerator(ResNetSizes.of(4, 2, norm="instance-affine", separable=True)),
     "unet": lambda: UNetGenerator(UNetSizes(width=2, downs=5)),
     "unet-6": lambda: UNetGenerator(UNetSizes(width=2, downs=6, norm="instance-affine")),
+    "resnet-deep": lambda: ResNetGenerator(ResNetSizes.of(2, 3, deep=True)),
+    "unet-deep": lambda: UNetGenerator(UNetSizes(width=1, downs=5, deep=True)),
     "inception": lambda: InceptionGenerator(InceptionSizes.of(4, 2, share=4)),
     "inception-batch": lambda: InceptionGenerator(InceptionSizes.of(4, 2, share=4, norm="batch")),
 }

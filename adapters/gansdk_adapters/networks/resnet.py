@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from gansdk.errors import ContractError
+from gansdk_adapters.networks.expansion import Expansion, deepening
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm
 
 FIRST_BLOCK = 10
@@ -34,6 +36,8 @@ class ResNetSizes:
     """Rate of the dropout layer inside the blocks, which shifts later keys by one; None without that layer."""
     separable: bool = False
     """Depthwise-separable convolutions in the blocks."""
+    deep: bool = False
+    """OMGD's deeper teacher: expansion blocks behind every halving and doubling, and two amid the residual blocks."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives lists
@@ -48,6 +52,12 @@ class ResNetSizes:
     def blocks(self) -> int:
         """Residual blocks."""
         return len(self.inner)
+
+    def block_index(self, number: int) -> int:
+        """Return the place in `model` of residual block `number`, counted from 1; 0 is the layer in front of them."""
+        before = 8 if self.deep else 0
+        amid = 2 if self.deep and number > self.blocks // 2 else 0
+        return FIRST_BLOCK - 1 + number + before + amid
 
     @classmethod
     def of(cls, width: int = 64, blocks: int = 9, **options: Any) -> ResNetSizes:
@@ -123,10 +133,14 @@ class ResNetGenerator(nn.Module):
     def __init__(self, sizes: ResNetSizes) -> None:
         super().__init__()
         self.sizes = sizes
+        blocks: list[nn.Module] = [ResidualBlock(sizes, inner) for inner in sizes.inner]
+        if sizes.deep:
+            middle = sizes.blocks // 2
+            blocks[middle:middle] = [Expansion(sizes.widths[2], sizes.norm) for _ in range(2)]
         self.model = nn.Sequential(
-            *halving(sizes.channels_in, sizes.widths, sizes.norm),
-            *(ResidualBlock(sizes, inner) for inner in sizes.inner),
-            *doubling(sizes.channels_out, sizes.widths, sizes.norm),
+            *halving(sizes.channels_in, sizes.widths, sizes.norm, deep=sizes.deep),
+            *blocks,
+            *doubling(sizes.channels_out, sizes.widths, sizes.norm, deep=sizes.deep),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,36 +148,33 @@ class ResNetGenerator(nn.Module):
         return cast("Tensor", self.model(x))
 
 
-def halving(channels_in: int, widths: Sequence[int], norm: Norm) -> list[nn.Module]:
-    """Return the ten layers in front of the blocks: a 7x7 stem and two strided convolutions."""
-    stem, down, trunk = widths[:3]
+def halving(channels_in: int, widths: Sequence[int], norm: Norm, *, deep: bool = False) -> list[nn.Module]:
+    """Return the layers in front of the blocks, ten if not `deep`: a 7x7 stem and two strided convolutions."""
     bias = has_bias(norm)
-    return [
+    layers: list[nn.Module] = [
         nn.ReflectionPad2d(3),
-        nn.Conv2d(channels_in, stem, 7, bias=bias),
-        make_norm(norm, stem),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(stem, down, 3, stride=2, padding=1, bias=bias),
-        make_norm(norm, down),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(down, trunk, 3, stride=2, padding=1, bias=bias),
-        make_norm(norm, trunk),
+        nn.Conv2d(channels_in, widths[0], 7, bias=bias),
+        make_norm(norm, widths[0]),
         nn.ReLU(inplace=True),
     ]
+    for given, made in pairwise(widths[:3]):
+        layers += [
+            nn.Conv2d(given, made, 3, stride=2, padding=1, bias=bias),
+            make_norm(norm, made),
+            nn.ReLU(inplace=True),
+            *(deepening(made, norm) if deep else []),
+        ]
+    return layers
 
 
-def doubling(channels_out: int, widths: Sequence[int], norm: Norm) -> list[nn.Module]:
-    """Return the nine layers behind the blocks: two transposed convolutions, a 7x7 convolution with bias and Tanh."""
-    trunk, up, last = widths[2:]
-    bias = has_bias(norm)
-    return [
-        nn.ConvTranspose2d(trunk, up, 3, stride=2, padding=1, output_padding=1, bias=bias),
-        make_norm(norm, up),
-        nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(up, last, 3, stride=2, padding=1, output_padding=1, bias=bias),
-        make_norm(norm, last),
-        nn.ReLU(inplace=True),
-        nn.ReflectionPad2d(3),
-        nn.Conv2d(last, channels_out, 7),
-        nn.Tanh(),
-    ]
+def doubling(channels_out: int, widths: Sequence[int], norm: Norm, *, deep: bool = False) -> list[nn.Module]:
+    """Return the layers behind the blocks: two transposed convolutions, a 7x7 convolution with bias and Tanh."""
+    layers: list[nn.Module] = []
+    for given, made in pairwise(widths[2:]):
+        layers += [
+            nn.ConvTranspose2d(given, made, 3, stride=2, padding=1, output_padding=1, bias=has_bias(norm)),
+            make_norm(norm, made),
+            nn.ReLU(inplace=True),
+            *(deepening(made, norm) if deep else []),
+        ]
+    return [*layers, nn.ReflectionPad2d(3), nn.Conv2d(widths[-1], channels_out, 7), nn.Tanh()]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.errors import ContractError
+from gansdk_adapters.networks.expansion import Expansion
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm
 
 FEWEST_DOWNS = 5
@@ -27,10 +28,24 @@ class UNetSizes:
     norm: Norm = "batch"
     dropout: float | None = 0.5
     """Rate behind the inner levels of eightfold width, except the innermost; None without those layers."""
+    deep: bool = False
+    """OMGD's deeper teacher: two expansion blocks behind every halving and doubling but the innermost."""
 
     def __post_init__(self) -> None:
         if self.downs < FEWEST_DOWNS or min(self.channels_in, self.channels_out, self.width) < 1:
             raise ContractError(f"{self}: at least {FEWEST_DOWNS} halvings, and everything else at least 1.")
+
+    def level_path(self, level: int) -> str:
+        """Return the path of the Sequential of level `level`, counted from 1."""
+        more = 2 if self.deep else 0
+        return "model.model" if level == 1 else f"model.model.{1 + more}.model" + f".{3 + more}.model" * (level - 2)
+
+    def up_index(self, level: int) -> int:
+        """Return the place, in that Sequential, of the activation in front of the doubling."""
+        if level == self.downs:
+            return 2
+        more = 2 if self.deep else 0
+        return 2 + 2 * more if level == 1 else 4 + more
 
     def level_width(self, level: int) -> int:
         """Return the channels that level `level`, counted from 1, makes on the way down."""
@@ -52,9 +67,15 @@ class Level(nn.Module):
         down = nn.Conv2d(outer, inner, 4, stride=2, padding=1, bias=bias)
         back = inner if innermost else 2 * inner
         deeper = [] if innermost else [Level(sizes, level + 1)]
+
+        def expansions(width: int) -> list[nn.Module]:
+            return [Expansion(width, sizes.norm) for _ in range(2 if sizes.deep and not innermost else 0)]
+
         if self.outermost:
             up = nn.ConvTranspose2d(back, sizes.channels_out, 4, stride=2, padding=1)
-            self.model = nn.Sequential(down, *deeper, nn.ReLU(inplace=True), up, nn.Tanh())
+            self.model = nn.Sequential(
+                down, *expansions(inner), *deeper, *expansions(back), nn.ReLU(inplace=True), up, nn.Tanh()
+            )
             return
         up = nn.ConvTranspose2d(back, outer, 4, stride=2, padding=1, bias=bias)
         drops = sizes.dropout is not None and FEWEST_DOWNS <= level < sizes.downs
@@ -62,10 +83,12 @@ class Level(nn.Module):
             nn.LeakyReLU(0.2, inplace=True),
             down,
             *([] if innermost else [make_norm(sizes.norm, inner)]),  # 1x1 has no statistics
+            *expansions(inner),
             *deeper,
             nn.ReLU(inplace=True),
             up,
             make_norm(sizes.norm, outer),
+            *expansions(outer),
             *([nn.Dropout(sizes.dropout or 0.0)] if drops else []),
         )
 
@@ -91,8 +114,3 @@ class UNetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, H, W)."""
         return cast("Tensor", self.model(x))
-
-
-def level_path(level: int) -> str:
-    """Return the path of the Sequential of level `level`, counted from 1."""
-    return "model.model" if level == 1 else "model.model.1.model" + ".3.model" * (level - 2)
