@@ -109,13 +109,16 @@ def compress(
     check_numbers(steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate)
     check_choices(resume=resume, device=device)
     floor = QualityFloor.parse(quality)
-    measures = open_metrics(metrics)
-    job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
-    rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
-    scored_on = _evaluation_source(eval_data, job)
-    if not dry_run:
-        _check_measurable(floor, measures, job, scored_on)
+    warnings: list[str] = []
+    with _told(warnings):
+        measures = open_metrics(metrics)
+        job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
+        rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
+        scored_on = _evaluation_source(eval_data, job)
+        if not dry_run:
+            _check_measurable(floor, measures, job, scored_on)
     processes = Processes(device)
+    processes.share(batch_size)
     settings = {**job.settings(), "batch_size": batch_size, "learning_rate": rate}
     settings["processes"] = processes.count
     target = None if out_dir is None or dry_run else Path(out_dir)
@@ -132,7 +135,9 @@ def compress(
         batch_size=batch_size,
         observers=observers,
     )
-    with _told(loop) as warnings:
+    for message in warnings:
+        loop.emit(Warned(message=message))
+    with _told(warnings, loop):
         student = ElasticStudent.of(job.generator)
         student.module.to(processes.device)
         run = _start(job, loop, student, rate)
@@ -324,20 +329,20 @@ def _start(job: _Job, loop: Loop, student: Student, learning_rate: float) -> Com
 
 
 @contextmanager
-def _told(loop: Loop) -> Iterator[list[str]]:
-    """Collect our own warnings for the result, and pass every one of them on."""
-    told: list[str] = []
+def _told(told: list[str], loop: Loop | None = None) -> Iterator[None]:
+    """Collect our own warnings for the result, and pass every one of them on; those with a loop are events as well."""
     show = warning_control.showwarning
 
     def note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, GansdkWarning):
             told.append(str(message))
-            loop.emit(Warned(message=str(message)))
+            if loop is not None:
+                loop.emit(Warned(message=str(message)))
         show(message, category, *rest, **more)
 
     with warning_control.catch_warnings():
         warning_control.showwarning = note
-        yield told
+        yield
 
 
 def _check_traced(job: _Job, run: CompressionRun, student: Student) -> float:

@@ -131,6 +131,7 @@ def train_teacher(
     learner = generator.adapter.learner(generator.module, discriminator=generator.discriminator)
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     processes = Processes(device)
+    processes.share(batch_size)
     settings = {
         "adapter": family.name,
         "architecture": architecture,

@@ -27,7 +27,6 @@ WRAPPED = AdapterSpec(
 CAPABILITIES = {
     "taps": "feature maps with names",
     "channel-groups": "channels that can be removed",
-    "blocks": "residual blocks that can be removed",
     "rebuild": "the same network built wider or deeper",
     "discriminator": "a critic of the family",
     "degrade": "inputs made from outputs",

@@ -17,6 +17,7 @@ from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.images import Pixels, luma, pad_to_multiple, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
+from gansdk.toolkit.norms import input_statistics, tracked_norms
 
 COMPARED = (TEACHER, STUDENT, "bicubic")
 """Whose images are measured, where they have made any."""
@@ -221,27 +222,14 @@ def inferring(network: nn.Module, contract: Contract) -> Iterator[None]:
     With "batch-statistics" normalisation layers use those of the image, and their running ones stay as they are.
     """
     modes = {module: module.training for module in network.modules()}
-    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._NormBase)]
-    statistics = [(norm.running_mean, norm.running_var, norm.track_running_stats) for norm in norms]
+    norms = tracked_norms(network) if contract.inference == "batch-statistics" else ()
     network.eval()
-    if contract.inference == "batch-statistics":
-        for norm in norms:
-            _set_statistics(norm, None, None, tracked=False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), input_statistics(norms):
             yield
     finally:
         for module, training in modes.items():
             module.training = training
-        for norm, (mean, var, tracked) in zip(norms, statistics, strict=True):
-            _set_statistics(norm, mean, var, tracked=tracked)
-
-
-def _set_statistics(
-    norm: nn.modules.batchnorm._NormBase, mean: Tensor | None, var: Tensor | None, *, tracked: bool
-) -> None:
-    """A norm without running statistics takes those of its input, in eval mode too."""
-    norm.running_mean, norm.running_var, norm.track_running_stats = mean, var, tracked
 
 
 def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:

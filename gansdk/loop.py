@@ -47,7 +47,7 @@ class Loop:
         self.source = source
         self.processes = processes
         self._folder = folder
-        self._batch_size = max(1, batch_size // processes.count)
+        self._batch_size = processes.share(batch_size)
         self._observers = tuple(observers)
 
     def emit(self, event: Event) -> None:

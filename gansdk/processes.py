@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.contracts import Batch
+from gansdk.errors import InvalidOption
 
 
 class Processes:
@@ -40,6 +41,21 @@ class Processes:
     @property
     def is_main(self) -> bool:
         return bool(self._accelerator.is_main_process)
+
+    def share(self, batch_size: int) -> int:
+        """This process's images of a step.
+
+        Raises:
+            InvalidOption: the processes cannot have equally many.
+        """
+        share, rest = divmod(batch_size, self.count)
+        if rest:
+            near = f"{batch_size - rest} or {batch_size - rest + self.count}" if share else f"{self.count}"
+            raise InvalidOption(
+                f"batch_size={batch_size} counts the images of a step over all processes, but {self.count} processes "
+                f"cannot share them equally. Pass batch_size={near}, or start another number of processes."
+            )
+        return share
 
     def backward(self, loss: Tensor) -> None:
         self._accelerator.backward(loss)

@@ -57,7 +57,7 @@ class CompressionResult:
     def save(self, directory: str | Path) -> Path:
         """Write the student's folder, which `gansdk.load` reads; the new folder is whole or not there at all.
 
-        An earlier student of that name is kept beside it as NAME.old-1, NAME.old-2, ...
+        An earlier student of that name is kept beside it as NAME.old-1, NAME.old-2, ..., unless it is the very same.
 
         Raises:
             OutputError: the folder cannot be written, or holds something that is not a student.

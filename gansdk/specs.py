@@ -56,7 +56,7 @@ class AdapterSpec(Spec):
     """A family of generators; the factory makes a `gansdk.Adapter`."""
 
     provides: frozenset[str] = frozenset()
-    """Of taps, channel-groups, blocks, rebuild, discriminator, degrade, paired, or an own word."""
+    """Of taps, channel-groups, rebuild, discriminator, degrade, paired, or an own word."""
     before: tuple[str, ...] = ()
     """Adapters that must not be asked before this one whether they accept a module."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,14 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.interfaces import Inherit, Student
+from gansdk.programs import Program
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.norms import input_statistics, tracked_norms
+
+REOPENED = (
+    "It was read back as a traced program, which has neither channel groups nor taps: it runs, is scored and exported, "
+    "but is not compressed further. For that, wrap the module that gansdk.load(directory, network=net) gives."
+)
 
 
 class ElasticStudent(Student):
@@ -68,10 +75,10 @@ class ElasticStudent(Student):
         adapter = generator.adapter
         example = torch.zeros(contract.example_shape)
         space = trace(module, example, generator.taps, adapter.branches(module), adapter.knobs(module))
-        if notes:
-            from dataclasses import replace
-
-            space = replace(space, notes=(*notes, *space.notes))
+        if isinstance(generator.module, Program):
+            notes = (*notes, REOPENED)
+        name = generator.source or type(generator.module).__name__
+        space = replace(space, name=name, notes=(*notes, *space.notes))
         return cls(module, space, contract, generator.taps, initialise=generator.adapter.initialise)
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:

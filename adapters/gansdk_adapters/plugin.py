@@ -15,14 +15,14 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         name="sr",
         factory="gansdk_adapters.sr:SuperResolution",
         summary="Super-resolution: SRResNet and SRGAN, EDSR, VDSR",
-        provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "degrade", "paired"}),
+        provides=frozenset({"taps", "channel-groups", "rebuild", "degrade", "paired"}),
     )
     yield AdapterSpec(
         name="pix2pix",
         factory="gansdk_adapters.pix2pix:Pix2Pix",
         summary="Paired translation: ResNet, MobileResNet, U-Net and inception generators",
         source="Isola et al., CVPR 2017; CAT (Jin et al., CVPR 2021)",
-        provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "discriminator", "paired"}),
+        provides=frozenset({"taps", "channel-groups", "rebuild", "discriminator", "paired"}),
         before=("cyclegan",),
     )
     yield AdapterSpec(
@@ -30,7 +30,7 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         factory="gansdk_adapters.cyclegan:CycleGAN",
         summary="Unpaired translation: the generators of pix2pix, one per direction",
         source="Zhu et al., ICCV 2017",
-        provides=frozenset({"taps", "channel-groups", "blocks", "rebuild", "discriminator"}),
+        provides=frozenset({"taps", "channel-groups", "rebuild", "discriminator"}),
     )
     yield AdapterSpec(
         name="gaugan",

@@ -130,6 +130,8 @@ class Space:
     """MACs that no plan changes (matrix products of frozen tensors)."""
     notes: tuple[str, ...] = ()
     """What was folded or could not be followed, in sentences."""
+    name: str = "generator"
+    """What messages call the network."""
     branches: tuple[Branch, ...] = ()
     """What leaves the network as a whole when groups are emptied."""
     knobs: tuple[Knob, ...] = ()
@@ -177,6 +179,7 @@ class Space:
             "trainable": sorted(self.trainable),
             "item_bytes": dict(self.item_bytes),
             "fixed_macs": self.fixed_macs,
+            "name": self.name,
             "notes": list(self.notes),
             "branches": [asdict(branch) for branch in self.branches],
             "knobs": [asdict(knob) for knob in self.knobs],
@@ -203,6 +206,7 @@ class Space:
             trainable=frozenset(data["trainable"]),
             item_bytes=dict(data["item_bytes"]),
             fixed_macs=data["fixed_macs"],
+            name=data.get("name", "generator"),
             notes=tuple(data["notes"]),
             knobs=tuple(
                 Knob(name=knob["name"], choices=tuple(knob["choices"]), widths=pairs(knob["widths"]))

@@ -76,7 +76,8 @@ def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
     if not space.prunable:
         reasons = [f"{group.name}: {group.frozen}" for group in space.groups]
         raise NothingPruned(
-            "No channel of this generator can be removed. " + "; ".join(reasons[:8]) + ".", reasons=reasons
+            " ".join((f"No channel of {space.name!r} can be removed.", *space.notes, "; ".join(reasons[:8]))).rstrip(),
+            reasons=reasons,
         )
     for group in space.prunable:
         found = scores.get(group.name)
@@ -91,7 +92,7 @@ def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
 def check_floor(space: Space, limits: Limits, floor: Cost) -> None:
     """Raise BudgetUnreachable if the smallest plan does not fit."""
     frozen = [f"{group.name} ({group.frozen})" for group in space.groups if group.frozen]
-    limits.check_floor(floor, "generator", frozen)
+    limits.check_floor(floor, space.name, frozen)
 
 
 def floor_of(group: ChannelGroup, floor_share: float = FLOOR_SHARE) -> int:

@@ -17,7 +17,7 @@ from gansdk.adapter import Adapter, Generator, WrappedAdapter
 from gansdk.artifact import check_saved, fingerprint, load, load_generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, GansdkWarning, OutputError, PluginNotFound, VerificationError
+from gansdk.errors import CheckpointError, GansdkWarning, NothingPruned, OutputError, PluginNotFound, VerificationError
 from gansdk.evaluate import inferring
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
@@ -292,6 +292,12 @@ def test_a_saved_student_can_be_compressed_and_saved_again(tmp_path):
     assert len(again.carvings) == 2
 
 
+def test_a_saved_program_says_why_it_cannot_be_compressed_further(tmp_path):
+    folder = wrapped().save(tmp_path / "student")
+    with pytest.raises(NothingPruned, match=r"traced program.*network=net"):
+        gansdk.compress(folder, budget="1.1x", distiller=None)
+
+
 def test_a_saved_program_is_a_generator_that_can_be_scored(tmp_path):
     result = wrapped()
     generator = load_generator(result.save(tmp_path / "student"))
@@ -336,6 +342,30 @@ def test_the_reload_error_is_measured(tmp_path):
 
 
 # Folders that are there already, or cannot be written.
+
+
+def test_saving_the_very_same_student_again_leaves_one(tmp_path):
+    for seconds in (1.0, 2.0):
+        result = family()
+        result.settings["seconds"] = seconds
+        result.save(tmp_path / "student")
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    assert same(load(tmp_path / "student"), result.student)
+
+
+@pytest.mark.parametrize("change", ["settings", "warnings", "weights"])
+def test_a_student_that_differs_in_anything_leaves_the_earlier_one(tmp_path, change: str):
+    family().save(tmp_path / "student")
+    result = family()
+    if change == "settings":
+        result.settings["seed"] = 99
+    elif change == "warnings":
+        result.warnings.append("something was different")
+    else:
+        with torch.no_grad():
+            result.student.conv3.bias += 1
+    result.save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student", "student.old-1"}
 
 
 def test_an_earlier_student_is_moved_aside_and_stays_whole(tmp_path):

@@ -30,13 +30,15 @@ if torch.distributed.is_initialized():
 """
 
 
-def launch(count: int, folder: Path, photos: Path, resume: str = "auto") -> subprocess.CompletedProcess[str]:
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
+def launch(
+    count: int, folder: Path, photos: Path, resume: str = "auto", *, script: str = SCRIPT, out: str = "out"
+) -> subprocess.CompletedProcess[str]:
+    file = folder / "script.py"
+    file.write_text(script)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command = torchrun if count > 1 else [sys.executable]
-    arguments = [str(photos), str(folder / f"out-{count}"), str(folder / "net.pth"), str(folder / f"told-{count}")]
-    return subprocess.run([*command, str(script), *arguments, resume], capture_output=True, text=True, check=False)
+    arguments = [str(photos), str(folder / f"{out}-{count}"), str(folder / "net.pth"), str(folder / f"told-{count}")]
+    return subprocess.run([*command, str(file), *arguments, resume], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,14 @@ def test_a_run_of_two_processes_is_continued_by_two_and_refused_by_one(folder, p
     assert refused.returncode != 0
     assert "ResumeMismatch" in refused.stderr
     assert "processes: 2 there, 1 now" in refused.stderr
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_refused_before_anything_is_written(folder, photos):
+    script = SCRIPT.replace("batch_size=4", "batch_size=5")
+    done = launch(2, folder, photos, script=script, out="uneven")
+    assert done.returncode != 0
+    assert "batch_size=4 or 6" in done.stderr
+    assert not (folder / "uneven-2").exists()
 
 
 def test_never_resuming_moves_the_old_run_aside_once(folder, photos):

@@ -67,7 +67,7 @@ REFUSED = {
     "bare unknown module": ({"model": nn.Conv2d(3, 3, 3)}, NeedsContract, "gansdk.wrap"),
     "unreadable budget": ({"budget": "small"}, BudgetSyntaxError, "macs"),
     "two-sided budget": ({"budget": "0.1"}, BudgetSyntaxError, "two things"),
-    "budget below the floor": ({"budget": "macs<=1"}, BudgetUnreachable, "smallest plan"),
+    "budget below the floor": ({"budget": "macs<=1"}, BudgetUnreachable, "SRResNet' costs macs"),
     "unknown pruner": ({"pruner": "one-stp"}, PluginNotFound, "one-step"),
     "unknown distiller": ({"distiller": "wavlet"}, PluginNotFound, "wavelet"),
     "unknown distiller of several": ({"distiller": ["gka", "pixels"]}, PluginNotFound, "pixel"),

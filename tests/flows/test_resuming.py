@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
-from gansdk.events import StepDone
+from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMismatch
+from gansdk.events import StepDone, Warned
 from gansdk.interfaces import Pruner
 
 STEPS = 6
@@ -86,15 +87,48 @@ def test_a_run_interrupted_again_and_again_ends_as_the_straight_one(given, setti
     assert resumed.history == straight.history
 
 
-def test_a_finished_run_is_not_trained_again_and_its_student_is_kept(given, settings, straight, content, tmp_path):
+def test_a_finished_run_is_not_trained_again_and_leaves_one_and_the_same_student(
+    given, settings, straight, content, tmp_path
+):
     gansdk.compress(given(), **settings, out_dir=tmp_path)
     first = (tmp_path / "student" / "model.safetensors").read_bytes()
     seen = []
     again = gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[seen.append])
     assert not any(isinstance(event, StepDone) for event in seen)
     assert content(again.student) == content(straight.student)
-    assert (tmp_path / "student.old-1" / "model.safetensors").read_bytes() == first
     assert (tmp_path / "student" / "model.safetensors").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "student"]
+
+
+def test_what_was_exported_beside_a_finished_run_is_kept_when_it_is_run_again(given, settings, tmp_path):
+    gansdk.compress(given(), **settings, out_dir=tmp_path)
+    (tmp_path / "student" / "mine.txt").write_text("not to be lost")
+    gansdk.compress(given(), **settings, out_dir=tmp_path)
+    assert (tmp_path / "student.old-1" / "mine.txt").read_text() == "not to be lost"
+
+
+def test_other_images_in_the_same_folder_are_noticed_but_new_dates_are_not(given, settings, photos, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    changed = {**settings, "data": str(data), "out_dir": tmp_path / "out"}
+    gansdk.compress(given(), **changed)
+    for file in data.iterdir():
+        os.utime(file, (1, 1))
+    gansdk.compress(given(), **changed)
+    shutil.copy(data / "1.png", data / "2.png")
+    with pytest.raises(ResumeMismatch, match="files"):
+        gansdk.compress(given(), **changed)
+
+
+def test_what_was_said_while_the_data_was_opened_is_in_the_result(given, settings, photos, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    (data / "broken.png").write_bytes(b"no image")
+    seen = []
+    with pytest.warns(GansdkWarning, match="broken"):
+        result = gansdk.compress(given(), **{**settings, "data": str(data)}, observers=[seen.append], dry_run=True)
+    assert [message for message in result.warnings if "broken.png" in message]
+    assert [event.message for event in seen if isinstance(event, Warned)] == result.warnings
 
 
 @pytest.mark.parametrize(
