@@ -60,6 +60,21 @@ def read_image(path: str | Path, channels: Literal[1, 3]) -> Pixels:
     return pixels if channels == 3 else luma_pixels(pixels)
 
 
+def read_ids(path: str | Path) -> NDArray[np.int32]:
+    """Read a file of label or instance ids as int32 (H, W): 8 or 16 bits, grey or indexed, never scaled.
+
+    Raises:
+        DataError: as `read_image`; or the file has colours in place of ids.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise DataError(
+                f"The file {str(path)!r} holds {image.mode} colours, where one id per pixel is expected. Give label "
+                "maps of one channel (8 or 16 bits, or indexed)."
+            )
+        return np.asarray(ImageOps.exif_transpose(image)).astype(np.int32)
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return the upright (H, W) in pixels from the file's header, without decoding.
 
@@ -161,6 +176,11 @@ def resize_bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
     image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     return resized.reshape(height, width, pixels.shape[2])
+
+
+def resize_nearest(ids: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
+    """Resize (H, W) ids to (height, width): every one takes the id at its centre, so that no new ids appear."""
+    return np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

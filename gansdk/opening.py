@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,25 +147,57 @@ def _check_options(kind: str, name: str, factory: Callable[..., Any], options: M
 def open_source(
     data: Any, generator: Generator, *, split: str = "train", patch: int | None = None, seed: int = 0
 ) -> DataSource:
-    """A source from a folder, the name of a source plugin ("photos"), or itself.
+    """A source from a folder, the name of a source plugin ("photos"), {"name": ..., option: value}, or itself.
+
+    The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split and patch if it has
+    such options and they are not in the mapping.
 
     Raises:
         DataError: there is no such folder or source.
+        InvalidOption: the source has no such option.
     """
     if isinstance(data, DataSource):
         return data
-    degrade = _degrade(generator)
-    options: dict[str, Any] = {"contract": generator.contract, "degrade": degrade, "seed": seed}
+    name, options = _asked_source(data)
+    factory = registry().load("source", name)
+    known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
-        options["patch"] = patch
+        known["patch"] = patch
+    options = {**{option: value for option, value in known.items() if _takes(factory, option)}, **options}
+    _check_options("source", name, factory, options)
+    made = factory(**options)
+    if not isinstance(made, DataSource):
+        raise PluginLoadError(f"The factory of source {name!r} made a {type(made).__name__}, not a DataSource.")
+    return made
+
+
+def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
+    """Name and options of a source plugin."""
     if isinstance(data, (str, Path)) and Path(data).is_dir():
-        source: DataSource = registry().load("source", "folder")(data, split=split, **options)
-        return source
-    if isinstance(data, str) and data in registry().names("source") and data != "folder":
-        source = registry().load("source", data)(**options)
-        return source
-    names = ", ".join(name for name in registry().names("source") if name != "folder")
-    raise DataError(f"data={str(data)!r}: no such folder. Pass a folder of images, a DataSource, or one of: {names}.")
+        return "folder", {"path": data}
+    names = [name for name in registry().names("source") if name != "folder"]
+    if isinstance(data, str) and data in names:
+        return data, {}
+    if isinstance(data, str) and data.lstrip().startswith("{"):
+        try:
+            data = json.loads(data)
+        except ValueError as error:
+            raise DataError(f'data={data!r} is no JSON: {error}. Write {{"name": ..., option: value}}.') from error
+    if isinstance(data, Mapping) and isinstance(data.get("name"), str):
+        return data["name"], {option: value for option, value in data.items() if option != "name"}
+    raise DataError(
+        f"data={str(data)!r}: no such folder. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
+        f"or one of: {', '.join(names)}."
+    )
+
+
+def _takes(factory: Callable[..., Any], option: str) -> bool:
+    """Whether a factory has such an option, or takes any; one without a signature is given all."""
+    try:
+        parameters = introspection.signature(factory).parameters
+    except (TypeError, ValueError):
+        return True
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _degrade(generator: Generator) -> Any:

@@ -46,8 +46,8 @@ def gansdk_sources() -> Iterable[SourceSpec]:
     """Name the sources; nothing is imported until one is used."""
     yield SourceSpec(
         name="folder",
-        factory="gansdk_adapters.sources.folder:ImageFolder",
-        summary="A folder of images, or of pairs",
+        factory="gansdk_adapters.sources.opening:open_folder",
+        summary="A folder of images, whose layout is told by what is in it",
         provides=frozenset({"images", "paired"}),
     )
     yield SourceSpec(
@@ -56,3 +56,17 @@ def gansdk_sources() -> Iterable[SourceSpec]:
         summary="The photographs inside scikit-image and scikit-learn: nothing to download",
         provides=frozenset({"images", "paired"}),
     )
+    for name, summary, provides in (
+        ("aligned", "Pairs side by side in one file (pix2pix), direction AtoB or BtoA", {"images", "paired"}),
+        ("pairs", "Pairs of the same names in folders A and B", {"images", "paired"}),
+        ("unpaired", "trainA, trainB, testA, testB of two domains (CycleGAN)", {"images", "unpaired"}),
+        ("labels", "Label maps, photographs and instance maps (SPADE, Cityscapes, COCO-Stuff)", {"images", "paired"}),
+        ("imagefolder", "A folder with metadata.jsonl or metadata.csv (Hugging Face)", {"images", "paired"}),
+        ("images", "A folder of images as inputs, without targets", {"images"}),
+    ):
+        yield SourceSpec(
+            name=name,
+            factory=f"gansdk_adapters.sources.translation:{name}",
+            summary=summary,
+            provides=frozenset(provides),
+        )

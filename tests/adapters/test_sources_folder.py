@@ -13,7 +13,7 @@ from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluate import evaluate
 from gansdk.images import luma_pixels
-from gansdk_adapters.sources import paired
+from gansdk_adapters.sources import store
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sr import SuperResolution
 
@@ -349,7 +349,7 @@ def test_the_same_step_gives_the_same_bytes_in_any_order_and_with_any_cache(tmp_
     options = {"contract": contract(scale=2), "patch": 4}
     straight = ImageFolder(tmp_path, **options)
     batches = [straight.train_batch(3, seed=5, step=step) for step in range(3)]
-    monkeypatch.setattr(paired, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(store, "CACHE_BYTES", 0)
     resumed = ImageFolder(tmp_path, **options)
     for step in (2, 0, 1):
         assert same(resumed.train_batch(3, seed=5, step=step), batches[step])
@@ -383,10 +383,10 @@ def test_patches_are_multiples_and_shrink_to_small_images(tmp_path, patch, multi
 
 def test_the_cache_forgets_the_oldest_images(tmp_path, monkeypatch):
     fill(tmp_path, 4, 8, 8)
-    monkeypatch.setattr(paired, "_CACHE_BYTES", 2 * 8 * 8 * 3)
+    monkeypatch.setattr(store, "CACHE_BYTES", 2 * 8 * 8 * 3)
     source = ImageFolder(tmp_path, contract=contract(), split="all")
     assert len(list(source.images("eval"))) == 4
-    assert list(source._held_out._cache) == ["02.png", "03.png"]
+    assert list(source._held_out._store.cache) == ["02.png", "03.png"]
 
 
 # Real images.

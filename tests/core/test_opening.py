@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,3 +246,52 @@ def test_a_wrapped_generator_has_photographs_as_inputs_only(photo):
     source = open_source(photo, wrapped)
     assert source.pairing is Pairing.INPUTS_ONLY
     assert source.train_batch(1, seed=0, step=0).targets == {}
+
+
+def translating():
+    return gansdk.wrap(nn.Conv2d(3, 3, 1), contract=Contract(channels_in=3, channels_out=3, size=(8, 8)))
+
+
+@pytest.fixture
+def side_by_side(tmp_path):
+    Image.effect_noise((48, 24), 50).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def test_a_source_may_be_configured_as_a_mapping_or_as_json(side_by_side):
+    asked = {"name": "aligned", "path": str(side_by_side), "direction": "BtoA", "preprocess": "none"}
+    for data in (asked, json.dumps(asked)):
+        source = open_source(data, translating(), split="all")
+        assert source.pairing is Pairing.PAIRED
+        batch = next(iter(source.images("eval")))
+        assert batch.inputs["main"].shape == batch.targets["main"].shape == (1, 3, 24, 24)
+        straight = next(iter(open_source({**asked, "direction": "AtoB"}, translating(), split="all").images("eval")))
+        assert torch.equal(batch.inputs["main"], straight.targets["main"])
+    assert asked["name"] == "aligned"
+
+
+def test_the_mapping_goes_before_what_the_run_says(side_by_side):
+    asked = {"name": "aligned", "path": side_by_side, "patch": 4, "split": "train", "holdout": 0}
+    source = open_source(asked, translating(), split="all", patch=8)
+    assert source.train_batch(1, seed=0, step=0).inputs["main"].shape == (1, 3, 4, 4)
+
+
+def test_embedded_photographs_take_options(network):
+    source = open_source({"name": "photos", "holdout": 1 / 6}, open_generator(network), patch=8)
+    assert source.describe()["held_out"] == ["flower"]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        ({"name": "aligned", "path": ".", "depth": 3}, InvalidOption, r"'aligned' has no option 'depth'.*direction"),
+        ("aligned", InvalidOption, "no default for path"),
+        ({"name": "none"}, PluginNotFound, "none"),
+        ({"path": "."}, DataError, "'name'"),
+        ('{"name": "aligned"', DataError, "no JSON"),
+        ("[1]", DataError, "no such folder"),
+    ],
+)
+def test_sources_that_cannot_be_made_are_refused(data, error, says):
+    with pytest.raises(error, match=says):
+        open_source(data, translating())

@@ -6,13 +6,15 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -58,7 +60,7 @@ class ImageFolder(DataSource):
             raise DataError(f"holdout={holdout} must be a share of the images from 0 to below 1.")
         self._path = Path(path)
         self._skipped: dict[str, str] = {}
-        self._listing = listing(_files(self._path))
+        self._listing = listing(image_files(self._path))
         reader = Reader(contract=contract, degrade=degrade)
         entries = usable(find_entries(self._path, skipped=self._skipped), reader, skipped=self._skipped)
         held_out = dict.fromkeys(entries if split == "all" else every_nth(entries, holdout, seed=seed))
@@ -94,7 +96,7 @@ def listing(files: Mapping[str, Path]) -> str:
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def every_nth(entries: Sequence[Entry], share: float, *, seed: int) -> tuple[Entry, ...]:
+def every_nth(entries: Sequence[T], share: float, *, seed: int) -> tuple[T, ...]:
     """Every `n`th entry from number `seed % n` on, n = 1 / share; none if there are fewer than n."""
     if share == 0 or len(entries) < (n := round(1 / share)):
         return ()
@@ -109,7 +111,7 @@ def find_entries(folder: Path, *, skipped: dict[str, str]) -> tuple[Entry, ...]:
     """
     if not folder.is_dir():
         raise DataError(f"The folder {str(folder)!r} does not exist, or is no folder. Give a folder with images.")
-    files = _files(folder)
+    files = image_files(folder)
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
         raise DataError(f"The folder {str(folder)!r} holds no image. Give a folder with files of {kinds}.")
@@ -126,8 +128,8 @@ def find_entries(folder: Path, *, skipped: dict[str, str]) -> tuple[Entry, ...]:
     return tuple(Entry(name, files[name], target=files[partner]) for name, partner in partners.items())
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Name relative to the folder -> path, sorted by name."""
+def image_files(folder: Path) -> dict[str, Path]:
+    """Name relative to the folder -> path, sorted by name; hidden files and other kinds of files are left out."""
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
     visible = {
         name.as_posix(): path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,11 +9,9 @@ import torch
 from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch
-from gansdk.errors import DataError, GansdkWarning
 from gansdk.images import Pixels, to_tensor
 from gansdk_adapters.sources.reading import Entry, Picture, Reader
-
-_CACHE_BYTES = 256 * 2**20
+from gansdk_adapters.sources.store import Store, generators
 
 
 class PairedImages:
@@ -26,16 +22,19 @@ class PairedImages:
     """
 
     def __init__(self, entries: Sequence[Entry], reader: Reader, *, patch: int = 32) -> None:
-        self.skipped: dict[str, str] = {}
-        self._entries = tuple(entries)
+        self._store = Store(entries, reader.read)
         self._reader = reader
         self._patch = patch
-        self._cache: OrderedDict[str, Picture] = OrderedDict()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of all entries, in order."""
-        return tuple(entry.name for entry in self._entries)
+        return self._store.names
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Name -> reason, of entries that turned out damaged."""
+        return self._store.skipped
 
     def patches(self, size: int, *, seed: int, step: int) -> Batch:
         """Draw `size` random patches, each turned and flipped at random: a pure function of the arguments.
@@ -46,10 +45,8 @@ class PairedImages:
         Raises:
             DataError: no entry can be read.
         """
-        if not self._entries:
-            raise DataError("There is no image to train on. Add images, or lower holdout.")
-        draws = [_generator(seed, step, position) for position in range(size)]
-        chosen = [self._readable(int(draw.integers(len(self._entries)))) for draw in draws]
+        draws = generators(size, seed, step)
+        chosen = self._store.draw(draws)
         pictures = [picture for _, picture in chosen]
         side = self._side(pictures)
         pairs = [
@@ -64,57 +61,19 @@ class PairedImages:
         Raises:
             DataError: there are entries, but none can be read.
         """
-        for entry in self._entries:
-            if (picture := self._picture(entry)) is not None:
-                yield self._batch([picture], (entry.name,))
-        if self._entries and len(self.skipped) == len(self._entries):
-            raise self._nothing_readable()
+        for entry, picture in self._store.each():
+            yield self._batch([picture], (entry.name,))
 
     def _side(self, pictures: Sequence[Picture]) -> int:
         multiple = self._reader.contract.multiple_of
         smallest = int(min(min(picture.input.shape[:2]) for picture in pictures))
         return max(min(self._patch, smallest) // multiple, 1) * multiple
 
-    def _readable(self, index: int) -> tuple[Entry, Picture]:
-        """The entry at `index`, or the next one that can be read."""
-        for entry in self._entries[index:] + self._entries[:index]:
-            if (picture := self._picture(entry)) is not None:
-                return entry, picture
-        raise self._nothing_readable()
-
-    def _nothing_readable(self) -> DataError:
-        return DataError(f"None of {len(self._entries)} images can be read. {next(iter(self.skipped.values()), '')}")
-
-    def _picture(self, entry: Entry) -> Picture | None:
-        """The decoded entry; None if it is damaged."""
-        if entry.name in self._cache:
-            self._cache.move_to_end(entry.name)
-            return self._cache[entry.name]
-        if entry.name in self.skipped:
-            return None
-        try:
-            picture = self._reader.read(entry)
-        except DataError as error:
-            self.skipped[entry.name] = str(error)
-            warnings.warn(f"An image is skipped. {error}", GansdkWarning, stacklevel=4)
-            return None
-        self._remember(entry.name, picture)
-        return picture
-
-    def _remember(self, name: str, picture: Picture) -> None:
-        self._cache[name] = picture
-        while len(self._cache) > 1 and sum(kept.bytes for kept in self._cache.values()) > _CACHE_BYTES:
-            self._cache.popitem(last=False)
-
     def _batch(self, pictures: Sequence[Picture], names: tuple[str, ...]) -> Batch:
         contract = self._reader.contract
         inputs = _stacked([picture.input for picture in pictures], contract.input_range)
         targets = [picture.target for picture in pictures if picture.target is not None]
         return Batch({MAIN: inputs}, {MAIN: _stacked(targets, contract.output_range)} if targets else {}, names)
-
-
-def _generator(seed: int, step: int, position: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, position])))
 
 
 def _patch(picture: Picture, side: int, scale: int, draw: np.random.Generator) -> Picture:

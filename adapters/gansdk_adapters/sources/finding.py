@@ -1,0 +1,114 @@
+"""Which files of a folder belong together, by the folders they are in and the names they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from gansdk.errors import DataError
+from gansdk_adapters.sources.folder import image_files
+from gansdk_adapters.sources.scenes import Scene
+
+TRAIN = "train"
+HELD_OUT = ("val", "validation", "test")
+"""Folders of images that are never trained on; the first that exists is scored on."""
+
+_CITYSCAPES = re.compile(r"_(gt(Fine|Coarse)_(labelIds|instanceIds)|leftImg8bit)$")
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The scenes of a folder, in the order of their names."""
+
+    train: tuple[Scene, ...]
+    held_out: tuple[Scene, ...] = ()
+    """Of a folder of their own, to score on."""
+    others: tuple[Scene, ...] = ()
+    """Images of the other domain to train on, where nothing is paired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a folder holds by its name, and by the ending of its files' names where that tells."""
+
+    names: tuple[str, ...]
+    ending: str = ""
+
+    def folder(self, path: Path, split: str) -> Path | None:
+        """The folder of one split: `train_label`, `train/label` or `label/train`; of no split, `label`."""
+        for name in self.names:
+            for place in (f"{split}_{name}", f"{split}/{name}", f"{name}/{split}") if split else (name,):
+                if (path / place).is_dir():
+                    return path / place
+        return None
+
+    def files(self, path: Path, split: str) -> dict[str, Path]:
+        """What partners share of their names -> file; empty if there is no such folder.
+
+        Raises:
+            DataError: two files share a name but for the suffix.
+        """
+        folder = self.folder(path, split)
+        found: dict[str, Path] = {}
+        for name, file in image_files(folder).items() if folder else ():
+            stem = PurePosixPath(name).with_suffix("").as_posix()
+            if stem.endswith(self.ending):
+                key = _CITYSCAPES.sub("", stem)
+                if key in found:
+                    raise DataError(f"{str(file)!r} and {found[key].name!r} have the same name. Remove one of them.")
+                found[key] = file
+        return found
+
+
+def splits(path: Path, roles: Iterable[Role]) -> tuple[str, str]:
+    """Names of the folders to train and to score on: "" where there is none of its own.
+
+    Without folders for training, "" means the whole folder, unless there are folders to score on.
+    """
+    roles = tuple(roles)
+    there = [split for split in (TRAIN, *HELD_OUT) if any(role.folder(path, split) for role in roles)]
+    held_out = next((split for split in there if split != TRAIN), "")
+    return TRAIN if TRAIN in there else "", held_out
+
+
+def by_first_folder(files: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Files to train and to score on: those below `train`, and below the first of `HELD_OUT`; else all and none."""
+
+    def below(split: str) -> dict[str, Path]:
+        return {name: file for name, file in files.items() if name.startswith(f"{split}/")}
+
+    trained, held_out = below(TRAIN), next((found for split in HELD_OUT if (found := below(split))), {})
+    return (trained, held_out) if trained or held_out else (dict(files), {})
+
+
+def matched(files: Sequence[Mapping[str, Path]]) -> list[tuple[str, tuple[Path, ...]]]:
+    """Names with their files, one of every mapping, sorted.
+
+    Raises:
+        DataError: a file has no partner; the message names the folders, their lengths and some of the files.
+    """
+    common = set(files[0]).intersection(*files[1:])
+    lonely = [file for some in files for key, file in some.items() if key not in common]
+    if lonely:
+        lengths = " and ".join(f"{len(some)} files" for some in files)
+        named = ", ".join(repr(str(file)) for file in sorted(lonely)[:_NAMED_AT_MOST])
+        more = f" and {len(lonely) - _NAMED_AT_MOST} more" if len(lonely) > _NAMED_AT_MOST else ""
+        raise DataError(
+            f"The folders of what belongs together have {lengths}; without a partner of the same name: {named}{more}. "
+            "Add the partners, or take these files out."
+        )
+    return [(key, tuple(some[key] for some in files)) for key in sorted(common)]
+
+
+def the_folder(path: Path) -> Path:
+    """Return the folder itself.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if not path.is_dir():
+        raise DataError(f"The folder {str(path)!r} does not exist, or is no folder. Give a folder with images.")
+    return path

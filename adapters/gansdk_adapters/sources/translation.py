@@ -1,0 +1,170 @@
+"""Images for translation between domains, from the folder layouts of pix2pix, CycleGAN, GauGAN and Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from gansdk.contracts import MAIN, Batch, Contract, Pairing
+from gansdk.errors import DataError, InvalidOption
+from gansdk.interfaces import DataSource
+from gansdk_adapters.sources.encoding import Encoding
+from gansdk_adapters.sources.finding import Found, the_folder
+from gansdk_adapters.sources.folder import every_nth, listing
+from gansdk_adapters.sources.layouts import (
+    Direction,
+    Layout,
+    find_aligned,
+    find_images,
+    find_labels,
+    find_pairs,
+    find_unpaired,
+    layout_of,
+)
+from gansdk_adapters.sources.metadata import find_described
+from gansdk_adapters.sources.preparing import Preprocess, SideOrSize, for_evaluation, for_training
+from gansdk_adapters.sources.scenes import SceneReader, Scenes, check_all
+from gansdk_adapters.sources.store import generators
+
+
+class Translation(DataSource):
+    """The images below `path`, in one of the layouts of `gansdk_adapters.sources.layouts` ("auto": told by them).
+
+    Pairs keep together: the same crop and flip. Unpaired images of both domains are drawn independently; the
+    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target.
+    Label maps become channels as `gansdk_adapters.sources.encoding.Encoding` says.
+
+    "eval" shows the images of a folder `val` or `test`. Besides, `holdout` keeps a share of the training images out
+    of training, as `ImageFolder` does: "search" shows these, or "eval" too if there is no such folder. With fewer
+    images than that takes, "search" shows what "eval" does. `split="all"` trains on nothing, and shows the images
+    of `val` or `test`, or else all.
+
+    `direction="BtoA"` exchanges A and B. `preprocess`, `load_size`, `crop_size` and `flip` are those of
+    `gansdk_adapters.sources.preparing.for_training`; `patch` is the side of the crop too.
+
+    Raises:
+        DataError: the folder is missing or empty, files have no partner or other sizes, images are smaller than
+            the network's multiple, or label ids are not among the classes: before anything is trained.
+        InvalidOption: an option has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        contract: Contract,
+        layout: Layout = "auto",
+        direction: Direction = "AtoB",
+        preprocess: Preprocess | None = None,
+        load_size: SideOrSize | None = None,
+        crop_size: SideOrSize | None = None,
+        flip: bool = True,
+        patch: int | None = None,
+        unknown_ids: Sequence[int] | None = None,
+        input_column: str | None = None,
+        target_column: str | None = None,
+        holdout: float = 0.1,
+        seed: int = 0,
+        split: Literal["train", "all"] = "train",
+    ) -> None:
+        if not 0 <= holdout < 1:
+            raise DataError(f"holdout={holdout} must be a share of the images from 0 to below 1.")
+        if contract.scale != 1:
+            raise DataError(f"Images for translation keep their size, but this generator enlarges x{contract.scale}.")
+        self._path = the_folder(Path(path))
+        self._layout = layout_of(self._path, contract) if layout == "auto" else layout
+        found = _find(self._path, self._layout, direction, input_column, target_column)
+        encoding = Encoding(contract, unknown_ids=unknown_ids) if self._layout == "labels" else None
+        crop = patch if crop_size is None else crop_size
+        prepared = for_training(contract, preprocess=preprocess, load_size=load_size, crop_size=crop, flip=flip)
+        training = SceneReader(contract=contract, preparation=prepared, encoding=encoding)
+        other_domain = SceneReader(contract=contract, preparation=prepared, shows_outputs=True)
+        showing = SceneReader(contract=contract, preparation=for_evaluation(contract, prepared), encoding=encoding)
+
+        held_out = every_nth(found.train, holdout, seed=seed) if split == "train" else ()
+        searched, scored = held_out or found.held_out, found.held_out or held_out
+        kept = set(held_out)
+        trained = [scene for scene in found.train if scene not in kept]
+        if split == "all":
+            trained, searched, scored = [], *(found.held_out or found.train,) * 2
+        if not (trained or scored):
+            raise DataError(f"The folder {str(self._path)!r} holds no image (layout {self._layout!r}).")
+        shown = dict.fromkeys((*searched, *scored))
+        check_all(trained, training.check)
+        check_all(tuple(shown), showing.check)
+        check_all(found.others if trained else (), other_domain.check)
+        if encoding is not None:
+            encoding.scan([scene.input.path for scene in (*trained, *shown)])
+
+        used = [file for scene in (*trained, *found.others, *shown) for file in scene.files()]
+        self._listing = listing({file.relative_to(self._path).as_posix(): file for file in used})
+        paired = any(scene.target is not None for scene in (*trained, *shown))
+        unpaired = Pairing.UNPAIRED if found.others else Pairing.INPUTS_ONLY
+        self.pairing = Pairing.PAIRED if paired else unpaired
+        self._train = Scenes(trained, training)
+        self._others = Scenes(found.others, other_domain) if found.others else None
+        self._searched = Scenes(searched, showing)
+        self._scored = self._searched if searched == scored else Scenes(scored, showing)
+        self._held_out = [scene.name for scene in held_out]
+        self._facts = {"preparation": prepared.describe(), **(encoding.describe() if encoding else {})}
+
+    def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
+        inputs, targets, names = self._train.pieces(generators(size, seed, step))
+        if self._others is not None:
+            others, _, _ = self._others.pieces(generators(size, seed, step, domain=1))
+            return Batch({MAIN: inputs}, {MAIN: others}, names, paired=False)
+        return Batch({MAIN: inputs}, {} if targets is None else {MAIN: targets}, names)
+
+    def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        scenes = self._searched if split == "search" else self._scored
+        for inputs, targets, names in scenes.whole():
+            yield Batch({MAIN: inputs}, {} if targets is None else {MAIN: targets}, names)
+
+    def describe(self) -> dict[str, Any]:
+        stores = [scenes.store for scenes in (self._train, self._others, self._searched, self._scored) if scenes]
+        return {
+            "source": self._layout,
+            "path": str(self._path),
+            "pairing": self.pairing.value,
+            "files": self._listing,
+            "train": len(self._train.store.entries),
+            **({"train_others": len(self._others.store.entries)} if self._others else {}),
+            "held_out": self._held_out,
+            "eval": len(self._scored.store.entries),
+            **self._facts,
+            "skipped": {name: reason for store in stores for name, reason in store.skipped.items()},
+        }
+
+
+images = partial(Translation, layout="images")
+aligned = partial(Translation, layout="aligned")
+pairs = partial(Translation, layout="pairs")
+unpaired = partial(Translation, layout="unpaired")
+labels = partial(Translation, layout="labels")
+imagefolder = partial(Translation, layout="imagefolder")
+
+
+def _find(
+    path: Path, layout: Layout, direction: Direction, input_column: str | None, target_column: str | None
+) -> Found:
+    """Look for the scenes of a layout.
+
+    Raises:
+        DataError: what the layout asks for is not there.
+        InvalidOption: there is no such layout.
+    """
+    if layout == "imagefolder":
+        return find_described(path, input_column=input_column, target_column=target_column)
+    if layout == "aligned":
+        return find_aligned(path, direction)
+    if layout == "pairs":
+        return find_pairs(path, direction)
+    if layout == "unpaired":
+        return find_unpaired(path, direction)
+    if layout == "labels":
+        return find_labels(path)
+    if layout == "images":
+        return find_images(path)
+    raise InvalidOption(f"layout={layout!r} does not exist.")

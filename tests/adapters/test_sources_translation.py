@@ -1,0 +1,478 @@
+"""Photographs for translation: pairs side by side or in folders, two domains, tables of images, sizes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from gansdk.contracts import Contract, Labels, Pairing
+from gansdk.errors import DataError, InvalidOption
+from gansdk.images import resize_bicubic
+from gansdk_adapters.sources.folder import ImageFolder
+from gansdk_adapters.sources.opening import open_folder
+from gansdk_adapters.sources.preparing import for_training
+from gansdk_adapters.sources.translation import Translation, aligned, imagefolder, images, pairs, unpaired
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+
+
+def contract(**changes) -> Contract:
+    settings = {"channels_in": 3, "channels_out": 3, "size": (8, 8), "input_range": (0, 255), "output_range": (0, 255)}
+    return Contract(**{**settings, **changes})
+
+
+def photo(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def fill(folder: Path, count: int, height: int = 8, width: int = 8, *, seed: int = 0) -> None:
+    for index in range(count):
+        save(folder / f"{index:02}.png", photo(seed + index, height, width))
+
+
+def shown(source, split="eval") -> dict[str, tuple]:
+    """Name -> pixels of input and target."""
+
+    def pixels(found, index=0):
+        return found["main"][index].permute(1, 2, 0).round().byte().numpy() if found else None
+
+    return {batch.names[0]: (pixels(batch.inputs), pixels(batch.targets)) for batch in source.images(split)}
+
+
+# Pairs.
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_two_images_side_by_side_are_a_pair(tmp_path, direction):
+    fill(tmp_path / "train", 3, 8, 16)
+    fill(tmp_path / "val", 2, 8, 16, seed=50)
+    source = open_folder(tmp_path, contract=contract(), direction=direction)
+    assert source.describe()["source"] == "aligned"
+    assert source.pairing is Pairing.PAIRED
+    assert source.train_batch(2, seed=0, step=0).paired
+    seen = shown(source)
+    assert list(seen) == ["val/00.png", "val/01.png"]
+    halves = np.split(photo(50, 8, 16), 2, axis=1)
+    for half, expected in zip(seen["val/00.png"], halves if direction == "AtoB" else halves[::-1], strict=True):
+        np.testing.assert_array_equal(half, expected)
+
+
+def test_an_odd_width_has_no_halves(tmp_path):
+    fill(tmp_path, 2, 8, 17)
+    with pytest.raises(DataError, match=r"17 pixels wide.*And 1 more, among them 01\.png"):
+        aligned(tmp_path, contract=contract())
+
+
+@pytest.mark.parametrize(
+    "places", [("A/{}", "B/{}"), ("A/train/{}", "B/train/{}"), ("train/A/{}", "train/B/{}"), ("input/{}", "target/{}")]
+)
+def test_folders_of_the_same_names_are_pairs(tmp_path, places):
+    for index in range(3):
+        for place, seed in zip(places, (0, 90), strict=True):
+            save(tmp_path / place.format(f"{index}.png"), photo(seed + index))
+    seen = shown(pairs(tmp_path, contract=contract(), split="all"))
+    swapped = shown(pairs(tmp_path, contract=contract(), split="all", direction="BtoA"))
+    for index, name in enumerate(seen):
+        np.testing.assert_array_equal(seen[name][0], photo(index))
+        np.testing.assert_array_equal(seen[name][1], photo(90 + index))
+        np.testing.assert_array_equal(swapped[name][0], seen[name][1])
+    assert len(seen) == 3
+
+
+def test_folders_of_different_length_are_refused(tmp_path):
+    fill(tmp_path / "A", 3)
+    fill(tmp_path / "B", 2)
+    with pytest.raises(DataError, match=r"3 files and 2 files; without a partner of the same name: '.*A/02\.png'"):
+        open_folder(tmp_path, contract=contract())
+
+
+def test_pairs_of_different_sizes_are_refused(tmp_path):
+    fill(tmp_path / "A", 3)
+    fill(tmp_path / "B", 3)
+    save(tmp_path / "B/01.png", photo(0, 8, 12))
+    with pytest.raises(DataError, match=r"A/01\.png' is 8x8 pixels, but '.*B/01\.png', which belongs to it, is 8x12"):
+        open_folder(tmp_path, contract=contract())
+
+
+@pytest.fixture(scope="module")
+def coordinates(tmp_path_factory):
+    """A pair side by side whose colours are the row and the column, in A and in B."""
+    folder = tmp_path_factory.mktemp("coordinates")
+    rows, columns = np.mgrid[:14, :14]
+    place = np.stack([rows * 9, columns * 9, rows * 0], axis=2).astype(np.uint8)
+    save(folder / "a.png", np.concatenate([place, place], axis=1))
+    return folder
+
+
+@given(seed=st.integers(0, 2**32), step=st.integers(0, 10**6))
+@settings(derandomize=True, deadline=None, max_examples=25)
+def test_a_pair_has_the_same_crop_and_flip_whatever_it_is_resized_to(coordinates, seed, step):
+    for options in ({"preprocess": "crop"}, {"load_size": (11, 13)}, {"preprocess": "scale-width", "load_size": 10}):
+        batch = aligned(coordinates, contract=contract(), **options).train_batch(3, seed=seed, step=step)
+        assert torch.equal(batch.inputs["main"], batch.targets["main"])
+
+
+def test_crops_come_from_everywhere_upright_and_flipped(coordinates):
+    source = aligned(coordinates, contract=contract(), preprocess="crop")
+    seen = set()
+    for crop in source.train_batch(400, seed=0, step=0).inputs["main"].round().int():
+        rows, columns = crop[0] // 9, crop[1] // 9
+        assert int(rows[1, 0]) - int(rows[0, 0]) == 1  # never turned
+        seen.add((int(rows.min()), int(columns.min()), int(columns[0, 1] - columns[0, 0])))
+    assert {place[0] for place in seen} == {place[1] for place in seen} == set(range(7))
+    assert {place[2] for place in seen} == {1, -1}
+
+
+# Two domains.
+
+
+def domains(folder: Path) -> Path:
+    for name, count, seed in (("trainA", 4, 0), ("trainB", 3, 100), ("testA", 2, 200), ("testB", 2, 300)):
+        fill(folder / name, count, seed=seed)
+    return folder
+
+
+def test_two_domains_are_never_pairs_and_nothing_stands_beside_what_is_scored(tmp_path):
+    source = open_folder(domains(tmp_path), contract=contract())
+    batch = source.train_batch(3, seed=0, step=0)
+    assert source.pairing is Pairing.UNPAIRED
+    assert not batch.paired
+    assert batch.inputs["main"].shape == batch.targets["main"].shape == (3, 3, 8, 8)
+    seen = shown(source)
+    assert list(seen) == ["testA/00.png", "testA/01.png"]
+    np.testing.assert_array_equal(seen["testA/00.png"][0], photo(200))
+    assert all(target is None for _, target in seen.values())
+
+
+def test_the_direction_says_which_domain_goes_in(tmp_path):
+    source = unpaired(domains(tmp_path), contract=contract(), direction="BtoA")
+    assert list(shown(source)) == ["testB/00.png", "testB/01.png"]
+    assert (source.describe()["train"], source.describe()["train_others"]) == (3, 4)
+
+
+def test_images_of_both_domains_are_drawn_independently(tmp_path):
+    source = unpaired(domains(tmp_path), contract=contract(), preprocess="none", flip=False)
+    ours = {photo(index)[0, 0].tobytes(): index for index in range(4)}
+    theirs = {photo(100 + index)[0, 0].tobytes(): index for index in range(3)}
+    batch = source.train_batch(200, seed=0, step=0)
+
+    def drawn(found, names):
+        return [names[image[:, 0, 0].round().byte().numpy().tobytes()] for image in found["main"]]
+
+    together = set(zip(drawn(batch.inputs, ours), drawn(batch.targets, theirs), strict=True))
+    assert together == {(a, b) for a in range(4) for b in range(3)}
+
+
+def test_the_images_of_a_batch_do_not_repeat_in_the_other_domain(tmp_path):
+    """The random numbers of a position of A must be those of no position of B."""
+    for domain in "AB":
+        fill(tmp_path / f"train{domain}", 40)
+    batch = unpaired(tmp_path, contract=contract(), holdout=0).train_batch(6, seed=3, step=1)
+    equal = [[torch.equal(a, b) for a in batch.inputs["main"]] for b in batch.targets["main"]]
+    assert not any(map(any, equal))
+
+
+def test_a_domain_keeps_the_range_of_what_it_is(tmp_path):
+    source = unpaired(domains(tmp_path), contract=contract(input_range=(0, 1), channels_out=1))
+    batch = source.train_batch(4, seed=0, step=0)
+    assert batch.inputs["main"].max() <= 1
+    assert batch.targets["main"].shape[1] == 1
+    assert batch.targets["main"].max() > 100
+
+
+@pytest.mark.parametrize("empty", ["trainA", "trainB"])
+def test_a_domain_without_images_is_refused(tmp_path, empty):
+    domains(tmp_path)
+    for file in (tmp_path / empty).iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"\b0 (images )?in " + empty):
+        open_folder(tmp_path, contract=contract())
+
+
+# Tables of images.
+
+
+def table(folder: Path, rows: list[dict], *, kind: str = "jsonl") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "jsonl":
+        text = "\n".join(json.dumps(row) for row in rows)
+    else:
+        text = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
+    (folder / f"metadata.{kind}").write_text(text)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("input_column", "target_column"),
+    [
+        ("file_name", "target_file_name"),
+        ("conditioning_image", "file_name"),
+        ("conditioning_image_file_name", "file_name"),
+        ("input_file_name", "output_file_name"),
+        ("input_image", "edited_image"),
+    ],
+)
+def test_columns_say_by_their_names_what_goes_in_and_what_comes_out(tmp_path, kind, input_column, target_column):
+    fill(tmp_path / "train" / "x", 2)
+    fill(tmp_path / "train" / "y", 2, seed=70)
+    rows = [{"text": "sky", target_column: f"y/{i:02}.png", input_column: f"x/{i:02}.png"} for i in range(2)]
+    table(tmp_path / "train", rows, kind=kind)
+    source = open_folder(tmp_path, contract=contract(), split="all")
+    assert source.describe()["source"] == "imagefolder"
+    np.testing.assert_array_equal(shown(source)["train/x/01.png"][0], photo(1))
+    np.testing.assert_array_equal(shown(source)["train/x/01.png"][1], photo(71))
+
+
+def test_columns_can_be_named(tmp_path):
+    fill(tmp_path, 2)
+    table(tmp_path, [{"file_name": "00.png", "dusk": "01.png"}])
+    assert open_folder(tmp_path, contract=contract()).pairing is Pairing.INPUTS_ONLY
+    source = imagefolder(tmp_path, contract=contract(), target_column="dusk", split="all")
+    np.testing.assert_array_equal(shown(source)["00.png"][1], photo(1))
+    with pytest.raises(InvalidOption, match=r"input_column='dawn'.*file_name, dusk"):
+        imagefolder(tmp_path, contract=contract(), input_column="dawn")
+
+
+def test_one_photograph_may_become_several_others(tmp_path):
+    fill(tmp_path, 3)
+    table(tmp_path, [{"file_name": "00.png", "target": "01.png"}, {"file_name": "00.png", "target": "02.png"}])
+    seen = shown(imagefolder(tmp_path, contract=contract(), split="all"))
+    np.testing.assert_array_equal([target for _, target in seen.values()], [photo(1), photo(2)])
+
+
+def test_splits_are_folders_with_tables_or_paths_in_one_table(tmp_path):
+    for split in ("train", "validation"):
+        fill(tmp_path / "apart" / split, 2)
+        table(tmp_path / "apart" / split, [{"file_name": "00.png"}, {"file_name": "01.png"}])
+        fill(tmp_path / "one" / split, 2)
+    table(tmp_path / "one", [{"file_name": f"{split}/00.png"} for split in ("train", "validation")])
+    for folder, count in (("apart", 2), ("one", 1)):
+        source = open_folder(tmp_path / folder, contract=contract())
+        assert source.describe()["train"] == count
+        assert list(shown(source)) == ["validation/00.png", "validation/01.png"][:count]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"file_name": "none.png"}', r"Row 1 .*file_name='none.png', which is no file"),
+        ('{"file_name": 3}', "file_name=3"),
+        ('{"file_name": "/etc/a.png"}', "file_name='/etc/a.png'"),
+        ('{"text": "sky"}', "no column file_name, but text"),
+        ("", "no column file_name"),
+        ("{", "cannot be read"),
+        ("[1]", "no objects"),
+    ],
+)
+def test_tables_that_say_nothing_of_images_are_refused(tmp_path, text, says):
+    fill(tmp_path, 1)
+    (tmp_path / "metadata.jsonl").write_text(text)
+    with pytest.raises(DataError, match=says):
+        open_folder(tmp_path, contract=contract())
+
+
+# Sizes.
+
+
+def test_training_images_are_resized_bicubically_and_cropped_as_the_papers_do():
+    square = for_training(Contract(channels_in=3, channels_out=3, size=(256, 256)))
+    assert (square.loaded((600, 800)), square.crop, square.flip) == ((286, 286), (256, 256), True)
+    cityscapes = Contract(channels_in=36, channels_out=3, size=(256, 512), labels=Labels(classes=35, edges=True))
+    wide = for_training(cityscapes)
+    assert (wide.loaded((1024, 2048)), wide.crop, wide.flip) == ((256, 512), None, True)
+    coco = Contract(
+        channels_in=184, channels_out=3, size=(256, 256), labels=Labels(classes=182, unknown=True, edges=True)
+    )
+    assert for_training(coco).loaded((480, 640)) == (286, 286)
+    assert for_training(Contract(channels_in=3, channels_out=3, size=(192, 256))).loaded((9, 9)) == (214, 286)
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded", "cropped"),
+    [
+        ({}, (36, 36), (32, 32)),
+        ({"load_size": 40}, (40, 40), (32, 32)),
+        ({"crop_size": 16}, (36, 36), (16, 16)),
+        ({"crop_size": 64}, (72, 72), (64, 64)),
+        ({"crop_size": (16, 32), "load_size": [20, 40]}, (20, 40), (16, 32)),
+        ({"preprocess": "resize"}, (32, 32), (32, 32)),
+        ({"preprocess": "scale-width"}, (24, 32), (24, 32)),
+        ({"preprocess": "scale-width", "load_size": 48}, (32, 48), (32, 48)),
+        ({"preprocess": "scale-width-and-crop", "load_size": 48}, (32, 48), (32, 32)),
+        ({"preprocess": "crop"}, (40, 54), (32, 32)),
+        ({"preprocess": "none"}, (40, 54), (40, 48)),
+    ],
+)
+def test_sizes_are_those_asked_for_and_crops_multiples(options, loaded, cropped):
+    prepared = for_training(contract(size=(32, 32), multiple_of=8), **options)
+    assert prepared.loaded((40, 54)) == loaded
+    assert prepared.cropped([loaded]) == cropped
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"preprocess": "squeeze"}, "none of resize-and-crop"),
+        ({"crop_size": 12}, "multiples of 8"),
+        ({"crop_size": 64, "load_size": 40}, "larger than the loaded 40x40"),
+        ({"load_size": 0}, "load_size=0"),
+        ({"crop_size": (8, 8, 8)}, "crop_size"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, says):
+    with pytest.raises(InvalidOption, match=says):
+        for_training(contract(size=(32, 32), multiple_of=8), **options)
+
+
+def test_images_to_score_on_have_the_size_of_the_contract_and_are_never_flipped(tmp_path):
+    save(tmp_path / "a.png", photo(0, 20, 30))
+    source = images(tmp_path, contract=contract(size=(12, 16), multiple_of=4), split="all")
+    np.testing.assert_array_equal(shown(source)["a.png"][0], resize_bicubic(photo(0, 20, 30), 12, 16))
+    whole = images(tmp_path, contract=contract(size=(12, 16), multiple_of=4), split="all", preprocess="none")
+    np.testing.assert_array_equal(shown(whole)["a.png"][0], photo(0, 20, 30)[:, :28])
+
+
+def test_the_patch_is_the_side_of_the_crop(tmp_path):
+    fill(tmp_path, 2, 20, 20)
+    source = open_folder(tmp_path, contract=contract(size=(16, 16), multiple_of=4), patch=8)
+    assert source.train_batch(2, seed=0, step=0).inputs["main"].shape == (2, 3, 8, 8)
+
+
+def test_images_smaller_than_the_multiple_are_refused(tmp_path):
+    fill(tmp_path, 2)
+    save(tmp_path / "low.png", photo(0, 3, 20))
+    for options in ({}, {"preprocess": "none"}, {"preprocess": "scale-width"}):
+        with pytest.raises(DataError, match=r"'low\.png' cannot be used. It is 3x20 pixels.*at least 4"):
+            open_folder(tmp_path, contract=contract(multiple_of=4), **options)
+
+
+def test_images_of_unlike_sizes_share_the_largest_common_crop(tmp_path):
+    save(tmp_path / "a.png", photo(0, 8, 20))
+    save(tmp_path / "b.png", photo(1, 21, 9))
+    source = images(tmp_path, contract=contract(multiple_of=4), preprocess="none")
+    shapes = {source.train_batch(4, seed=0, step=step).inputs["main"].shape[2:] for step in range(9)}
+    assert shapes <= {(8, 8), (8, 20), (20, 8)}
+    assert (8, 8) in shapes
+
+
+# Any layout.
+
+
+def test_images_without_partners_are_inputs_only(tmp_path):
+    fill(tmp_path / "sub", 3)
+    source = open_folder(tmp_path, contract=contract())
+    assert isinstance(source, Translation)
+    assert source.pairing is Pairing.INPUTS_ONLY
+    assert source.train_batch(2, seed=0, step=0).targets == {}
+
+
+@pytest.mark.parametrize("options", [{"scale": 2}, {"pre_upsampled": 2}])
+def test_generators_that_enlarge_keep_their_source(tmp_path, options):
+    fill(tmp_path / "A", 2)
+    fill(tmp_path / "B", 2)
+    fill(tmp_path / "plain", 2)
+    assert isinstance(open_folder(tmp_path / "plain", contract=contract(**options)), ImageFolder)
+    with pytest.raises(InvalidOption, match="opened as ImageFolder, which has no option 'direction'"):
+        open_folder(tmp_path / "plain", contract=contract(**options), direction="BtoA")
+
+
+def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no image"):
+        open_folder(tmp_path, contract=contract())
+    with pytest.raises(DataError, match="does not exist"):
+        open_folder(tmp_path / "none", contract=contract())
+    for layout in (aligned, images):
+        with pytest.raises(DataError, match="holds no image"):
+            layout(tmp_path, contract=contract())
+    with pytest.raises(DataError, match="no folders A and B"):
+        pairs(tmp_path, contract=contract())
+    with pytest.raises(DataError, match="both domains"):
+        unpaired(tmp_path, contract=contract())
+    with pytest.raises(DataError, match=r"neither metadata\.jsonl nor"):
+        imagefolder(tmp_path, contract=contract())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"direction": "A2B"}, "'AtoB' nor 'BtoA'"),
+        ({"layout": "side"}, "layout='side'"),
+        ({"split": "all", "x": 1}, "x"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(tmp_path, options, says):
+    fill(tmp_path / "train", 2, 8, 16)
+    with pytest.raises(InvalidOption, match=says):
+        open_folder(tmp_path, contract=contract(), **options)
+
+
+def test_photographs_are_no_label_maps(tmp_path):
+    fill(tmp_path, 2)
+    with pytest.raises(DataError, match="images of 7 channels"):
+        images(tmp_path, contract=contract(channels_in=7))
+    with pytest.raises(DataError, match="enlarges x2"):
+        images(tmp_path, contract=contract(scale=2))
+
+
+@given(seed=st.integers(0, 2**32), step=st.integers(0, 2**31), size=st.integers(1, 4))
+@settings(derandomize=True, deadline=None, max_examples=15)
+def test_the_same_key_gives_the_same_batch_and_another_step_another(tmp_path_factory, seed, step, size):
+    folder = tmp_path_factory.getbasetemp() / "domains"
+    if not folder.exists():
+        domains(folder)
+    options = {"contract": contract(), "load_size": 30}
+    first, again = unpaired(folder, **options), unpaired(folder, **options)
+    again.train_batch(2, seed=seed, step=step + 1)
+    one, other = first.train_batch(size, seed=seed, step=step), again.train_batch(size, seed=seed, step=step)
+    larger = first.train_batch(size + 1, seed=seed, step=step)
+    assert one.names == other.names
+    for found, same, more in ((one.inputs, other.inputs, larger.inputs), (one.targets, other.targets, larger.targets)):
+        assert torch.equal(found["main"], same["main"])
+        assert torch.equal(found["main"], more["main"][:size])
+    assert not torch.equal(one.inputs["main"], first.train_batch(size, seed=seed, step=step + 1).inputs["main"])
+
+
+def test_other_files_are_another_source(tmp_path):
+    domains(tmp_path)
+    first = open_folder(tmp_path, contract=contract()).describe()
+    assert open_folder(tmp_path, contract=contract()).describe() == first
+    save(tmp_path / "trainB/00.png", photo(0, 9, 9))
+    assert open_folder(tmp_path, contract=contract()).describe()["files"] != first["files"]
+    json.dumps(first)
+
+
+def test_a_damaged_image_is_replaced_and_warned_about(tmp_path):
+    fill(tmp_path / "train", 3, 8, 16)
+    file = tmp_path / "train/01.png"
+    file.write_bytes(file.read_bytes()[:60])
+    source = aligned(tmp_path, contract=contract())
+    with pytest.warns(match=r"01\.png"):
+        names = {name for step in range(9) for name in source.train_batch(3, seed=0, step=step).names}
+    assert names == {"train/00.png", "train/02.png"}
+    assert list(source.describe()["skipped"]) == ["train/01.png"]
+
+
+# Real photographs.
+
+
+@pytest.mark.data
+@needs_data
+def test_day_and_dusk_are_two_domains():
+    source = open_folder(DATA / "camvid_day2dusk", contract=contract(size=(192, 256), multiple_of=4))
+    facts = source.describe()
+    assert (facts["source"], facts["train"] + len(facts["held_out"]), facts["train_others"]) == ("unpaired", 204, 62)
+    batch = source.train_batch(4, seed=0, step=0)
+    assert batch.inputs["main"].shape == batch.targets["main"].shape == (4, 3, 192, 256)
+    assert batch.inputs["main"].mean() > batch.targets["main"].mean()  # dusk is darker
+    assert len(list(source.images("eval"))) == 34
