@@ -6,46 +6,19 @@ meets. To support an operator, add one row to `RULES` and one tiny net to `gansd
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils._pytree import tree_iter
 
+from gansdk.channels import shapes
+from gansdk.channels.calls import Call, Rule, state_labels, unknown
 from gansdk.channels.groups import Op
-from gansdk.channels.labels import Ids, Labels, Width, labels_of, set_labels, state_name
+from gansdk.channels.labels import Ids, Labels, labels_of, set_labels, state_name
 
 if TYPE_CHECKING:
     from gansdk.channels.trace import Tracer
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One intercepted call of a torch function."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
-
-    def get(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or by name, as the torch function itself takes it."""
-        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
-
-    @property
-    def x(self) -> Tensor:
-        first = self.get(0, "input", self.kwargs.get("x"))
-        assert isinstance(first, Tensor)
-        return first
-
-    def tensors(self) -> list[Tensor]:
-        return [leaf for leaf in tree_iter([self.args, self.kwargs]) if isinstance(leaf, Tensor)]
-
-
-Rule = Callable[["Tracer", Call], None]
 
 
 def apply_rule(tracer: Tracer, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -56,16 +29,7 @@ def apply_rule(tracer: Tracer, name: str, args: tuple[Any, ...], kwargs: dict[st
     if rule is not None:
         rule(tracer, call)
     elif any(labels_of(tensor) is not None for tensor in call.tensors()):
-        _unknown(tracer, call)
-
-
-def _unknown(tracer: Tracer, call: Call, why: str = "is an operator without a rule") -> None:
-    reason = f"'{call.name}' in {tracer.where()} {why}"
-    tracer.freeze([call.args, call.kwargs], f"{reason} and reads it")
-    for tensor in tree_iter(call.result):
-        if isinstance(tensor, Tensor):
-            set_labels(tensor, None)
-            tensor._gansdk_origin = f"{reason} and makes it"  # type: ignore[attr-defined]
+        unknown(tracer, call)
 
 
 # Layers with weights.
@@ -94,7 +58,10 @@ def _weighted(
         tracer.freeze([x], f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass")
         y._gansdk_origin = f"the weight of '{call.name}' in {tracer.where()} is computed in the forward pass"
         return
-    owner = name.rpartition(".")[0]
+    owner, _, leaf = name.rpartition(".")
+    # A weight that several layers share has one name, but each of them keeps its own numbers.
+    shares = state_name(getattr(tracer.module.get_submodule(tracer.here), leaf, None)) == name
+    users = {owner, tracer.here} if shares else {owner}
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     channels = y.shape[dim]
     if groups == 1:
@@ -107,12 +74,14 @@ def _weighted(
         whole = tracer.unions.unite_rows(ids, len(ids) // groups)
         out = np.repeat(whole, channels // groups)
         tracer.record_axis(weight, 0, ids if transposed else out)
-        if getattr(tracer.module.get_submodule(owner), "groups", None) != groups:
+        if any(getattr(tracer.module.get_submodule(path), "groups", None) != groups for path in users):
             tracer.freeze([x], f"the number of groups of '{call.name}' in {tracer.where()} is fixed in the code")
-        tracer.record_attribute(owner, "groups", whole)
+        for path in users:
+            tracer.record_attribute(path, "groups", whole)
     tracer.record_axis(bias, 0, out)
     for attribute, labels in (("in_channels", ids), ("out_channels", out), ("in_features", ids), ("out_features", out)):
-        tracer.record_attribute(owner, attribute, labels)
+        for path in users:
+            tracer.record_attribute(path, attribute, labels)
     positions = y.numel() // channels // tracer.batch
     tracer.ops.append(
         Op(
@@ -185,31 +154,21 @@ def _pass(tracer: Tracer, call: Call) -> None:
     elif isinstance(y, Tensor) and labels is not None and y.ndim == x.ndim and y.shape[labels.dim] == len(labels.ids):
         set_labels(y, labels)
     elif labels is not None:
-        _unknown(tracer, call, "changes the number of channels")
+        unknown(tracer, call, "changes the number of channels")
 
 
 def _mark_state(tracer: Tracer, tensor: Tensor, result: Tensor) -> None:
     """A parameter used outside a layer: its largest dimension carries channels, if there is only one such."""
-    labels = _state_labels(tracer, tensor)
+    labels = state_labels(tracer, tensor)
     if labels is not None and result.shape == tensor.shape:
         set_labels(result, labels)
-
-
-def _state_labels(tracer: Tracer, tensor: Tensor) -> Labels | None:
-    wide = [dim for dim, side in enumerate(tensor.shape) if side > 1]
-    if state_name(tensor) is None or len(wide) != 1:
-        return None
-    ids = tracer.axes.get((str(state_name(tensor)), wide[0]))
-    ids = tracer.unions.fresh(tensor.shape[wide[0]]) if ids is None else ids
-    tracer.record_axis(tensor, wide[0], ids)
-    return Labels(ids, wide[0])
 
 
 def _elementwise(tracer: Tracer, call: Call) -> None:
     """Channels at the same position live or die together; size 1 broadcasts and binds nothing."""
     y = call.result
     if not isinstance(y, Tensor):
-        return _unknown(tracer, call)
+        return unknown(tracer, call)
     dims = set()
     for tensor in call.tensors():
         labels = labels_of(tensor)
@@ -218,7 +177,7 @@ def _elementwise(tracer: Tracer, call: Call) -> None:
     if not dims:
         return None
     if len(dims) > 1:
-        return _unknown(tracer, call, "mixes tensors whose channels lie on different dimensions")
+        return unknown(tracer, call, "mixes tensors whose channels lie on different dimensions")
     (dim,) = dims
     ids: Ids | None = None
     for tensor in call.tensors():
@@ -229,12 +188,18 @@ def _elementwise(tracer: Tracer, call: Call) -> None:
     set_labels(y, None if ids is None else Labels(ids, dim))
 
 
+def _extremum(tracer: Tracer, call: Call) -> None:
+    """The larger or smaller of two tensors; of one tensor alone, no channel can be told from the others."""
+    two = isinstance(call.get(1, "other"), Tensor)
+    (_elementwise if two else unknown)(tracer, call)
+
+
 def _aligned(tracer: Tracer, tensor: Tensor, dim: int, count: int) -> Ids | None:
     """The labels of one operand along the result's channels; None if it is broadcast there."""
     if dim < 0 or tensor.shape[dim] != count:
         return None
     if labels_of(tensor) is None and state_name(tensor) is not None:
-        labels = _state_labels(tracer, tensor)
+        labels = state_labels(tracer, tensor)
         if labels is not None and labels.dim == dim:
             return labels.ids
         return tracer.unions.fresh(count, f"a whole parameter of {tracer.where()} is combined with it")
@@ -246,211 +211,13 @@ def _like(tracer: Tracer, call: Call) -> None:
     _pass(tracer, call)
 
 
-# Joining and cutting.
-
-
-def _cat(tracer: Tracer, call: Call) -> None:
-    parts = [tensor for tensor in call.get(0, "tensors") if tensor.numel() or tensor.ndim > 1]
-    y = call.result
-    cut = int(call.get(1, "dim", call.kwargs.get("axis", 0))) % y.ndim
-    found = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
-    if not found:
-        return None
-    if len(found) > 1:
-        return _unknown(tracer, call, "joins tensors whose channels lie on different dimensions")
-    (dim,) = found
-    ids = [tracer.read(part, dim) for part in parts]
-    if cut == dim:
-        return set_labels(y, Labels(np.concatenate(ids), dim))
-    for other in ids[1:]:
-        tracer.unions.unite(ids[0], other)
-    return set_labels(y, Labels(ids[0], dim))
-
-
-def _chunk(tracer: Tracer, call: Call) -> None:
-    _pieces(tracer, call, int(call.get(2, "dim", 0)), follows=True)
-
-
-def _split(tracer: Tracer, call: Call) -> None:
-    size = call.get(1, "split_size_or_sections", call.kwargs.get("split_size"))
-    labels = labels_of(call.x)
-    follows = labels is not None and isinstance(size, Width) and size.parts > 1 and _counts(tracer, size, labels.ids)
-    _pieces(tracer, call, int(call.get(2, "dim", 0)), follows=follows)
-
-
-def _pieces(tracer: Tracer, call: Call, dim: int, *, follows: bool) -> None:
-    labels = labels_of(call.x)
-    if labels is None:
-        return None
-    pieces: Sequence[Tensor] = call.result
-    if dim % call.x.ndim != labels.dim:
-        for piece in pieces:
-            set_labels(piece, labels)
-        return None
-    if not follows or len({piece.shape[labels.dim] for piece in pieces}) > 1:
-        return _unknown(tracer, call, "cuts channels at fixed numbers (use chunk for equal parts)")
-    parts = np.split(labels.ids, len(pieces))
-    for piece, ids in zip(pieces, parts, strict=True):
-        tracer.unions.unite(parts[0], ids)
-        set_labels(piece, Labels(ids, labels.dim))
-    return None
-
-
-def _getitem(tracer: Tracer, call: Call) -> None:
-    x, y = call.x, call.result
-    labels = labels_of(x)
-    if labels is None:
-        return None
-    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
-    if any(isinstance(part, (Tensor, list, bool)) for part in index):
-        return _unknown(tracer, call, "picks entries by a list")
-    used = sum(part is not None and part is not Ellipsis for part in index)
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *(slice(None),) * (x.ndim - used), *index[at + 1 :])
-    index = (*index, *(slice(None),) * (x.ndim - used))
-    source, target = 0, 0
-    for part in index:
-        if part is None:
-            target += 1
-            continue
-        if source == labels.dim:
-            ids = _sliced(tracer, labels.ids, part)
-            if ids is None:
-                return _unknown(tracer, call, "cuts channels at fixed numbers (use chunk for equal parts)")
-            return set_labels(y, Labels(ids, target))
-        source += 1
-        target += isinstance(part, slice)
-    return None
-
-
-def _sliced(tracer: Tracer, ids: Ids, part: Any) -> Ids | None:
-    """The labels of `x[:, part]` if that cut follows the width, else None."""
-    if not isinstance(part, slice) or part.step not in (None, 1):
-        return None
-    start, stop = part.start or 0, len(ids) if part.stop is None else part.stop
-    if start == 0 and stop >= len(ids):
-        return ids
-    bounds = [bound for bound in (start, stop) if bound not in (0, len(ids))]
-    parts = {getattr(bound, "parts", 1) for bound in bounds}
-    if len(bounds) != 1 or parts != {2} or 2 * bounds[0] != len(ids) or not _counts(tracer, bounds[0], ids):
-        return None
-    halves = np.split(ids, 2)
-    tracer.unions.unite(halves[0], halves[1])
-    return halves[0] if start == 0 else halves[1]
-
-
-def _counts(tracer: Tracer, size: object, ids: Ids) -> bool:
-    """Whether a size was read from channels that have, or from now on have, the widths of `ids`."""
-    if not isinstance(size, Width) or size.ids is None or len(size.ids) != len(ids):
-        return False
-    tracer.unions.unite(size.ids, ids)
-    return True
-
-
-def _pixel_shuffle(tracer: Tracer, call: Call) -> None:
-    factor = int(call.get(1, "upscale_factor"))
-    dim = call.x.ndim - 3
-    ids = tracer.unions.unite_rows(tracer.read(call.x, dim), factor * factor)
-    set_labels(call.result, Labels(ids, dim))
-
-
-def _pixel_unshuffle(tracer: Tracer, call: Call) -> None:
-    factor = int(call.get(1, "downscale_factor"))
-    dim = call.x.ndim - 3
-    set_labels(call.result, Labels(np.repeat(tracer.read(call.x, dim), factor * factor), dim))
-
-
-# Shapes.
-
-
-def _reshape(tracer: Tracer, call: Call) -> None:
-    shape = call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], int) else call.args[1:]
-    if isinstance(shape, Tensor) or not shape:  # view_as, or a shape given by keyword
-        shape = call.kwargs.get("shape", call.kwargs.get("size", ()))
-    asked = list(shape)
-
-    def follows(dim: int, ids: Ids) -> bool:
-        if dim >= len(asked):
-            return False
-        whole = isinstance(asked[dim], Width) and asked[dim].parts == 1
-        return bool(asked[dim] == -1 or (whole and _counts(tracer, asked[dim], ids)))
-
-    _relabel(tracer, call, follows)
-
-
-def _flatten(tracer: Tracer, call: Call) -> None:
-    _relabel(tracer, call, lambda dim, ids: True)
-
-
-def _relabel(tracer: Tracer, call: Call, follows: Callable[[int, Ids], bool]) -> None:
-    """Follow channels through a change of shape; `follows(dim, ids)`: the asked size of `dim` fits any width."""
-    x, y = call.x, call.result
-    labels = labels_of(x) or _state_labels(tracer, x)
-    if labels is None:
-        return None
-    before, count = math.prod(x.shape[: labels.dim]), len(labels.ids)
-    for dim, side in enumerate(y.shape):
-        if math.prod(y.shape[:dim]) != before or side == 1 != count:
-            continue
-        is_state = state_name(x) is not None
-        if not (follows(dim, labels.ids) or (is_state and count == side)):
-            continue
-        if side % count == 0 and (side // count == 1 or _merges(x, labels.dim, side // count)):
-            return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))
-        if count % side == 0 and _merges(y, dim, count // side):
-            return set_labels(y, Labels(tracer.unions.unite_rows(labels.ids, count // side), dim))
-    return _unknown(tracer, call, "is given a fixed number of channels (write -1 or x.shape[1] there)")
-
-
-def _merges(tensor: Tensor, dim: int, factor: int) -> bool:
-    """Whether the dimensions behind `dim`, taken in order, multiply to `factor` at some point."""
-    product = 1
-    for side in tensor.shape[dim + 1 :]:
-        product *= side
-        if product == factor:
-            return True
-    return False
-
-
-def _squeeze(tracer: Tracer, call: Call) -> None:
-    _relabel(tracer, call, lambda dim, ids: True)
-
-
-def _permute(tracer: Tracer, call: Call) -> None:
-    labels = labels_of(call.x)
-    if labels is None:
-        return None
-    order = call.args[1] if isinstance(call.get(1, "dims"), (tuple, list)) else call.args[1:]
-    order = [int(dim) % call.x.ndim for dim in (order or call.kwargs["dims"])]
-    return set_labels(call.result, labels.moved(order.index(labels.dim)))
-
-
-def _transpose(tracer: Tracer, call: Call) -> None:
-    labels = labels_of(call.x)
-    if labels is None:
-        return None
-    a, b = (int(call.get(i, f"dim{i - 1}")) % call.x.ndim for i in (1, 2))
-    return set_labels(call.result, labels.moved({a: b, b: a}.get(labels.dim, labels.dim)))
-
-
-def _expand(tracer: Tracer, call: Call) -> None:
-    labels = labels_of(call.x) or _state_labels(tracer, call.x)
-    if labels is None:
-        return None
-    dim = labels.dim + call.result.ndim - call.x.ndim
-    if call.result.shape[dim] == len(labels.ids) and len(labels.ids) > 1:
-        return set_labels(call.result, labels.moved(dim))
-    return _unknown(tracer, call, "repeats channels")
-
-
 def _spatial(dims: int) -> Rule:
     """Pooling and resizing over the last `dims` dimensions: channels must lie in front of them."""
 
     def rule(tracer: Tracer, call: Call) -> None:
         labels = labels_of(call.x)
         if labels is not None and labels.dim >= call.x.ndim - dims:
-            return _unknown(tracer, call, "works along the channels")
+            return unknown(tracer, call, "works along the channels")
         return _pass(tracer, call)
 
     return rule
@@ -468,7 +235,7 @@ def _grid_sample(tracer: Tracer, call: Call) -> None:
 def _pad(tracer: Tracer, call: Call) -> None:
     labels = labels_of(call.x)
     if labels is not None and len(call.get(1, "pad")) > 2 * (call.x.ndim - labels.dim - 1):
-        return _unknown(tracer, call, "pads the channel dimension")
+        return unknown(tracer, call, "pads the channel dimension")
     return _pass(tracer, call)
 
 
@@ -480,10 +247,10 @@ def _reduce(tracer: Tracer, call: Call) -> None:
         return None
     asked = call.get(1, "dim", call.kwargs.get("axis"))
     if asked is None or not isinstance(y, Tensor):
-        return _unknown(tracer, call, "reduces over channels")
+        return unknown(tracer, call, "reduces over channels")
     dims = {int(dim) % x.ndim for dim in (asked if isinstance(asked, (tuple, list)) else (asked,))}
     if labels.dim in dims:
-        return _unknown(tracer, call, "reduces over channels")
+        return unknown(tracer, call, "reduces over channels")
     kept = y.ndim == x.ndim
     return set_labels(y, labels if kept else labels.moved(labels.dim - sum(dim < labels.dim for dim in dims)))
 
@@ -492,12 +259,12 @@ def _softmax(tracer: Tracer, call: Call) -> None:
     labels = labels_of(call.x)
     dim = call.get(1, "dim")
     if labels is not None and (dim is None or int(dim) % call.x.ndim == labels.dim):
-        return _unknown(tracer, call, "couples all channels")
+        return unknown(tracer, call, "couples all channels")
     return _pass(tracer, call)
 
 
 def _matmul(tracer: Tracer, call: Call) -> None:
-    _unknown(tracer, call, "multiplies matrices")
+    unknown(tracer, call, "multiplies matrices")
 
 
 PASSING = """
@@ -531,18 +298,22 @@ RULES: dict[str, Rule] = {
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
     "prelu": _prelu,
-    **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
-    "chunk": _chunk,
-    "split": _split,
-    "getitem": _getitem,
-    "pixel_shuffle": _pixel_shuffle,
-    "pixel_unshuffle": _pixel_unshuffle,
-    **dict.fromkeys(("view", "reshape", "unflatten"), _reshape),
-    "flatten": _flatten,
-    **dict.fromkeys(("squeeze", "unsqueeze"), _squeeze),
-    "permute": _permute,
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
-    **dict.fromkeys(("expand", "expand_as"), _expand),
+    **dict.fromkeys(("cat", "concat", "concatenate"), shapes.cat),
+    "stack": shapes.stack,
+    "glu": shapes.glu,
+    **dict.fromkeys(("max", "min"), _extremum),
+    **dict.fromkeys(("view_as", "reshape_as"), shapes.reshape_as),
+    "chunk": shapes.chunk,
+    "split": shapes.split,
+    "getitem": shapes.getitem,
+    "pixel_shuffle": shapes.pixel_shuffle,
+    "pixel_unshuffle": shapes.pixel_unshuffle,
+    **dict.fromkeys(("view", "reshape", "unflatten"), shapes.reshape),
+    "flatten": shapes.flatten,
+    **dict.fromkeys(("squeeze", "unsqueeze"), shapes.squeeze),
+    "permute": shapes.permute,
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), shapes.transpose),
+    **dict.fromkeys(("expand", "expand_as"), shapes.expand),
     "pad": _pad,
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std"), _reduce),
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines, Spelling
+from gansdk.testing.spellings import ConvNeXtBlock, LinearGate, PairOfBranches
 
 Norm = Literal["none", "batch", "instance", "instance-affine", "instance-tracked", "group"]
 Padding = Literal["zeros", "reflect", "replicate"]
@@ -900,6 +901,14 @@ def _network(name: str, make: Callable[[], nn.Module], **facts: Any) -> Network:
     return Network(name=name, make=make, **facts)
 
 
+def _pair(spelling: Any) -> Network:
+    return _network(
+        f"pair-{spelling}",
+        lambda: Trunk(PairOfBranches(4, 3, spelling), width=4, outputs=3),
+        prunable=("stem", "parts.0.left", "parts.0.right"),
+    )
+
+
 def _attention(spelling: Spelling) -> Network:
     return _network(
         f"attention-{spelling}",
@@ -1044,7 +1053,13 @@ NETWORKS: tuple[Network, ...] = (
     _network("two-outputs", lambda: TwoOutputs(), prunable=("body.0",), frozen=("image", "mask")),
     _network("dropout", lambda: Trunk(nn.Dropout(0.5), nn.Dropout2d(0.5), width=4), prunable=("stem",)),
     _network("shape-control", lambda: ShapeControl(), multiple_of=1, prunable=("down",), frozen=("up",)),
-    _network("tied-depthwise", lambda: TiedDepthwise(), multiple_of=1),
+    _network("tied-depthwise", lambda: TiedDepthwise(), multiple_of=1, prunable=("stem", "first")),
+    *(_pair(spelling) for spelling in ("max", "min", "stack", "stack-last", "view-as")),
+    _network("glu", lambda: Trunk(LinearGate(4, 3), width=4, outputs=3), prunable=("stem", "parts.0.conv")),
+    _network(
+        "glu-of-pixels", lambda: Trunk(LinearGate(4, 3, along=-1), width=4, outputs=3), prunable=("parts.0.conv",)
+    ),
+    _network("convnext", lambda: Trunk(ConvNeXtBlock(4), width=4), prunable=("parts.0.rise",), frozen=("stem",)),
     _network("clamped", lambda: ClampedByBranch(), multiple_of=1),
     _network("overwritten-channel", lambda: OverwrittenChannel(), multiple_of=1, frozen=("body.0",)),
     _network("flow-warp", lambda: FlowWarp(), multiple_of=1, prunable=("body",), frozen=("flow",)),
