@@ -14,7 +14,7 @@ import torch
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.artifact import check_target, fingerprint
-from gansdk.contracts import MAIN, Route
+from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
@@ -128,7 +128,9 @@ def train_teacher(
     family = open_adapter(adapter)
     generator = _beginning(family, architecture, sizes or {}, model, seed)
     source = open_source(data, generator, patch=patch, seed=seed)
-    learner = generator.adapter.learner(generator.module, discriminator=generator.discriminator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = generator.adapter.learner(generator.module, discriminator=generator.discriminator)
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     processes = Processes(device)
     processes.share(batch_size)
@@ -219,9 +221,11 @@ def _trained(generator: Generator, learner: Teacher) -> dict[Route, Generator]:
 
 
 def _scored(trained: TrainedTeacher, data: Any) -> tuple[dict[Route, Evaluation], list[str]]:
-    """The first route's quality against the ground truth; where there is none, nothing is scored."""
+    """The first route's quality against the ground truth of paired data."""
     route, generator = next(iter(trained.generators.items()))
     source = open_source(data, generator, split="all")
+    if source.pairing is not Pairing.PAIRED:
+        return {}, []
     try:
         found = evaluate(generator.module, teacher=None, source=source, contract=generator.contract)
     except DataError as error:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from gansdk.adapter import Generator, reset_parameters
 from gansdk.budget import Cost
@@ -35,7 +36,7 @@ class ElasticStudent(Student):
 
     Norms with tracked statistics keep them fixed while a student that inherits all weights is trained: it
     then trains exactly as it will run, at any batch size and on any number of processes. A student with
-    fresh weights tracks statistics as usual.
+    fresh weights tracks statistics as usual. Dropout is always off: the student imitates a function, without noise.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ElasticStudent(Student):
         self._fresh = fresh
         self._initialise = initialise or reset_parameters
         self._norms = tracked_norms(module)
+        self._dropouts = [part for part in module.modules() if isinstance(part, _DropoutNd)]
         module.requires_grad_(True)
 
     @classmethod
@@ -130,6 +132,8 @@ class ElasticStudent(Student):
 
     def train(self, mode: bool = True) -> None:
         self.module.train(mode)
+        for dropout in self._dropouts:
+            dropout.eval()
         if mode and not self._fresh and self.contract.inference == "eval":
             for norm in self._norms:
                 norm.eval()

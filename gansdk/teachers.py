@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Contract, Observation, Route
@@ -16,16 +14,13 @@ from gansdk.interfaces import Teacher
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.norms import input_statistics, tracked_norms
 
-_NOISE_SEED = 0
-
 
 class FrozenTeacher(Teacher):
     """A generator with fixed weights: a function of its input.
 
     Works on a copy, so the given module keeps its mode, flags and gradients. Runs as the contract's
-    `inference` says. With "batch-statistics", norms use those of the batch and leave the running ones
-    alone, and dropout layers drop as they do in training, but the same entries in every call: the noise
-    comes from a fixed seed, and the global random generator is as it was.
+    `inference` says: with "batch-statistics", norms use those of the batch and leave the running ones alone.
+    Dropout is off, since noise is nothing to imitate.
 
     Raises:
         ContractError: a tap's path (`taps`: name -> submodule path) does not exist.
@@ -42,9 +37,6 @@ class FrozenTeacher(Teacher):
             tapping.submodule(self._module, path, tap)
         batch_statistics = contract.inference == "batch-statistics"
         self._norms = tracked_norms(self._module) if batch_statistics else ()
-        self._dropouts = tuple(
-            part for part in self._module.modules() if batch_statistics and isinstance(part, _DropoutNd)
-        )
         self._calls: dict[torch.Size, dict[str, int]] = {}
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
@@ -60,7 +52,7 @@ class FrozenTeacher(Teacher):
         self.contracts[route].check_input(x)
         paths = tapping.select(self._paths, taps)
         calls = self._calls_for(x) if paths and not image else None
-        with self._inferring(x.device):
+        with input_statistics(self._norms):
             return tapping.observe(self._module, self._module, x, paths, image=image, calls=calls)
 
     def networks(self) -> Mapping[Route, nn.Module]:
@@ -68,30 +60,6 @@ class FrozenTeacher(Teacher):
 
     def _calls_for(self, x: Tensor) -> dict[str, int]:
         if x.shape not in self._calls:
-            with torch.no_grad(), self._inferring(x.device):
+            with torch.no_grad(), input_statistics(self._norms):
                 self._calls[x.shape] = tapping.count_calls(self._module, self._module, x, self._paths)
         return self._calls[x.shape]
-
-    @contextmanager
-    def _inferring(self, device: torch.device) -> Iterator[None]:
-        """Batch statistics and dropout for the length of one call, where the contract asks for them."""
-        with input_statistics(self._norms), _fixed_noise(device) if self._dropouts else nullcontext():
-            try:
-                for dropout in self._dropouts:
-                    dropout.train()
-                yield
-            finally:
-                for dropout in self._dropouts:
-                    dropout.eval()
-
-
-@contextmanager
-def _fixed_noise(device: torch.device) -> Iterator[None]:
-    """The same random numbers every time, on the CPU and `device`; afterwards both generators are as before."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
-        torch.default_generator.manual_seed(_NOISE_SEED)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(_NOISE_SEED)
-        yield

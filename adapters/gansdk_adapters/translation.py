@@ -50,8 +50,8 @@ class Translation(Adapter):
 
     Args:
         inference: how norms run when images are made. "auto" is "batch-statistics" for a U-Net with batch norms,
-            which pix2pix runs as in training, dropout included (Isola et al., CVPR 2017, section 3.3), and "eval"
-            for all others: CAT's and GAN Compression's are made to run so.
+            which pix2pix runs as in training (Isola et al., CVPR 2017, section 3.3; its dropout is left out, since
+            noise is nothing to imitate), and "eval" for all others: CAT's and GAN Compression's are made to run so.
         dropout: the rate of dropout layers, where there are any: 0.5 in pix2pix' U-Net. "auto" is that for U-Nets,
             and 0 inside residual blocks, where GAN Compression and CAT keep an idle layer.
         size: (H, W) at which costs are quoted; 256x256 if left out.

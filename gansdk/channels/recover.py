@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,8 @@ RIDGE = 1e-3
 """Pull towards the inherited weights, relative to the mean square of the inputs."""
 MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
+SWEEPS = 24
+"""Passes over the images; more layers than that share them."""
 MAX_ROWS = 20_000
 """Positions per image set that enter one fit; more change nothing but the time."""
 
@@ -30,28 +33,41 @@ def least_squares(
 ) -> int:
     """Refit the dense layers of `carved` in place, in execution order; returns how many were refitted.
 
-    Every layer is fitted on what the already refitted student feeds it, to what the full network's layer
-    gives on the same images (before any norm, for the channels kept). `images`: (N, C, H, W) each.
+    Every layer is fitted on what the student feeds it, refitted so far, to what the full network's layer gives on
+    the same images (before any norm, for the channels kept). Networks of more than `SWEEPS` layers are refitted in
+    that many goes, several neighbours at once, so that both networks see every image `SWEEPS` times at most.
+    `images`: (N, C, H, W) each.
     """
-    refitted = 0
-    done: set[str] = set()
+    ops = _refittable(carved, space, plan)
+    neighbours = math.ceil(len(ops) / SWEEPS)
+    for start in range(0, len(ops), max(1, neighbours)):
+        fits = [_Fit(full, carved, space, plan, op, len(images)) for op in ops[start : start + neighbours]]
+        for x in images:
+            with ExitStack() as recordings:
+                for fit in fits:
+                    recordings.enter_context(fit.recording())
+                full(x)
+                carved(x)
+            for fit in fits:
+                fit.collect()
+        for fit in fits:
+            fit.solve(ridge)
+    return len(ops)
+
+
+def _refittable(carved: nn.Module, space: Space, plan: Plan) -> list[Op]:
+    """One call of every dense layer that something in front of has changed and that is not too large, in order."""
     removed = space.removed(plan)
+    found: dict[str, Op] = {}
     for op in space.ops:
-        if is_within(op.weight, removed):
+        if is_within(op.weight, removed) or op.weight in found or op.in_dim is None:
             continue
         layer = carved.get_submodule(op.module)
-        if op.weight in done or op.in_dim is None or not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            continue
-        done.add(op.weight)
-        if _columns(layer) <= MAX_COLUMNS and _is_reached(space, plan, op, refitted):
-            _refit(full, carved, space, plan, op, images, ridge)
-            refitted += 1
-    return refitted
-
-
-def _is_reached(space: Space, plan: Plan, op: Op, refitted: int) -> bool:
-    """Whether anything in front of the layer has changed."""
-    return refitted > 0 or kept_entries(space, plan, op.weight, op.in_dim or 0) is not None
+        dense = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+        reached = bool(found) or kept_entries(space, plan, op.weight, op.in_dim) is not None
+        if dense and reached and _columns(layer) <= MAX_COLUMNS:
+            found[op.weight] = op
+    return list(found.values())
 
 
 def _columns(layer: nn.Module) -> int:
@@ -61,35 +77,48 @@ def _columns(layer: nn.Module) -> int:
     return weight.numel() // outputs + 1
 
 
-def _refit(
-    full: nn.Module, carved: nn.Module, space: Space, plan: Plan, op: Op, images: Sequence[Tensor], ridge: float
-) -> None:
-    layer = carved.get_submodule(op.module)
-    kept = kept_entries(space, plan, op.weight, op.out_dim)
-    bias = layer.bias if isinstance(layer.bias, Tensor) else None
-    gram: Tensor | None = None
-    moment: Tensor | None = None
-    for x in images:
-        with _recording(full.get_submodule(op.module)) as theirs, _recording(layer) as ours:
-            full(x)
-            carved(x)
-        for (_, target), (given, _) in zip(theirs, ours, strict=True):
+class _Fit:
+    """The normal equations of one layer, summed over images."""
+
+    def __init__(self, full: nn.Module, carved: nn.Module, space: Space, plan: Plan, op: Op, images: int) -> None:
+        self._theirs = full.get_submodule(op.module)
+        self._layer = carved.get_submodule(op.module)
+        self._kept = kept_entries(space, plan, op.weight, op.out_dim)
+        self._bias = self._layer.bias if isinstance(self._layer.bias, Tensor) else None
+        self._images = images
+        self._gram: Tensor | None = None
+        self._moment: Tensor | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with _recording(self._theirs) as self._targets, _recording(self._layer) as self._given:
+            yield
+
+    def collect(self) -> None:
+        """Add what was recorded, and forget it."""
+        layer = self._layer
+        for (_, target), (given, _) in zip(self._targets, self._given, strict=True):
+            kept = self._kept
             wanted = (
                 target if kept is None else target.index_select(_channel_dim(target, layer), kept.to(target.device))
             )
-            rows, values = _equations(layer, given, wanted, bias is not None)
-            step = max(1, len(rows) * len(images) // MAX_ROWS)
+            rows, values = _equations(layer, given, wanted, self._bias is not None)
+            step = max(1, len(rows) * self._images // MAX_ROWS)
             rows, values = rows[::step].double(), values[::step].double()
-            gram = rows.T @ rows if gram is None else gram + rows.T @ rows
-            moment = rows.T @ values if moment is None else moment + rows.T @ values
-    if gram is None or moment is None:
-        return
-    old = _as_matrix(layer, bias)
-    strength = ridge * gram.diagonal().mean()
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solved = torch.linalg.solve(gram + strength * eye, moment + strength * old)
-    if torch.isfinite(solved).all():
-        _write_matrix(layer, bias, solved)
+            self._gram = rows.T @ rows if self._gram is None else self._gram + rows.T @ rows
+            self._moment = rows.T @ values if self._moment is None else self._moment + rows.T @ values
+        self._targets, self._given = [], []
+
+    def solve(self, ridge: float) -> None:
+        """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution."""
+        if self._gram is None or self._moment is None:
+            return
+        old = _as_matrix(self._layer, self._bias)
+        strength = ridge * self._gram.diagonal().mean()
+        eye = torch.eye(len(self._gram), dtype=self._gram.dtype, device=self._gram.device)
+        solved = torch.linalg.solve(self._gram + strength * eye, self._moment + strength * old)
+        if torch.isfinite(solved).all():
+            _write_matrix(self._layer, self._bias, solved)
 
 
 @contextmanager

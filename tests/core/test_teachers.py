@@ -104,16 +104,11 @@ def test_with_batch_statistics_norms_see_the_batch_as_in_training(name):
     torch.testing.assert_close(image, module.train()(x))
 
 
-def test_with_batch_statistics_dropout_drops_the_same_in_every_call_and_leaves_the_global_generator():
+def test_dropout_is_no_part_of_what_a_teacher_shows():
     module = network("unet-in-dropout").build()
     x = noise(1, 3, 16, 16)
-    before = torch.get_rng_state()
     teacher = FrozenTeacher(module, contract(inference="batch-statistics"), {})
-    first, second = teacher.observe(x).image, teacher.observe(x).image
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, module.eval()(x))
-    assert not any(part.training for part in teacher.networks()["main"].modules())
+    torch.testing.assert_close(teacher.observe(x).image, module.eval()(x))
 
 
 def test_a_teacher_survives_spectral_norm_after_a_training_step():
