@@ -58,7 +58,7 @@ def compress(
     model: Any,
     *,
     budget: Any,
-    adapter: str | Adapter = "auto",
+    adapter: str | Mapping[str, Any] | Adapter = "auto",
     pruner: str | Mapping[str, Any] | Pruner = "one-step",
     distiller: str | Mapping[str, Any] | Distiller | Sequence[Any] | None = "gka",
     data: Any = None,
@@ -82,7 +82,7 @@ def compress(
     Args:
         model: a module of a known family, a checkpoint path, a saved student's folder, or `gansdk.wrap(...)`.
         budget: "10x", "macs<=2.6G", "params<=25%, size<=5MB", or a `gansdk.Budget`.
-        adapter: the family, or "auto" to recognise it.
+        adapter: the family, {"name": ..., option: value}, an instance, or "auto" to recognise it.
         pruner: a name, {"name": ..., option: value}, or an instance.
         distiller: likewise, or a list of them; None prunes only, and then needs neither data nor steps.
         data: a folder of images, "photos" (the embedded photographs), or a DataSource.
@@ -227,7 +227,7 @@ def _check_measurable(
 def _prepare(
     model: Any,
     budget: Any,
-    adapter: str | Adapter,
+    adapter: str | Mapping[str, Any] | Adapter,
     pruner: Any,
     distiller: Any,
     data: Any,

@@ -50,6 +50,9 @@ MetricOptions = Annotated[
     list[str],
     typer.Option("--metric-option", metavar="NAME.KEY=VALUE", help="Option of a metric, kid.weights=FILE; repeatable."),
 ]
+AdapterOptions = Annotated[
+    list[str], typer.Option("--adapter-option", metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
@@ -147,6 +150,7 @@ def compress(
     model: Model,
     budget: BudgetOption,
     adapter: Annotated[str, typer.Option(help="The generator's family; 'auto' recognises it.")] = "auto",
+    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     pruner: PrunerOption = "one-step",
     pruner_option: PrunerOptions = [],  # noqa: B006 - typer copies it
     distiller: Annotated[list[str], typer.Option(help="Repeatable; 'none' prunes only.")] = ["gka"],  # noqa: B006
@@ -180,7 +184,7 @@ def compress(
         result = run(
             model,
             budget=budget,
-            adapter=adapter,
+            adapter=_part(adapter, adapter_option) if adapter_option else adapter,
             pruner=_part(pruner, pruner_option),
             distiller=_distillers(distiller, distiller_option),
             data=data,
@@ -208,9 +212,7 @@ def train_teacher(
     data: Annotated[str, typer.Option(help="A folder of images in one of the family's layouts.")],
     architecture: Annotated[str, typer.Option(help="Of the family's: 'inception' for CAT's; else the usual one.")] = "",
     size: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Another size; repeatable.")] = [],  # noqa: B006
-    adapter_option: Annotated[
-        list[str], typer.Option("--adapter-option", metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
-    ] = [],  # noqa: B006 - typer copies it
+    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     model: Annotated[str | None, typer.Option(help="A generator to go on from.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 1,

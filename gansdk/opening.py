@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     if path.is_dir():
         from gansdk.artifact import load_generator
 
-        return load_generator(path)
+        found = load_generator(path)
+        return found if adapter == "auto" else replace(found, adapter=open_adapter(adapter).bind(found.module))
     if not path.exists():
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."

@@ -112,8 +112,8 @@ def _pretrained(name: str) -> dict[str, Tensor]:
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise CheckpointError(
             f"The weights of {name} cannot be had from timm ({first_line(error)}). Download the checkpoint of "
-            f"torchvision's or timm's {name} where there is a network and give its path, or leave the perceptual term "
-            "out."
+            f"torchvision's or timm's {name} where there is a network and give its path (for GauGAN: adapter={{'name': "
+            "'gaugan', 'perceptual': 'vgg19.pth'}), or leave the term out ('perceptual': None)."
         ) from error
     return state
 

@@ -134,6 +134,6 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
         assert saved.discriminator
         assert saved.contract == generator.contract
         result = gansdk.compress(
-            saved, budget="1.5x", data=Scenes(family(name)), steps=1, batch_size=2, device="cpu", adapter=adapter(name)
+            folder, budget="1.5x", adapter=adapter(name), data=Scenes(family(name)), steps=1, batch_size=2, device="cpu"
         )
         assert result.discriminator.keys() == saved.discriminator.keys()
