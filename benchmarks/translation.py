@@ -1,0 +1,117 @@
+"""A trained translation teacher compressed by CAT, beside honest baselines at the same MACs and steps.
+
+    python benchmarks/translation.py TEACHER DATA --budgets 5x 10x --steps 600 --out runs/pix2pix \
+        --adapter '{"name": "pix2pix"}' --kid-weights lite0.pth --segmenter camvid-unet.safetensors
+
+TEACHER is a folder of `gansdk train-teacher`. Every row is scored in its own run beside its teacher; prints a JSON line
+per row, and all of them at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gansdk
+from gansdk.offline import OfflineRegime
+from gansdk.opening import open_generator
+
+CAT = {"name": "one-step", "importance": "norm-scale", "selection": "threshold", "floor_width": 8, "inherit": "none"}
+SCALES = {"name": "one-step", "importance": "norm-scale"}
+PROBE = {"name": "one-step", "importance": "gauss-newton"}
+ROWS: dict[str, dict[str, Any]] = {
+    "CAT": {"pruner": CAT, "distiller": "gka"},
+    "CAT's architecture, plain GAN": {"pruner": CAT, "distiller": None, "inherited": False},
+    "uniform widths, plain GAN": {"pruner": "uniform-fresh", "distiller": None, "inherited": False},
+    "|gamma| ranking, inherited weights, gka": {"pruner": SCALES, "distiller": "gka"},
+    "gate probe, inherited weights, gka": {"pruner": PROBE, "distiller": "gka"},
+    "|gamma| ranking, pruned and recovered": {"pruner": SCALES, "distiller": None, "steps": 0},
+    "gate probe, pruned and recovered": {"pruner": PROBE, "distiller": None, "steps": 0},
+}
+
+
+class FreshUniform(gansdk.Pruner):
+    """Every layer cut by the same share, all weights fresh: what one would train without a teacher."""
+
+    inherit = "none"
+
+    def search(self, student: gansdk.Student, limits: Any, run: Any) -> gansdk.Plan:
+        """The plan of the pruner 'uniform'."""
+        from gansdk.opening import open_pruner
+
+        return open_pruner("uniform").search(student, limits, run)
+
+
+def settings(name: str, steps: int) -> dict[str, Any]:
+    """Arguments of `gansdk.compress` for a row."""
+    row = ROWS[name]
+    steps = row.get("steps", steps)
+    distiller = row["distiller"] or (gansdk.Distiller(regime=OfflineRegime()) if steps else None)
+    pruner = FreshUniform() if row["pruner"] == "uniform-fresh" else row["pruner"]
+    return {"pruner": pruner, "distiller": distiller, "steps": steps or None}
+
+
+def main() -> None:
+    """Run the asked rows one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--adapter", type=json.loads, required=True)
+    parser.add_argument("--budgets", nargs="+", default=["5x", "10x"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--kid-weights")
+    parser.add_argument("--segmenter")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher = open_generator(asked.teacher, asked.adapter)
+    metrics: list[dict[str, Any]] = []
+    if asked.kid_weights:
+        metrics.append({"name": "kid", "weights": asked.kid_weights})
+    if asked.segmenter:
+        metrics.append({"name": "miou", "segmenter": asked.segmenter})
+    rows = []
+    for budget in asked.budgets:
+        for name in asked.rows:
+            began = time.process_time()
+            inherited = ROWS[name].get("inherited", True)
+            place = f"{budget}-{list(ROWS).index(name)}"
+            result = gansdk.compress(
+                teacher if inherited else dataclasses.replace(teacher, discriminator=None),
+                budget=budget,
+                data=asked.data,
+                metrics=metrics,
+                batch_size=asked.batch_size,
+                seed=asked.seed,
+                out_dir=asked.out / place,
+                device="cpu",
+                **settings(name, asked.steps),
+            )
+            row = {
+                "row": name,
+                "budget": budget,
+                "macs": result.after.macs,
+                "share": round(result.after.macs / result.before.macs, 4),
+                "steps": ROWS[name].get("steps", asked.steps),
+                "cpu_minutes": round((time.process_time() - began) / 60, 2),
+                "quality": {
+                    f"{q.metric} to {q.reference}": {"student": q.student, "teacher": q.teacher, **q.extra}
+                    for q in result.quality
+                },
+            }
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    print(json.dumps({"torch": torch.__version__, "gansdk": gansdk.__version__, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
