@@ -38,6 +38,7 @@ from gansdk.programs import (
 )
 from gansdk.registry import registry
 from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
+from gansdk.run_folder import free_name
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -273,7 +274,7 @@ def _put_in_place(unfinished: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         os.replace(unfinished, target)
         return
-    aside = _free_name(target)
+    aside = free_name(target)
     os.replace(target, aside)
     try:
         os.replace(unfinished, target)
@@ -305,13 +306,6 @@ def _lasting(file: Path) -> Any:
     except (OSError, ValueError, LookupError, TypeError):
         return file
     return data
-
-
-def _free_name(target: Path) -> Path:
-    number = 1
-    while (aside := target.with_name(f"{target.name}.old-{number}")).exists():
-        number += 1
-    return aside
 
 
 # Reading.

@@ -131,10 +131,16 @@ def move_aside(path: Path) -> Path | None:
     """Rename what is at `path` to the first free NAME.old-N; nothing already made is ever deleted."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
+    aside = free_name(path)
+    path.rename(aside)
+    return aside
+
+
+def free_name(path: Path) -> Path:
+    """The first NAME.old-N beside `path` that nothing has."""
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    path.rename(aside)
     return aside
 
 
