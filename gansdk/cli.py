@@ -158,7 +158,7 @@ def compress(
         list[str],
         typer.Option("--distiller-option", metavar="NAME.KEY=VALUE", help="Option of a distiller; repeatable."),
     ] = [],  # noqa: B006 - typer copies it
-    data: Annotated[str | None, typer.Option(help="A folder of images, or 'photos'.")] = None,
+    data: Annotated[str | None, typer.Option(help="A folder of images, 'photos', or a source as JSON.")] = None,
     eval_data: Annotated[str | None, typer.Option(help="What to score on; else what --data holds out.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; 2000 if left out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
@@ -257,7 +257,7 @@ def train_teacher(
 @app.command("eval")
 def evaluate_student(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
-    data: Annotated[str, typer.Option(help="A folder of images, or 'photos'.")],
+    data: Annotated[str, typer.Option(help="A folder of images, 'photos', or a source as JSON.")],
     reference: Annotated[str | None, typer.Option(help="The teacher to score beside it.")] = None,
     metric: MetricNames = [],  # noqa: B006 - typer copies it
     metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
