@@ -37,7 +37,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Stud
 from gansdk.loop import Loop, continuing
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
-from gansdk.opening import open_distillers, open_generator, open_metrics, open_pruner, open_source
+from gansdk.opening import check_pairing, open_distillers, open_generator, open_metrics, open_pruner, open_source
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
@@ -191,6 +191,8 @@ class _Job:
     distillers: tuple[Distiller, ...]
     regime: Regime
     task: Task
+    discriminator: str | None
+    """Whether the student's is "inherited" or "fresh"; None where there is none."""
     source: DataSource | None
     steps: int
     seed: int
@@ -204,6 +206,7 @@ class _Job:
             "budget": str(self.budget),
             "counting": self.budget.counting,
             "steps": self.steps if self.distillers else 0,
+            "discriminator": self.discriminator,
             "seed": self.seed,
             **self.asked,
         }
@@ -250,6 +253,7 @@ def _prepare(
     regime = regimes[0] if regimes else OfflineRegime()
     if distillers:
         source = regime.source(source, generator.adapter)
+        check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
         task.prepare()
     return _Job(
         generator=generator,
@@ -258,6 +262,7 @@ def _prepare(
         distillers=tuple(distillers),
         regime=regime,
         task=task,
+        discriminator=None if task.discriminator is None else "fresh" if trained_against is None else "inherited",
         source=source,
         steps=DEFAULT_STEPS if steps is None else steps,
         seed=seed,
@@ -350,13 +355,20 @@ def _check_traced(job: _Job, run: CompressionRun, student: Student) -> float:
     x = _example(job, student)
     student.train(False)
     with torch.no_grad():
-        image, original = student.observe(x).image, run.teacher.observe(x).image
+        image, original, again = (part.observe(x).image for part in (student, run.teacher, run.teacher))
     assert image is not None
     assert original is not None
+    assert again is not None
     if not original.isfinite().all():
         raise ContractError(
             "The generator gives NaN or infinite values for noise within its input range, so there is nothing to "
             "imitate. Check its weights, and the contract's input_range."
+        )
+    if not torch.equal(original, again):
+        raise ContractError(
+            f"The generator gives other images for the same input, up to {float((original - again).abs().max()):.3g} "
+            "apart: it draws noise or keeps a state. Make it a function of its input, with noise as a further channel "
+            "or a fixed buffer."
         )
     return _proved(job, TRACED, image, original)
 

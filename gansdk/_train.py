@@ -21,7 +21,7 @@ from gansdk.events import Event, Finished
 from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import State, Teacher, Training
 from gansdk.loop import Loop
-from gansdk.opening import open_adapter, open_generator, open_source
+from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
@@ -131,6 +131,7 @@ def train_teacher(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         learner = generator.adapter.learner(generator.module, discriminator=generator.discriminator)
+    check_pairing(source, family.name, needs_pairs=learner.needs_pairs)
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     processes = Processes(device)
     processes.share(batch_size)

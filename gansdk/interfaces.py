@@ -74,6 +74,8 @@ class Teacher(ABC):
     """Names of feature maps by meaning ("stem", "body3"), in execution order; the student uses the same."""
     optimisation: Optimisation = Optimisation()
     """How an online teacher learns."""
+    needs_pairs: bool = False
+    """Whether an online teacher learns from paired data only."""
 
     @abstractmethod
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
@@ -170,6 +172,8 @@ class Task(ABC):
     """
 
     optimisation: Optimisation = Optimisation()
+    needs_pairs: bool = False
+    """Whether a target must show what its input should become; samples of the other domain do not serve."""
     generator_first: bool = False
     """Whether the generator's step precedes the discriminator's, which then judges fresh images (SPADE)."""
 

@@ -30,6 +30,7 @@ class OnlineTeacher(Teacher):
         task.prepare()
         self.task = task
         self.optimisation = task.optimisation
+        self.needs_pairs = task.needs_pairs
         self.module = copy_module(module).train().requires_grad_(True)
         self._paths = dict(taps)
         for tap, path in taps.items():

@@ -13,10 +13,12 @@ from torch import nn
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.checkpoints import detect, read_state, recognise
+from gansdk.contracts import Pairing
 from gansdk.errors import (
     CheckpointError,
     DataError,
     GansdkError,
+    IncompatibleParts,
     InvalidOption,
     NeedsContract,
     PluginLoadError,
@@ -200,6 +202,19 @@ def _takes(factory: Callable[..., Any], option: str) -> bool:
     except (TypeError, ValueError):
         return True
     return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def check_pairing(source: DataSource, family: str, *, needs_pairs: bool) -> None:
+    """Refuse unpaired images where a target must show what its input should become.
+
+    Raises:
+        IncompatibleParts: they are.
+    """
+    if needs_pairs and source.pairing is Pairing.UNPAIRED:
+        raise IncompatibleParts(
+            f"The family {family!r} learns from pairs of inputs and targets, but these images are of two domains "
+            "without pairs. Give paired images, or take it for a generator of an unpaired family (adapter='cyclegan')."
+        )
 
 
 def _degrade(generator: Generator) -> Any:

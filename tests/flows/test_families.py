@@ -137,3 +137,27 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
             folder, budget="1.5x", adapter=adapter(name), data=Scenes(family(name)), steps=1, batch_size=2, device="cpu"
         )
         assert result.discriminator.keys() == saved.discriminator.keys()
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "gaugan"])
+def test_unpaired_images_are_refused_by_a_family_of_pairs(name, teacher):
+    source = Scenes(family(name))
+    source.pairing = Pairing.UNPAIRED
+    with pytest.raises(gansdk.errors.IncompatibleParts, match=r"without pairs.*adapter='cyclegan'"):
+        gansdk.compress(teacher(name), budget="1.5x", data=source, steps=1, device="cpu")
+    with pytest.raises(gansdk.errors.IncompatibleParts, match="without pairs"):
+        gansdk.train_teacher(adapter(name), source, architecture=FAMILIES[name][0], sizes=SIZES, steps=1)
+
+
+class Noisy(torch.nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(x.shape).to(x)
+
+
+def test_a_generator_that_draws_noise_is_refused_before_any_training():
+    generator = gansdk.wrap(
+        Noisy(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 3, 1)),
+        contract=gansdk.Contract(channels_in=3, channels_out=3, size=(16, 16)),
+    )
+    with pytest.raises(gansdk.errors.ContractError, match="other images for the same input"):
+        gansdk.compress(generator, budget="1x", distiller=None, device="cpu")

@@ -69,7 +69,7 @@ class ImageToImageTask(DiscriminatorTask):
             if not 0 <= weight < float("inf"):
                 raise InvalidOption(f"{name}={weight!r} must be a finite number from 0.")
         self.gan: Kind = gan
-        self.conditional = conditional
+        self.conditional = self.needs_pairs = conditional
         self.gan_weight = gan_weight
         self.reconstruction_weight = reconstruction_weight
 

@@ -33,6 +33,7 @@ class SemanticSynthesisTask(DiscriminatorTask):
     """
 
     optimisation = Optimisation(learning_rate=1e-4, betas=(0.0, 0.9), schedule="constant-linear")
+    needs_pairs = True
     generator_first = True
     rate = 4.0
 
