@@ -73,11 +73,11 @@ class Encoding:
             for path in paths[:: -(-len(paths) // SCANNED) or 1]:
                 self.read(path)
 
-    def tensor(self, ids: Ids, instances: Ids | None) -> Tensor:
-        """(H, W) ids -> (channels_in, H, W)."""
+    def tensor(self, ids: Ids, instances: Ids | None, *, zeros: Tensor | None = None) -> Tensor:
+        """(H, W) ids -> (channels_in, H, W); one-hot maps are written into `zeros` of that shape, if given."""
         if self.labels is None:
             return to_tensor(paint_labels(ids), self._range)
-        one_hot = torch.zeros(self.labels.channels, *ids.shape)
+        one_hot = torch.zeros(self.labels.channels, *ids.shape) if zeros is None else zeros
         # Checked ids beyond the classes are unknown ones; instances cannot be None where edges are wanted.
         known = np.where((ids >= self.labels.classes) | np.isin(ids, self._unknown), self.labels.classes, ids)
         one_hot.scatter_(0, torch.from_numpy(known.astype(np.int64))[None], 1.0)
