@@ -6,49 +6,42 @@ import time
 import warnings as warning_control
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Adapter, Generator
-from gansdk.artifact import check_target, fingerprint
-from gansdk.budget import Budget, Limits
+from gansdk.adapter import Adapter
+from gansdk.artifact import check_target
+from gansdk.budget import Limits
 from gansdk.channels.groups import Plan, Space
-from gansdk.checkpoints import read_state
-from gansdk.compatibility import IMAGES, WRAPPED, check
 from gansdk.contracts import MAIN
 from gansdk.errors import (
     BudgetUnreachable,
     ContractError,
     DataError,
     GansdkWarning,
-    IncompatibleParts,
-    MissingData,
     QualityFloorMissed,
     VerificationError,
 )
-from gansdk.evaluate import Evaluation, Protocol, evaluate
+from gansdk.evaluate import Evaluation, evaluate
 from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, Warned
 from gansdk.inspection import check_feasible
-from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, State, Student, Task
+from gansdk.interfaces import DataSource, Distiller, Pruner, State, Student
+from gansdk.job import Job, check_measurable, evaluation_source, prepare
 from gansdk.loop import Loop, continuing
-from gansdk.metrics import Metric, check_metrics
-from gansdk.offline import OfflineRegime
-from gansdk.opening import check_pairing, open_distillers, open_generator, open_metrics, open_pruner, open_source
+from gansdk.metrics import Metric
+from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
-from gansdk.registry import registry
 from gansdk.result import CompressionResult
 from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder, damaged
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 
-DEFAULT_STEPS = 2000
 TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
 EQUAL = 1e-4
 """Two forms of one student may differ by this share of the output range: float rounding, nothing else."""
@@ -112,11 +105,11 @@ def compress(
     warnings: list[str] = []
     with _told(warnings):
         measures = open_metrics(metrics)
-        job = _prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
+        job = prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
         rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
-        scored_on = _evaluation_source(eval_data, job)
+        scored_on = evaluation_source(eval_data, job)
         if not dry_run:
-            _check_measurable(floor, measures, job, scored_on)
+            check_measurable(floor, measures, job, scored_on)
     processes = Processes(device)
     processes.share(batch_size)
     settings = {**job.settings(), "batch_size": batch_size, "learning_rate": rate}
@@ -167,7 +160,7 @@ def compress(
         history=loop.history,
         checks=checks,
         settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
-        discriminator=job.task.discriminator,
+        discriminator=job.task.discriminator if job.distillers else job.generator.discriminator,
         out_dir=target,
     )
     if target is not None and processes.is_main:
@@ -181,143 +174,7 @@ def compress(
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Everything that was asked for, opened and checked, before any compute is spent."""
-
-    generator: Generator
-    budget: Budget
-    pruner: Pruner
-    distillers: tuple[Distiller, ...]
-    regime: Regime
-    task: Task
-    discriminator: str | None
-    """Whether the student's is "inherited" or "fresh"; None where there is none."""
-    source: DataSource | None
-    steps: int
-    seed: int
-    asked: dict[str, Any] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, Any]:
-        """JSON facts that decide the result."""
-        return {
-            "model": self.generator.source or type(self.generator.module).__name__,
-            "weights": fingerprint(self.generator.module),
-            "budget": str(self.budget),
-            "counting": self.budget.counting,
-            "steps": self.steps if self.distillers else 0,
-            "discriminator": self.discriminator,
-            "seed": self.seed,
-            **self.asked,
-        }
-
-
-def _check_measurable(
-    floor: QualityFloor | None, metrics: Sequence[Metric], job: _Job, source: DataSource | None
-) -> None:
-    """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
-    check_metrics(metrics, job.generator.contract, source)
-    if floor is None:
-        return
-    floor.check((*Protocol.of(job.generator.contract).metrics, *(metric.name for metric in metrics)))
-    if source is None or next(iter(source.images("eval")), None) is None:
-        raise MissingData(
-            f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
-            "to hold some out of training. Pass eval_data='folder/'."
-        )
-
-
-def _prepare(
-    model: Any,
-    budget: Any,
-    adapter: str | Mapping[str, Any] | Adapter,
-    pruner: Any,
-    distiller: Any,
-    data: Any,
-    steps: int | None,
-    seed: int,
-    patch: int | None,
-    discriminator: str | Path | None,
-) -> _Job:
-    parsed = Budget.parse(budget)
-    chosen = open_pruner(pruner)
-    distillers = open_distillers(distiller)
-    regimes = [item.regime for item in distillers if item.regime is not None]
-    if len(regimes) > 1:
-        raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
-    generator = open_generator(model, adapter)
-    _check_parts(generator, pruner, distiller, has_data=data is not None)
-    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
-    task = generator.adapter.task(generator.module, discriminator=trained_against)
-    source = None if data is None else open_source(data, generator, patch=patch, seed=seed)
-    regime = regimes[0] if regimes else OfflineRegime()
-    if distillers:
-        source = regime.source(source, generator.adapter)
-        check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
-        task.prepare()
-    return _Job(
-        generator=generator,
-        budget=parsed,
-        pruner=chosen,
-        distillers=tuple(distillers),
-        regime=regime,
-        task=task,
-        discriminator=None if task.discriminator is None else "fresh" if trained_against is None else "inherited",
-        source=source,
-        steps=DEFAULT_STEPS if steps is None else steps,
-        seed=seed,
-        asked={
-            "pruner": _described(chosen),
-            "distiller": [_described(part) for item in distillers for part in (*item.terms, item.regime) if part],
-            "data": source.describe() if source is not None else None,
-            "patch": patch,
-        },
-    )
-
-
-def _check_parts(generator: Generator, pruner: Any, distiller: Any, *, has_data: bool) -> None:
-    """Needs against what adapter and data provide, for every part that was asked for by name."""
-    known = registry()
-    adapters = known.specs("adapter")
-    spec = adapters.get(generator.adapter.name, WRAPPED)
-    names = [_name(item) for item in (distiller if isinstance(distiller, (list, tuple)) else [distiller])]
-    check(
-        spec,
-        known.specs("pruner").get(_name(pruner)),
-        [known.specs("distiller")[name] for name in names if name in known.specs("distiller")],
-        frozenset({IMAGES, "paired"}) if has_data else frozenset({IMAGES}),
-    )
-
-
-def _name(asked: Any) -> str:
-    name = asked.get("name") if isinstance(asked, Mapping) else asked
-    return name if isinstance(name, str) else ""
-
-
-def _described(part: object) -> dict[str, Any]:
-    """A part's class and its plain settings, private ones too, for the record and for comparing runs."""
-    names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
-    values = {name.lstrip("_"): getattr(part, name, None) for name in dict.fromkeys(names)}
-    kind = f"{type(part).__module__}.{type(part).__qualname__}"
-    return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
-
-
-def _is_plain(value: object) -> bool:
-    """Whether JSON can hold it."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _evaluation_source(eval_data: Any, job: _Job) -> DataSource | None:
-    if eval_data is not None:
-        return open_source(eval_data, job.generator, split="all")
-    return job.source
-
-
-def _start(job: _Job, loop: Loop, student: Student, learning_rate: float) -> CompressionRun:
+def _start(job: Job, loop: Loop, student: Student, learning_rate: float) -> CompressionRun:
     generator = job.generator
     reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=loop.processes.device)
     return CompressionRun(
@@ -350,7 +207,7 @@ def _told(told: list[str], loop: Loop | None = None) -> Iterator[None]:
         yield
 
 
-def _check_traced(job: _Job, run: CompressionRun, student: Student) -> float:
+def _check_traced(job: Job, run: CompressionRun, student: Student) -> float:
     """Largest difference between the teacher's image and that of the student, still at full size."""
     x = _example(job, student)
     student.train(False)
@@ -373,7 +230,7 @@ def _check_traced(job: _Job, run: CompressionRun, student: Student) -> float:
     return _proved(job, TRACED, image, original)
 
 
-def _example(job: _Job, student: Student) -> Tensor:
+def _example(job: Job, student: Student) -> Tensor:
     """Noise within the contract's range: (1, channels_in, H, W)."""
     rng = torch.Generator().manual_seed(job.seed)
     low, high = job.generator.contract.input_range
@@ -381,7 +238,7 @@ def _example(job: _Job, student: Student) -> Tensor:
     return x.to(next(student.parameters()).device)
 
 
-def _proved(job: _Job, stage: str, image: Tensor, expected: Tensor) -> float:
+def _proved(job: Job, stage: str, image: Tensor, expected: Tensor) -> float:
     """Largest difference of two images that should be one.
 
     Raises:
@@ -399,7 +256,7 @@ def _proved(job: _Job, stage: str, image: Tensor, expected: Tensor) -> float:
     return error
 
 
-def _plan(job: _Job, run: CompressionRun, student: Student, limits: Limits) -> Plan:
+def _plan(job: Job, run: CompressionRun, student: Student, limits: Limits) -> Plan:
     """The pruner's plan, or the one an earlier start of this run found; always within the limits."""
     run.enter("search", student)
     known = run.loop.load("search")
@@ -452,7 +309,7 @@ def _check_plan(plan: Plan, space: Space, pruner: str) -> None:
 
 
 def _recover(
-    job: _Job, run: CompressionRun, full: Student, carved: ElasticStudent, plan: Plan, processes: Processes
+    job: Job, run: CompressionRun, full: Student, carved: ElasticStudent, plan: Plan, processes: Processes
 ) -> None:
     """Let the pruner repair the carved student; a run that is continued has its repaired weights already."""
     run.enter("recover", carved)
@@ -467,7 +324,7 @@ def _recover(
     run.loop.save("recover", {"student": carved.state_dict()})
 
 
-def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
+def _carve(job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
     """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
     carved = student.carve(plan, inherit=job.pruner.inherit)
     exact = carved if job.pruner.inherit == "all" else student.carve(plan)
@@ -494,7 +351,7 @@ def _carve(job: _Job, run: CompressionRun, student: ElasticStudent, plan: Plan) 
 
 
 def _evaluate(
-    job: _Job,
+    job: Job,
     run: CompressionRun,
     student: nn.Module,
     source: DataSource | None,

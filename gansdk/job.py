@@ -1,0 +1,169 @@
+"""What a compression was asked for, opened and checked before any compute is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gansdk.adapter import Adapter, Generator
+from gansdk.artifact import fingerprint
+from gansdk.budget import Budget
+from gansdk.checkpoints import read_state
+from gansdk.compatibility import IMAGES, WRAPPED, check
+from gansdk.errors import (
+    IncompatibleParts,
+    MissingData,
+)
+from gansdk.evaluate import Protocol
+from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
+from gansdk.metrics import Metric, check_metrics
+from gansdk.offline import OfflineRegime
+from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source
+from gansdk.quality import QualityFloor
+from gansdk.registry import registry
+
+DEFAULT_STEPS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that was asked for, opened and checked, before any compute is spent."""
+
+    generator: Generator
+    budget: Budget
+    pruner: Pruner
+    distillers: tuple[Distiller, ...]
+    regime: Regime
+    task: Task
+    discriminator: str | None
+    """Whether the student's is "inherited" or "fresh"; None where there is none."""
+    source: DataSource | None
+    steps: int
+    seed: int
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """JSON facts that decide the result."""
+        return {
+            "model": self.generator.source or type(self.generator.module).__name__,
+            "weights": fingerprint(self.generator.module),
+            "budget": str(self.budget),
+            "counting": self.budget.counting,
+            "steps": self.steps if self.distillers else 0,
+            "discriminator": self.discriminator,
+            "seed": self.seed,
+            **self.asked,
+        }
+
+
+def check_measurable(
+    floor: QualityFloor | None, metrics: Sequence[Metric], job: Job, source: DataSource | None
+) -> None:
+    """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
+    check_metrics(metrics, job.generator.contract, source)
+    if floor is None:
+        return
+    floor.check((*Protocol.of(job.generator.contract).metrics, *(metric.name for metric in metrics)))
+    if source is None or next(iter(source.images("eval")), None) is None:
+        raise MissingData(
+            f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
+            "to hold some out of training. Pass eval_data='folder/'."
+        )
+
+
+def prepare(
+    model: Any,
+    budget: Any,
+    adapter: str | Mapping[str, Any] | Adapter,
+    pruner: Any,
+    distiller: Any,
+    data: Any,
+    steps: int | None,
+    seed: int,
+    patch: int | None,
+    discriminator: str | Path | None,
+) -> Job:
+    """Open everything that `gansdk.compress` was given; its docstring says what that may be.
+
+    Raises:
+        GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
+    """
+    parsed = Budget.parse(budget)
+    chosen = open_pruner(pruner)
+    distillers = open_distillers(distiller)
+    regimes = [item.regime for item in distillers if item.regime is not None]
+    if len(regimes) > 1:
+        raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
+    generator = open_generator(model, adapter)
+    _check_parts(generator, pruner, distiller, has_data=data is not None)
+    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
+    task = generator.adapter.task(generator.module, discriminator=trained_against)
+    source = None if data is None else open_source(data, generator, patch=patch, seed=seed)
+    regime = regimes[0] if regimes else OfflineRegime()
+    if distillers:
+        source = regime.source(source, generator.adapter)
+        check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
+        task.prepare()
+    return Job(
+        generator=generator,
+        budget=parsed,
+        pruner=chosen,
+        distillers=tuple(distillers),
+        regime=regime,
+        task=task,
+        discriminator=None if task.discriminator is None else "fresh" if trained_against is None else "inherited",
+        source=source,
+        steps=DEFAULT_STEPS if steps is None else steps,
+        seed=seed,
+        asked={
+            "pruner": _described(chosen),
+            "distiller": [_described(part) for item in distillers for part in (*item.terms, item.regime) if part],
+            "data": source.describe() if source is not None else None,
+            "patch": patch,
+        },
+    )
+
+
+def _check_parts(generator: Generator, pruner: Any, distiller: Any, *, has_data: bool) -> None:
+    """Needs against what adapter and data provide, for every part that was asked for by name."""
+    known = registry()
+    adapters = known.specs("adapter")
+    spec = adapters.get(generator.adapter.name, WRAPPED)
+    names = [_name(item) for item in (distiller if isinstance(distiller, (list, tuple)) else [distiller])]
+    check(
+        spec,
+        known.specs("pruner").get(_name(pruner)),
+        [known.specs("distiller")[name] for name in names if name in known.specs("distiller")],
+        frozenset({IMAGES, "paired"}) if has_data else frozenset({IMAGES}),
+    )
+
+
+def _name(asked: Any) -> str:
+    name = asked.get("name") if isinstance(asked, Mapping) else asked
+    return name if isinstance(name, str) else ""
+
+
+def _described(part: object) -> dict[str, Any]:
+    """A part's class and its plain settings, private ones too, for the record and for comparing runs."""
+    names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
+    values = {name.lstrip("_"): getattr(part, name, None) for name in dict.fromkeys(names)}
+    kind = f"{type(part).__module__}.{type(part).__qualname__}"
+    return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can hold it."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def evaluation_source(eval_data: Any, job: Job) -> DataSource | None:
+    """Whose images the student is scored on: those given for it, or what the training data holds out."""
+    if eval_data is not None:
+        return open_source(eval_data, job.generator, split="all")
+    return job.source
