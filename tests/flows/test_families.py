@@ -9,6 +9,8 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.opening import open_adapter, open_generator
 
+pytestmark = pytest.mark.slow
+
 SIDE = 128
 SIZES = {"width": 4}
 FAMILIES = {

@@ -108,3 +108,40 @@ def test_never_resuming_moves_the_old_run_aside_once(folder, photos):
     assert done.returncode == 0, done.stderr
     assert (folder / "out-2.old-1" / "student" / "config.json").exists()
     assert not (folder / "out-2.old-2").exists()
+
+
+TEACHING = """
+import os, sys, torch, gansdk
+from gansdk.contracts import MAIN, Batch, Pairing
+
+class Colours(gansdk.DataSource):
+    pairing = Pairing.PAIRED
+
+    def train_batch(self, size, *, seed, step):
+        rng = torch.Generator().manual_seed(step % 997)
+        x = torch.rand(size, 3, 32, 32, generator=rng) * 2 - 1
+        return Batch({MAIN: x}, {MAIN: x.flip(1)})
+
+    def images(self, split):
+        yield self.train_batch(1, seed=0, step=1)
+
+out_dir, told = sys.argv[2], sys.argv[4]
+trained = gansdk.train_teacher(
+    {"name": "pix2pix", "size": [32, 32], "discriminator_width": 4}, Colours(), sizes={"width": 4, "blocks": 1},
+    steps=3, batch_size=4, device="cpu", out_dir=out_dir,
+)
+rank = os.environ.get("RANK", "0")
+weights = {**trained.generator.module.state_dict(), **{f"d.{k}": v for k, v in trained.generator.discriminator.items()}}
+torch.save(weights, f"{told}-{rank}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_generator_and_discriminator_of_all_processes_stay_the_same_to_the_bit(tmp_path, photos):
+    done = launch(2, tmp_path, photos, script=TEACHING)
+    assert done.returncode == 0, done.stderr
+    first, second = (told(tmp_path, 2, rank) for rank in (0, 1))
+    assert any(name.startswith("d.") for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (tmp_path / "out-2" / "teacher" / "discriminator.safetensors").is_file()
