@@ -74,6 +74,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     teacher = open_generator(asked.teacher, asked.adapter)
+    # The adapter's options say anew how the label channels are meant and at which size costs are quoted.
+    teacher = dataclasses.replace(teacher, contract=teacher.adapter.contract(teacher.module))
     metrics: list[dict[str, Any]] = []
     if asked.kid_weights:
         metrics.append({"name": "kid", "weights": asked.kid_weights})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Contract
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.images import Pixels, luma, pad_to_multiple, resize_bicubic, to_tensor, to_uint8
+from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
 from gansdk.toolkit.norms import input_statistics, tracked_norms
@@ -190,12 +190,11 @@ def _images(
     }
     if target is not None:
         made["target"] = to_uint8(target[0], contract.output_range)
-    if contract.channels_in in (1, 3):
-        made["input"] = to_uint8(x[0], contract.input_range)
-        if Protocol.of(contract).on_luma and contract.channels_in == contract.channels_out:
-            height, width = made["student"].shape[:2]
-            # A pre-upsampled input has its final size, so that this changes nothing.
-            made["bicubic"] = resize_bicubic(made["input"], height, width)
+    made["input"] = picture(x[0], contract.input_range)
+    if Protocol.of(contract).on_luma and contract.channels_in == contract.channels_out:
+        height, width = made["student"].shape[:2]
+        # A pre-upsampled input has its final size, so that this changes nothing.
+        made["bicubic"] = resize_bicubic(made["input"], height, width)
     return made
 
 

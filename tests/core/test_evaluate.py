@@ -236,16 +236,18 @@ def test_modes_are_restored_when_the_network_fails():
     assert net[0].track_running_stats
 
 
-def test_labels_as_inputs_are_scored_but_not_shown():
+def test_labels_as_inputs_are_scored_and_painted():
     class Paint(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :3]
 
     labels = contract(channels_in=36)
-    result = evaluate(
-        Paint(), teacher=None, source=Images((noise(1, 36, 16, 16), noise(1, 3, 16, 16))), contract=labels
-    )
-    assert result.examples[0].input is None
+    x = noise(1, 36, 16, 16)
+    result = evaluate(Paint(), teacher=None, source=Images((x, noise(1, 3, 16, 16))), contract=labels)
+    shown = result.examples[0].input
+    voc = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 15: (192, 128, 128)}
+    for label, colour in voc.items():
+        assert (shown[x[0].argmax(0).numpy() == label] == colour).all()
 
 
 def test_images_too_small_to_score_are_left_out_with_a_warning():
