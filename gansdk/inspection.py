@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -136,8 +137,16 @@ class _WithoutData:
         self.seed = seed
         self.rng = torch.Generator().manual_seed(seed)
         self.contract = generator.contract
-        self.task: Task = generator.adapter.task(generator.module)
-        self.teacher: Teacher = FrozenTeacher(generator.module, generator.contract, generator.taps)
+        self._generator = generator
+
+    # Made when asked for: a discriminator and a copy of the network take longer than the plan itself.
+    @cached_property
+    def task(self) -> Task:
+        return self._generator.adapter.task(self._generator.module)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return FrozenTeacher(self._generator.module, self._generator.contract, self._generator.taps)
 
     def probe_batches(self, count: int) -> list[Batch] | None:
         return None

@@ -322,9 +322,15 @@ class Run(Protocol):
 
     seed: int
     rng: torch.Generator
-    teacher: Teacher
-    task: Task
     contract: Contract
+
+    @property
+    def teacher(self) -> Teacher:
+        """The generator to imitate."""
+
+    @property
+    def task(self) -> Task:
+        """The family's own losses."""
 
     def probe_batches(self, count: int) -> list[Batch] | None:
         """A few fixed training batches for importance and calibration; None if there is no data."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,9 +15,10 @@ aten = torch.ops.aten
 
 
 class LightMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's class has no annotations
-    """Norms and arithmetic on the meta device without PyTorch's rules for them, whose first use imports its compiler.
+    """Convolutions, norms, arithmetic and reflection padding on the meta device without PyTorch's rules for them.
 
-    That import takes a second, more than a forward pass. Other operators keep PyTorch's own rules.
+    The first use of those imports its compiler or sympy, which takes longer than a forward pass. Other operators keep
+    PyTorch's own rules.
     """
 
     def __init__(self) -> None:
@@ -84,18 +86,75 @@ def _batch_norm(
     for tensor in (weight, bias, mean, var):
         if tensor is not None and tensor.shape != (channels,):
             raise RuntimeError(f"a norm of {tuple(tensor.shape)} was given {channels} channels")
-    return torch.empty_like(x), x.new_empty(channels), x.new_empty(channels)
+    return _alike(x), x.new_empty(channels), x.new_empty(channels)
 
 
 def _pointwise(x: Tensor, *options: Any) -> Tensor:
-    return torch.empty_like(x)
+    return _alike(x)
+
+
+def _alike(x: Tensor) -> Tensor:
+    """As `torch.empty_like`, whose own rule is another of those that import sympy."""
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
 def _arithmetic(x: Tensor, other: Tensor | float) -> Tensor:
     if not isinstance(other, Tensor):
         return x.new_empty(x.shape, dtype=torch.result_type(x, other))
-    shape = torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]  # PyTorch's own
+    try:
+        shape = np.broadcast_shapes(x.shape, other.shape)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error
     return x.new_empty(shape, dtype=torch.result_type(x, other))
+
+
+def _reflected(x: Tensor, padding: list[int]) -> Tensor:
+    """Padding (left, right, top, bottom) of (..., H, W)."""
+    left, right, top, bottom = padding
+    height, width = x.shape[-2:]
+    if max(left, right) >= width or max(top, bottom) >= height:
+        raise RuntimeError(f"reflection padding {padding} must be below the sides {height}x{width}")
+    return x.new_empty((*x.shape[:-2], height + top + bottom, width + left + right))
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """(N, C, *sides), whatever the number of sides; one number may stand for all sides."""
+    given, made = weight.shape[1] * groups, weight.shape[0]
+    if transposed:
+        given, made = made, given
+    biased = bias is None or (bias.shape == (made,) and bias.dtype == x.dtype)
+    if x.ndim != weight.ndim or x.shape[1] != given or made % groups or weight.dtype != x.dtype or not biased:
+        shapes = [tuple(tensor.shape) for tensor in (x, weight, bias) if tensor is not None]
+        raise RuntimeError(f"a convolution in {groups} groups was given {shapes}")
+    sides = []
+    for index, (side, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        step, pad, spread, more = (o[min(index, len(o) - 1)] for o in (stride, padding, dilation, output_padding))
+        reach = spread * (kernel - 1)
+        if transposed:
+            sides.append((side - 1) * step - 2 * pad + reach + more + 1)
+        else:
+            sides.append((side + 2 * pad - reach - 1) // step + 1)
+    if min(sides) < 1:
+        raise RuntimeError(f"a convolution of {tuple(x.shape)} by {tuple(weight.shape)} leaves nothing")
+    return x.new_empty((x.shape[0], made, *sides))
+
+
+def _repeated(x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """Instance norms repeat their scales for every image."""
+    if len(repeats) < x.ndim:
+        raise RuntimeError(f"{tuple(x.shape)} cannot be repeated {tuple(repeats)} times: one number per dimension")
+    shape = (*(1,) * (len(repeats) - x.ndim), *x.shape)
+    return x.new_empty([side * times for side, times in zip(shape, repeats, strict=True)])
 
 
 # On a CPU a recurrent layer is one kernel, which PyTorch has no formula for.
@@ -106,5 +165,8 @@ POINTWISE = "tanh sigmoid relu leaky_relu elu silu gelu hardtanh exp sqrt rsqrt 
 LIGHT: dict[Any, Callable[..., Any]] = {
     **{getattr(aten, name).default: _pointwise for name in POINTWISE},
     aten.native_batch_norm.default: _batch_norm,
+    aten.reflection_pad2d.default: _reflected,
+    aten.convolution.default: _convolution,
+    aten.repeat.default: _repeated,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor), _arithmetic),
 }

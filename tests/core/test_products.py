@@ -59,16 +59,18 @@ def test_convolutions_that_can_be_pruned_are_not_counted_as_fixed():
     assert fixed_macs(nn.Conv2d(C, C, 3, padding=1), nn.ConvTranspose2d(C, C, 3, padding=1, groups=2)) == 0
 
 
-def test_tracing_a_generator_does_not_import_pytorchs_compiler():
+def test_tracing_a_generator_imports_neither_pytorchs_compiler_nor_sympy():
     code = (
         "import sys, torch; from gansdk.channels.trace import trace; from gansdk.testing.networks import network\n"
-        "entry = network('resnet-in'); trace(entry.build(), entry.example()); assert 'torch._dynamo' not in sys.modules"
+        "entry = network('resnet-in'); trace(entry.build(), entry.example())\n"
+        "assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 X = torch.empty(2, 3, 4, 5, device="meta")
 C3 = torch.empty(3, device="meta")
+ONE = ([1], [0], [1], False, [0], 1)
 COLUMN = torch.empty(6, 1, 1, 4, 1, device="meta")
 
 
@@ -79,6 +81,16 @@ def test_a_light_rule_gives_the_shape_and_type_of_pytorchs_own(function):
     if "native_batch_norm" in name:
         calls = [(X, C3, C3, C3, C3, training, 0.1, 1e-5) for training in (True, False)]
         calls.append((X, None, None, None, None, True, 0.1, 1e-5))
+    elif "reflection_pad2d" in name:
+        calls = [(x, [1, 2, 3, 0]) for x in (X, X[0], X.half())]
+    elif "repeat" in name:
+        calls = [(C3, [2]), (C3, [4, 2]), (X.half(), [1, 2, 3, 1])]
+    elif "convolution" in name:
+        w, pair = torch.empty(4, 3, 3, 2, device="meta"), ([2, 1], [1, 0], [1, 2], False, [0, 0], 1)
+        calls = [(X, w, None, *pair), (X, w, torch.empty(4, device="meta"), [1], [2], [1], False, [0], 1)]
+        calls += [(X, w[:3, :1], C3, [1, 1], [1, 1], [1, 1], False, [0, 0], 3)]
+        calls += [(X.half(), w[:3].half(), None, [2, 3], [1, 0], [1, 1], True, [1, 2], 1)]
+        calls += [(X, w[:3, :2], None, [2, 2], [0, 1], [1, 2], True, [0, 1], 3), (X[..., 0], w[..., 0], None, *ONE)]
     elif name.endswith("Tensor"):
         calls = [(x, other) for x in (X, X.half(), X[0]) for other in others]
     else:
@@ -97,3 +109,31 @@ def test_a_norm_of_another_width_is_refused_on_the_meta_device(size: int):
     norm = nn.BatchNorm2d(size, device="meta").eval()
     with LightMeta(), pytest.raises(RuntimeError, match="3 channels"):
         torch.ops.aten.native_batch_norm(X, norm.weight, norm.bias, None, None, True, 0.1, 1e-5)
+
+
+def test_reflection_beyond_an_image_is_refused_on_the_meta_device():
+    with LightMeta(), pytest.raises(RuntimeError, match="below the sides 4x5"):
+        nn.ReflectionPad2d(4)(X)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(4, 2, 1, device="meta"), "was given"),
+        (nn.ConvTranspose2d(2, 2, 1, device="meta"), "was given"),
+        (nn.Conv2d(3, 2, 5, device="meta"), "leaves nothing"),
+    ],
+)
+def test_a_convolution_that_does_not_fit_is_refused_on_the_meta_device(layer: nn.Module, message: str):
+    with LightMeta(), pytest.raises(RuntimeError, match=message):
+        layer(X)
+
+
+def test_too_few_repeats_are_refused_on_the_meta_device():
+    with LightMeta(), pytest.raises(RuntimeError, match="one number per dimension"):
+        X.repeat(2, 2)
+
+
+def test_shapes_that_do_not_broadcast_are_refused_on_the_meta_device():
+    with LightMeta(), pytest.raises(RuntimeError, match="cannot be broadcast"):
+        X + X[..., :2]
