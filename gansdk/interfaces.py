@@ -84,6 +84,17 @@ class Teacher(ABC):
         With `image=False` the forward pass may stop once every asked tap was seen.
         """
 
+    def widths(self, taps: Sequence[str], device: torch.device) -> Mapping[str, int]:
+        """Channels of each tap: what connectors map to. `device` is the one it runs on.
+
+        The default looks at one black image of the contract's size; a teacher whose observations leave traces in it
+        must say it otherwise.
+        """
+        route, contract = next(iter(self.contracts.items()))
+        with torch.no_grad():
+            seen = self.observe(torch.zeros(contract.example_shape, device=device), taps, image=False, route=route)
+        return {tap: seen.features[tap].shape[1] for tap in taps}
+
     def bind(self, training: Training) -> None:
         """Prepare an online teacher to learn: make its optimisers anew."""
 
@@ -263,7 +274,10 @@ class Term(ABC):
         return ()
 
     def bind(self, stage: Stage) -> None:
-        """Called once per stage, before its first step: size connectors by `stage.student.width(tap)`."""
+        """Called once per stage, before its first step: size connectors by `stage.student.width(tap)`.
+
+        `stage.teachers` is then the one teacher that the term is compared with.
+        """
 
     @abstractmethod
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:

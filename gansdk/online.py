@@ -11,6 +11,7 @@ from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import MissingData
 from gansdk.interfaces import State, Task, Teacher, Training
+from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.optim import Descent
 
@@ -46,6 +47,10 @@ class OnlineTeacher(Teacher):
         paths = tapping.select(self._paths, taps)
         with torch.no_grad():
             return tapping.observe(self.module, self.module, x, paths, image=image)
+
+    def widths(self, taps: Sequence[str], device: torch.device) -> Mapping[str, int]:
+        """Asked of a frozen copy, since observing moves running statistics and draws dropout."""
+        return FrozenTeacher(self.module, self.contracts[MAIN], self._paths, device=device).widths(taps, device)
 
     def learn(self, batch: Batch) -> Metrics:
         """One step of the discriminator and one of the generator, in the task's order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class TermSum:
         self._terms = _numbered(stage.terms)
         self._wanted = {name: term.taps(available) for name, term in self._terms.items()}
         for term in self._terms.values():
-            term.bind(stage)
+            term.bind(replace(stage, teachers=(teacher,)))
         wanted = {tap for taps in self._wanted.values() for tap in taps}
         self.taps = tuple(tap for tap in available if tap in wanted)
         """What to observe of both sides: the union over terms."""

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from gansdk.contracts import Observation
-from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Term
 from gansdk_distillers.options import names, one_of, positive
+from gansdk_distillers.taps import chosen
 from gansdk_distillers.terms.kernel_alignment import Variant, batch_kernel_alignment, global_kernel_alignment
 
 Reduction = Literal["sum", "mean"]
-
-_TAPS = 4  # as in CAT's ResNet generators: behind the stem and after each third of the blocks
 
 _ALIGNMENTS = {"paper": global_kernel_alignment, "released": batch_kernel_alignment}
 
@@ -42,32 +40,13 @@ class KernelAlignment(Term):
         Raises:
             IncompatibleParts: there are none, or a given one is not available.
         """
-        if absent := [tap for tap in self._taps or () if tap not in available]:
-            raise IncompatibleParts(
-                f"gka was given taps={list(self._taps or ())}, but {absent[0]!r} is not offered by both student and "
-                f"teacher; choose from {', '.join(available) or 'none'}.",
-                missing=("taps",),
-            )
-        if not available:
-            raise IncompatibleParts(
-                "gka compares feature maps, but student and teacher offer no common tap. Name some with "
-                "gansdk.wrap(net, taps={...}), or distil images with 'pixel'.",
-                missing=("taps",),
-            )
-        return self._taps or spread(available, _TAPS)
+        return chosen(self.name, self._taps, available)
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         align = _ALIGNMENTS[self.variant]
         taps = self._taps or tuple(student.features)
         alignments = torch.stack([align(student.features[tap], teacher.features[tap]) for tap in taps])
         return -alignments.sum() if self.reduction == "sum" else -alignments.mean()
-
-
-def spread(available: Sequence[str], number: int) -> tuple[str, ...]:
-    """Up to `number` of the names at even distances, the first and the last among them."""
-    if len(available) <= number:
-        return tuple(available)
-    return tuple(available[round(i * (len(available) - 1) / (number - 1))] for i in range(number))
 
 
 def gka(

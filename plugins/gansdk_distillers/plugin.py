@@ -24,6 +24,13 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         needs=frozenset({"taps"}),
     )
     yield DistillerSpec(
+        name="feature",
+        factory="gansdk_distillers.feature:feature",
+        summary="Mean squared distance of feature maps behind learned 1x1 connectors",
+        source="GAN Compression (Li et al., CVPR 2020)",
+        needs=frozenset({"taps"}),
+    )
+    yield DistillerSpec(
         name="wavelet",
         factory="gansdk_distillers.wavelet:wavelet",
         summary="Distance between the detail bands of a wavelet transform",

@@ -11,7 +11,7 @@ from gansdk.events import Carved, Finished, PlanFound, StageStarted, StepDone
 
 NETWORKS = ("srresnet", "edsr", "vdsr", "wrapped")
 PRUNERS = ("one-step", "uniform")
-DISTILLERS = (None, "pixel", "gka", "wavelet", ["gka", "wavelet", "pixel"])
+DISTILLERS = (None, "pixel", "gka", "feature", "wavelet", ["gka", "feature", "wavelet"])
 RUNS = list(itertools.product(NETWORKS, PRUNERS, DISTILLERS))
 
 

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
-from gansdk_distillers.kernel_alignment import gka, spread
+from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
+from gansdk_distillers.taps import spread
 from gansdk_distillers.terms.images import pixel_distance
 from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
 from gansdk_distillers.terms.wavelet import transform, wavelet_distance
