@@ -66,7 +66,9 @@ def _weighted(
     channels = y.shape[dim]
     if groups == 1:
         out = tracer.axes.get((name, out_dim))
-        out = tracer.unions.fresh(channels) if out is None else out
+        if out is None:
+            # One channel to one channel is depthwise as well: neither is there without the other.
+            out = ids if channels == len(ids) == 1 else tracer.unions.fresh(channels)
         tracer.record_axis(weight, in_dim, ids)
         tracer.record_axis(weight, out_dim, out)
     else:

@@ -302,3 +302,15 @@ def test_the_generator_is_what_gansdk_opens():
     found = open_generator(tiny("inception"))
     assert isinstance(found, Generator)
     assert list(found.taps) == ["head_0", "G_middle_1", "up_1"]
+
+
+def test_a_depthwise_branch_of_one_channel_is_one_group_and_leaves_as_one():
+    student = ElasticStudent.of(open_generator(tiny("inception", width=6), GauGAN(size=(128, 128))))
+    names = [group.name for group in student.space.groups if group.name.startswith("up_3.dw_ops.0.")]
+    assert names == ["up_3.dw_ops.0.0.conv"]
+    carved = student.carve(gansdk.Plan({**student.space.full_plan(), names[0]: ()}))
+    assert carved.module.up_3.dw_ops[0] is None
+    pruner = open_pruner({"name": "one-step", "importance": "norm-scale", "selection": "threshold"})
+    limits = gansdk.Budget.parse("2x").resolve(student.cost(student.space.full_plan()))
+    plan = pruner.search(student, limits, NoImages())
+    assert limits.fits(student.cost(plan))
