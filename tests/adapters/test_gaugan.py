@@ -314,3 +314,11 @@ def test_a_depthwise_branch_of_one_channel_is_one_group_and_leaves_as_one():
     limits = gansdk.Budget.parse("2x").resolve(student.cost(student.space.full_plan()))
     plan = pruner.search(student, limits, NoImages())
     assert limits.fits(student.cost(plan))
+
+
+def test_training_on_one_pixel_of_the_coarsest_grid_is_refused_with_what_to_do():
+    net = SPADEGenerator(SPADESizes.of(1, labels=3, upsampling="normal", hidden=2))
+    with pytest.raises(ContractError, match=r"Raise the batch size.*patch=64"):
+        net(torch.zeros(1, 3, 32, 32))
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+    assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)

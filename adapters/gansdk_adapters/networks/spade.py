@@ -148,14 +148,27 @@ class SPADEFrame(nn.Module):
         self.conv_img = nn.Conv2d(sizes.ups[-1], sizes.channels_out, 3, padding=1)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """(N, labels, H, W) -> (N, channels_out, H, W)."""
+        """(N, labels, H, W) -> (N, channels_out, H, W).
+
+        Raises:
+            ContractError: norms are to take statistics of one pixel.
+        """
         height, width = (side // 2**self.sizes.doublings for side in labels.shape[2:])
+        if self.training and len(labels) * height * width == 1 and self._takes_statistics():
+            raise ContractError(
+                f"One label map of {labels.shape[2]}x{labels.shape[3]} pixels becomes a single pixel at the coarsest "
+                "grid, of which norms can take no statistics in training. Raise the batch size, or train on larger "
+                f"images (patch={2 * labels.shape[2]})."
+            )
         x = self.first(F.interpolate(labels, size=(height, width), mode="nearest"))
         for name in self.sizes.names:
             x = getattr(self, name)(x, labels)
             if name in self.sizes.doubled:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return cast("Tensor", self.conv_img(F.leaky_relu(x, SLOPE)).tanh())
+
+    def _takes_statistics(self) -> bool:
+        return any(isinstance(part, nn.BatchNorm2d) and part.training for part in self.modules())
 
     def first(self, labels: Tensor) -> Tensor:
         """(N, labels, h, w) on the coarsest grid -> (N, trunk, h, w)."""
