@@ -58,7 +58,8 @@ class Adapter(ABC):
     def knobs(self, module: nn.Module) -> Sequence[Knob]:
         """Widths that the family's papers set together, by the path of the layer that makes the channels.
 
-        A group belongs to one knob at most; groups of none are free.
+        They are the family's search space. Pruners that rank channels obey only those that are `tied`. A group
+        belongs to one knob at most; groups of none are free.
         """
         return ()
 

@@ -25,6 +25,7 @@ from gansdk_adapters.networks.inception_spade import (
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
 from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
+from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
 State = Mapping[str, Tensor]
@@ -109,22 +110,25 @@ class GauGAN(Adapter):
         return branch_paths(module) if isinstance(module, InceptionSPADEGenerator) else {}
 
     def knobs(self, module: nn.Module) -> Sequence[Knob]:
-        """Return CAT's trunk rule: one number sets the trunk and, by halving, every later block.
+        """Return GAN Compression's search space for SPADE, and CAT's trunk rule for inception-SPADE.
 
-        Its unit is ngf; the trunk's width is a multiple of 16 of it, of 32 for "most" (CAT, released code). A
-        network whose widths are in other proportions has none.
+        The rule ties the trunk and, by halving, every later block to one number. Its unit is ngf; the trunk's width
+        is a multiple of 16 of it, of 32 for "most" (CAT, released code). A network whose widths are in other
+        proportions has none.
         """
         network = _known(module)
         sizes = network.sizes
+        if isinstance(network, SPADEGenerator):
+            return knobs_of(module, spade_positions(network.sizes), SPADE_CHOICES)
         step = 32 if sizes.upsampling == "most" else 16
         factors = [step >> (index + 1) for index in range(len(sizes.ups))]
         value, rest = divmod(sizes.trunk, step)
-        if rest or not isinstance(network, InceptionSPADEGenerator):
+        if rest:
             return ()
         if any(width != factor * value for width, factor in zip(sizes.ups, factors, strict=True)):
             return ()
         layers = {"fc": step, **{f"up_{index}.shortcut.1.conv": factor for index, factor in enumerate(factors)}}
-        return (Knob(name="ngf", choices=tuple(range(1, value + 1)), widths=tuple(layers.items())),)
+        return (Knob(name="ngf", choices=tuple(range(1, value + 1)), widths=tuple(layers.items()), tied=True),)
 
     def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
         """GauGAN's losses, with the given discriminator or a fresh one.

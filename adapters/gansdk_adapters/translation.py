@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 
 from gansdk.adapter import Adapter, Variant, reset_parameters
+from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
@@ -18,7 +19,9 @@ from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSiz
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.norms import unused_statistics
+from gansdk_adapters.networks.resnet import ResNetSizes
 from gansdk_adapters.networks.unet import UNetSizes
+from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
@@ -122,6 +125,14 @@ class Translation(Adapter):
     def branches(self, module: nn.Module) -> Mapping[str, Sequence[str]]:
         """Return the inception branches, and the norm behind them once a block has none."""
         return module.branches() if isinstance(module, InceptionGenerator) else {}
+
+    def knobs(self, module: nn.Module) -> Sequence[Knob]:
+        """Return GAN Compression's search space for ResNets, mobile or not; other networks have none."""
+        sizes = self._known(module).sizes
+        if not isinstance(sizes, ResNetSizes) or sizes.deep:
+            return ()
+        published = PIX2PIX_CHOICES if self.conditional else CYCLEGAN_CHOICES
+        return knobs_of(module, resnet_positions(sizes), published)
 
     def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
         """Return the family's losses, with the given discriminator or a fresh one.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.fold import copy_module
 from gansdk.channels.groups import Axis, ChannelGroup, Plan, Space, is_within
+from gansdk.channels.knobs import carved_knobs
 
 
 def kept_entries(space: Space, plan: Plan, tensor: str, dim: int) -> Tensor | None:
@@ -150,4 +151,5 @@ def carve_space(space: Space, plan: Plan) -> Space:
             for branch in space.branches
             if not is_within(branch.module, removed) and names.intersection(branch.groups)
         ),
+        knobs=carved_knobs(space.knobs, widths),
     )

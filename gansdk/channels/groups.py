@@ -92,6 +92,9 @@ class Knob:
     widths: tuple[tuple[str, int], ...]
     """(group, multiplier) pairs: a group has multiplier times the value channels. The first one leads: where channels
     are ranked, its own ranking decides the value. An adapter names layers instead of groups."""
+    tied: bool = False
+    """Whether the groups are one decision for pruners that rank channels, too (CAT's trunk rule), and not only for
+    searches that choose knob by knob."""
 
     def value(self, width: int) -> int:
         """The largest choice at which the leading group has at most `width` channels, or else the smallest."""
@@ -136,6 +139,11 @@ class Space:
     """What leaves the network as a whole when groups are emptied."""
     knobs: tuple[Knob, ...] = ()
     """Groups whose widths one number sets together, as the family's papers search them."""
+
+    @cached_property
+    def ties(self) -> tuple[Knob, ...]:
+        """The knobs that rankings of channels obey."""
+        return tuple(knob for knob in self.knobs if knob.tied)
 
     @cached_property
     def by_name(self) -> dict[str, ChannelGroup]:
@@ -209,7 +217,12 @@ class Space:
             name=data.get("name", "generator"),
             notes=tuple(data["notes"]),
             knobs=tuple(
-                Knob(name=knob["name"], choices=tuple(knob["choices"]), widths=pairs(knob["widths"]))
+                Knob(
+                    name=knob["name"],
+                    choices=tuple(knob["choices"]),
+                    widths=pairs(knob["widths"]),
+                    tied=knob.get("tied", True),  # spaces that do not say it are of when every knob was
+                )
                 for knob in data.get("knobs", ())
             ),
             branches=tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -34,6 +34,31 @@ def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
         taken |= widths.keys()
         found.append(replace(knob, widths=tuple(widths.items())))
     return replace(space, knobs=tuple(found), notes=(*space.notes, *notes))
+
+
+def carved_knobs(knobs: Sequence[Knob], widths: Mapping[str, int]) -> tuple[Knob, ...]:
+    """The knobs of a carved space, `widths` its channels by group; those whose proportions are lost are left out."""
+    found = (_carved(knob, widths) for knob in knobs)
+    return tuple(knob for knob in found if knob is not None)
+
+
+def _carved(knob: Knob, widths: Mapping[str, int]) -> Knob | None:
+    group, factor = knob.widths[0]
+    value = widths[group] // factor
+    if value == 0 or any(widths[group] != factor * value for group, factor in knob.widths):
+        return None
+    return replace(knob, choices=(*(choice for choice in knob.choices if choice < value), value))
+
+
+def choices_up_to(full: int, *, lowest: float, multiple_of: int = 8) -> tuple[int, ...]:
+    """Values to search for a width of `full`: ascending multiples from `lowest` times it, and itself.
+
+    Of 8 (GAN Compression, Li et al., CVPR 2020), or of a smaller power of two for a width below four times that.
+    """
+    step = multiple_of
+    while step > 1 and 4 * step > full:
+        step //= 2
+    return (*(value for value in range(step, full, step) if value >= lowest * full), full)
 
 
 def _check(space: Space, knob: Knob, widths: dict[str, int], taken: set[str]) -> None:

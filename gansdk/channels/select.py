@@ -170,7 +170,7 @@ def select_by_threshold(
 
     Unlike `select` it may leave budget unused, and ties leave or stay together. Groups keep `floor_width` channels
     (CAT's scripts: 16) or all they have, except those that an emptied branch does without, which may lose all.
-    Groups that a knob sets follow its leading group, whose scores alone are compared; the knob's value is at least
+    Groups that a knob ties follow its leading group, whose scores alone are compared; the knob's value is at least
     `floor_width` (CAT's trunk rule for GauGAN).
 
     Raises:
@@ -192,14 +192,14 @@ def select_by_threshold(
 
 
 def ranked_groups(space: Space) -> list[ChannelGroup]:
-    """The prunable groups whose own scores decide their widths: all but those that follow another in a knob."""
-    followers = {group for knob in space.knobs for group, _ in knob.widths[1:]}
+    """The prunable groups whose own scores decide their widths: all but those that are tied to another."""
+    followers = {group for knob in space.ties for group, _ in knob.widths[1:]}
     return [group for group in space.prunable if group.name not in followers]
 
 
 def threshold_floors(space: Space, floor_width: int) -> list[int]:
     """Fewest channels that `select_by_threshold` keeps of each of the ranked groups."""
-    leading = {knob.widths[0][0]: knob for knob in space.knobs}
+    leading = {knob.widths[0][0]: knob for knob in space.ties}
 
     def floor(group: ChannelGroup) -> int:
         if group.name in leading:
@@ -219,10 +219,10 @@ def check_threshold_floor(space: Space, limits: Limits, *, cost: Callable[[Plan]
 def _best(space: Space, scores: Scores, widths: Sequence[int]) -> Plan:
     """The plan that keeps the best channels of the prunable groups; ties keep lower ids.
 
-    `widths` are of the ranked groups; knobs round them and set the others.
+    `widths` are of the ranked groups; ties round them and set the others.
     """
     found = {group.name: width for group, width in zip(ranked_groups(space), widths, strict=True)}
-    for knob in space.knobs:
+    for knob in space.ties:
         value = knob.value(found[knob.widths[0][0]])
         found |= {group: factor * value for group, factor in knob.widths}
     keep = dict(space.full_plan())
