@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gansdk.adapter import Adapter, Generator
 from gansdk.artifact import fingerprint
 from gansdk.budget import Budget
@@ -99,7 +101,9 @@ def prepare(
     generator = open_generator(model, adapter)
     _check_parts(generator, pruner, distiller, has_data=data is not None)
     trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
-    task = generator.adapter.task(generator.module, discriminator=trained_against)
+    with torch.random.fork_rng(devices=[]):  # a fresh discriminator follows the seed
+        torch.manual_seed(seed)
+        task = generator.adapter.task(generator.module, discriminator=trained_against)
     source = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     regime = regimes[0] if regimes else OfflineRegime()
     if distillers:
