@@ -183,10 +183,12 @@ def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None =
     execution order. Left out, they are chosen along the network's depth.
 
     Raises:
-        ContractError: a tap path does not exist, or the module does not map the contract's input to its output.
+        ContractError: a tap path does not exist, or the module holds TorchScript or lazy layers that never ran, or does
+            not map the contract's input to its output.
     """
-    from gansdk.wrapping import check_wrapped
+    from gansdk.wrapping import check_wrapped, plain_module
 
+    net = plain_module(net)
     chosen = check_wrapped(net, contract, taps)
     return Generator(
         module=net,

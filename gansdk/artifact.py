@@ -30,10 +30,12 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.evaluate import inferring
 from gansdk.programs import (
+    check_program,
     forget_statistics,
     inference_form,
     load_program,
     save_program,
+    takes_other_sizes,
     trace_program,
 )
 from gansdk.registry import registry
@@ -159,9 +161,11 @@ def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
     if _description(result.generator) is not None:
         return "builder", None
     contract = result.generator.contract
+    network = inference_form(result.student, contract)
     try:
-        return "program", save_program(trace_program(inference_form(result.student, contract), contract))
-    except Unsupported as error:
+        content = save_program(trace_program(network, contract))
+        check_program(content)
+    except (Unsupported, ValueError) as error:
         warnings.warn(
             f"No adapter builds {type(result.student).__name__}, and it cannot be traced either ({error}), so only its "
             "weights and plan are saved: load it by gansdk.load(directory, network=net) with the full-size network.",
@@ -169,6 +173,16 @@ def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
             stacklevel=5,
         )
         return "weights", None
+    if not takes_other_sizes(network, contract):
+        height, width = contract.size
+        warnings.warn(
+            f"The student runs on inputs of {height}x{width}, but not on inputs larger by {contract.multiple_of}, so "
+            "it is saved for that size alone. If it takes sides that are multiples of something else, say so in the "
+            "contract's multiple_of.",
+            GansdkWarning,
+            stacklevel=5,
+        )
+    return "program", content
 
 
 def _description(generator: Generator) -> dict[str, Any] | None:

@@ -172,13 +172,19 @@ def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module
     """The variant on the meta device, and every difference between its state dict and `weights` in words."""
     with torch.device("meta"):
         network = variant.build()
-    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    tensors = network.state_dict()
+    wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     return network, [
         *(
             f"{key} is {given[key]} instead of {shape}"
             for key, shape in wanted.items()
             if key in given and given[key] != shape
+        ),
+        *(
+            f"{key} holds {tensor.dtype} values, not floating-point ones"
+            for key, tensor in weights.items()
+            if key in tensors and tensors[key].is_floating_point() and not tensor.is_floating_point()
         ),
         *(
             f"{key} {shape} is missing"
@@ -231,7 +237,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             # Files that work are no trouble, whatever their pickle protocol; the others are refused below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, weights_only=True, map_location="cpu")
     except UNREADABLE as error:
         raise CheckpointError(
@@ -244,6 +250,8 @@ def first_line(error: Exception) -> str:
     """What a reader's error says, without torch's advice to load the file by running its code."""
     if str(error).startswith("Weights only load failed"):
         return "it holds objects other than plain tensors, and loading those could run any code"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program"
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
@@ -257,6 +265,11 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
     if inner is not None:
         return _weights_in(inner, path)
     weights = {key: value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    hollow = [key for key, value in weights.items() if value.layout != torch.strided or value.is_meta]
+    if hollow:
+        raise CheckpointError(
+            f"'{path}' holds tensors that are sparse or have no values, {hollow[0]!r} the first. {_HOW_TO_SAVE}"
+        )
     if not weights or not all(isinstance(key, str) for key in weights):
         keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
         raise CheckpointError(

@@ -15,6 +15,7 @@ from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, WRAPPED, check
 from gansdk.errors import (
+    ContractError,
     IncompatibleParts,
     MissingData,
 )
@@ -99,6 +100,7 @@ def prepare(
     if len(regimes) > 1:
         raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
     generator = open_generator(model, adapter)
+    _check_values(generator)
     _check_parts(generator, pruner, distiller, has_data=data is not None)
     trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
     with torch.random.fork_rng(devices=[]):  # a fresh discriminator follows the seed
@@ -128,6 +130,14 @@ def prepare(
             "patch": patch,
         },
     )
+
+
+def _check_values(generator: Generator) -> None:
+    """A module on the meta device can be inspected and planned, but there is nothing in it to compress."""
+    if any(tensor.is_meta for tensor in (*generator.module.parameters(), *generator.module.buffers())):
+        raise ContractError(
+            f"{type(generator.module).__name__} is on the meta device, so its weights have no values. Load them first."
+        )
 
 
 def _check_parts(generator: Generator, pruner: Any, distiller: Any, *, has_data: bool) -> None:

@@ -16,6 +16,7 @@ from gansdk.checkpoints import detect, read_state, recognise
 from gansdk.contracts import Pairing
 from gansdk.errors import (
     CheckpointError,
+    ContractError,
     DataError,
     GansdkError,
     IncompatibleParts,
@@ -27,6 +28,7 @@ from gansdk.errors import (
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.registry import registry
+from gansdk.wrapping import other_types, plain_module
 
 
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
@@ -40,6 +42,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         return model
     adapters = _adapters(adapter)
     if isinstance(model, nn.Module):
+        model = plain_module(model)
         found = detect(model, adapters)
         if found is None:
             families = ", ".join(adapters) or "none"
@@ -47,6 +50,10 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
                 f"{type(model).__name__} is of no known family ({families}). Say what it eats and gives: "
                 "gansdk.wrap(net, contract=gansdk.Contract(channels_in=3, channels_out=3, size=(256, 256))), "
                 "and pass the result."
+            )
+        if other_types(model):
+            raise ContractError(
+                f"{type(model).__name__} has weights of {other_types(model)}, but images are float32. Pass net.float()."
             )
         return found
     if not isinstance(model, (str, Path)):

@@ -143,9 +143,16 @@ def _without_traces(program: ExportedProgram) -> ExportedProgram:
 
 
 def save_program(program: ExportedProgram) -> bytes:
-    """The file of a program: weights as plain bytes and the graph as JSON."""
+    """The file of a program: weights as plain bytes and the graph as JSON.
+
+    Raises:
+        Unsupported: the program holds something that torch.export has no file format for.
+    """
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    try:
+        torch.export.save(program, buffer)
+    except _UNTRACEABLE as error:
+        raise Unsupported(f"torch.export cannot write its program: {_first_line(error)}") from error
     return buffer.getvalue()
 
 
@@ -157,7 +164,7 @@ def load_program(path: Path) -> Program:
     """
     content = path.read_bytes()  # once, so that what is checked is what is loaded
     try:
-        _check_archive(content)
+        check_program(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(io.BytesIO(content))
@@ -170,7 +177,7 @@ def load_program(path: Path) -> Program:
         ) from error
 
 
-def _check_archive(content: bytes) -> None:
+def check_program(content: bytes) -> None:
     """Raise ValueError if the archive holds more than one program's graph, weights and constants."""
     import json
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gansdk.channels.fold import fold
 from gansdk.contracts import Contract
@@ -16,14 +17,46 @@ TAPS = 4
 """How many feature maps are chosen where none are named: the papers compare three or four."""
 
 
+def plain_module(net: nn.Module) -> nn.Module:
+    """`net` without what DataParallel, DistributedDataParallel or torch.compile put around it.
+
+    Raises:
+        ContractError: it is no module, holds TorchScript, or has lazy layers that never ran.
+    """
+    if not isinstance(net, nn.Module):
+        raise ContractError(f"gansdk.wrap takes a torch.nn.Module, but got {type(net).__name__}.")
+    while (inner := _inside(net)) is not None:
+        net = inner
+    kind = type(net).__name__
+    if any(isinstance(part, torch.jit.ScriptModule) for part in net.modules()):
+        raise ContractError(f"{kind} holds TorchScript, whose channels are fixed. Give the module it was made from.")
+    lazy = [name for name, parameter in net.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ContractError(f"{kind} has lazy layers, and {lazy[0]} has no size yet. Run it on an image once.")
+    return net
+
+
+def other_types(net: nn.Module) -> str:
+    """The floating-point types of its weights besides float32, in words; "" if there are none."""
+    types = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
+    return ", ".join(sorted(map(str, types - {torch.float32})))
+
+
+def _inside(net: nn.Module) -> nn.Module | None:
+    """What a wrapper for speed holds; None for any other module."""
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = net.module
+    else:
+        inner = getattr(net, "_orig_mod", None)  # torch.compile's
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def check_wrapped(net: nn.Module, contract: Contract, taps: Mapping[str, str] | None) -> dict[str, str]:
     """The taps of a wrapped module, after one forward pass that proves its contract.
 
     Raises:
         ContractError: the module does not map (1, channels_in, H, W) to (1, channels_out, scale H, scale W).
     """
-    if not isinstance(net, nn.Module):
-        raise ContractError(f"gansdk.wrap takes a torch.nn.Module, but got {type(net).__name__}.")
     for tap, path in (taps or {}).items():
         tapping.submodule(net, path, tap)
     module, _ = fold(net)
@@ -48,8 +81,10 @@ def _feature_shapes(module: nn.Module, contract: Contract) -> dict[str, int]:
         with torch.no_grad():
             output = module(torch.zeros(contract.example_shape))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        other = other_types(module)
+        advice = f". Its weights are {other}, but images are float32: pass net.float()" if other else ""
         raise ContractError(
-            f"{type(module).__name__} does not run on {contract.example_shape}, the contract's input: {error}"
+            f"{type(module).__name__} does not run on {contract.example_shape}, the contract's input: {error}{advice}"
         ) from error
     finally:
         for handle in handles:

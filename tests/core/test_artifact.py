@@ -221,6 +221,44 @@ def test_a_generator_that_nothing_describes_is_saved_with_a_warning_and_loaded_w
     assert "network=net" in (folder / "README.md").read_text()
 
 
+class Mixed(nn.Sequential):
+    """Traced to a program with a part that no file of ours may hold."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x).float()
+
+
+def test_a_program_that_would_be_refused_when_read_is_never_the_only_form(tmp_path):
+    result = wrapped(Mixed)
+    with pytest.warns(GansdkWarning, match="wrap_with_autocast"):
+        folder = result.save(tmp_path / "student")
+    assert same(load(folder, network=Mixed()), result.student)
+
+
+class Halving(nn.Module):
+    """Runs at even sides only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 4, 2, 1)
+        self.up = nn.ConvTranspose2d(4, 3, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(self.down(x))
+
+
+def test_a_student_saved_for_one_size_says_so(tmp_path):
+    result = wrapped(Halving)
+    with pytest.warns(GansdkWarning, match=r"16x16, but not on inputs larger by 1.*multiple_of"):
+        result.save(tmp_path / "one-size")
+    result = wrapped(Halving, multiple_of=2)
+    assert same(load(result.save(tmp_path / "any-size")), result.student, (2, 3, 24, 10))
+
+
 def test_a_network_of_another_class_is_refused(tmp_path):
     folder = wrapped().save(tmp_path / "student")
     with pytest.raises(CheckpointError, match="student"):

@@ -192,6 +192,28 @@ def test_half_precision_weights_become_float32():
     assert all(torch.equal(loaded[key], halves[key].float()) for key in halves)
 
 
+def test_weights_of_whole_numbers_are_no_weights():
+    state = MSRResNet(Sizes(width=4, blocks=2, scale=2)).state_dict()
+    state["conv_last.bias"] = state["conv_last.bias"].to(torch.int8)
+    with pytest.raises(CheckpointMismatch, match=r"conv_last\.bias holds torch\.int8 values"):
+        recognise(state, adapters())
+
+
+@pytest.mark.parametrize("hollow", [lambda: torch.zeros(2, 2).to_sparse(), lambda: torch.zeros(2, device="meta")])
+def test_sparse_tensors_and_those_without_values_are_refused_by_name(tmp_path, hollow):
+    torch.save({"a": torch.zeros(2), "b": hollow()}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"sparse or have no values, 'b'"):
+        read_state(tmp_path / "net.pth")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_program_of_torchscript_is_called_one(tmp_path):
+    torch.jit.script(nn.Conv2d(3, 3, 1)).save(tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="TorchScript program") as raised:
+        read_state(tmp_path / "net.pt")
+    assert "weights_only" not in str(raised.value)
+
+
 def test_recognising_leaves_the_weights_and_the_global_random_numbers_alone():
     state = EDSR(EDSRSizes(width=2, blocks=1, scale=2)).state_dict()
     copies = {key: tensor.clone() for key, tensor in state.items()}

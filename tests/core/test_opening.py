@@ -12,6 +12,7 @@ from gansdk.adapter import WrappedAdapter
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import (
     CheckpointError,
+    ContractError,
     DataError,
     GansdkError,
     InvalidOption,
@@ -50,6 +51,12 @@ class Foreign(nn.Module):
     def forward(self, x):
         stem = self.conv1(x)
         return self.conv3(self.upsampling(stem + self.conv2(self.trunk(stem))))
+
+
+def test_a_family_is_recognised_inside_data_parallel_and_in_float32_only(network):
+    assert open_generator(nn.DataParallel(network)).module is network
+    with pytest.raises(ContractError, match=r"torch\.float64.*net\.float\(\)"):
+        open_generator(SRResNet(SRResNetSizes(width=3, blocks=1, scale=2)).double())
 
 
 def plugin(kind: str, factory: str) -> object:

@@ -41,6 +41,33 @@ def test_what_is_no_module_is_refused():
         gansdk.wrap({}, contract=contract())
 
 
+@pytest.mark.parametrize("around", [nn.DataParallel, torch.compile, lambda net: nn.DataParallel(torch.compile(net))])
+def test_what_is_around_a_module_for_speed_is_taken_off(around):
+    net = plain(2)
+    assert gansdk.wrap(around(net), contract=contract()).module is net
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.jit.script(plain(2)), "TorchScript"),
+        (lambda: nn.Sequential(plain(1), torch.jit.script(plain(2))), "TorchScript"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 1), nn.Conv2d(4, 3, 1)), "lazy layers"),
+        (lambda: plain(2).half(), r"torch\.float16.*net\.float\(\)"),
+    ],
+)
+def test_modules_that_cannot_be_worked_on_are_refused_in_our_words(make, words: str):
+    with pytest.raises(ContractError, match=words):
+        gansdk.wrap(make(), contract=contract())
+
+
+def test_a_module_on_the_meta_device_is_planned_but_not_compressed():
+    generator = gansdk.wrap(plain(2).to("meta"), contract=contract())
+    with pytest.raises(ContractError, match="meta device"):
+        gansdk.compress(generator, budget="2x", distiller=None)
+
+
 def test_named_taps_are_taken_as_they_are_and_must_exist():
     net = plain(3)
     assert gansdk.wrap(net, contract=contract(), taps={"middle": "1"}).taps == {"middle": "1"}
