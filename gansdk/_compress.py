@@ -22,6 +22,7 @@ from gansdk.errors import (
     ContractError,
     DataError,
     GansdkWarning,
+    IncompatibleParts,
     QualityFloorMissed,
     VerificationError,
 )
@@ -107,6 +108,11 @@ def compress(
         measures = open_metrics(metrics)
         job = prepare(model, budget, adapter, pruner, distiller, data, steps, seed, patch, discriminator)
         rate = job.task.optimisation.learning_rate if learning_rate is None else learning_rate
+        if dry_run and job.pruner.trains:
+            raise IncompatibleParts(
+                f"The pruner {type(job.pruner).__name__} trains the student while it searches, and dry_run=True trains "
+                "nothing. Leave one of them out, or use the pruner 'one-step'."
+            )
         scored_on = evaluation_source(eval_data, job)
         if not dry_run:
             check_measurable(floor, measures, job, scored_on)

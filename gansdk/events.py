@@ -39,6 +39,22 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchStep(Event):
+    """A pruner that searches scored one more generation of subnets."""
+
+    generation: int
+    """Done, from 1 to `generations`."""
+    generations: int
+    scored: int
+    """Subnets scored so far."""
+    best: float
+    """The lowest score so far, of a subnet that costs `cost`."""
+    cost: Cost
+    front: tuple[tuple[int, float], ...]
+    """(MACs, score) of the subnets that none is both cheaper and better than, cheapest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFound(Event):
     """The pruner chose."""
 

@@ -16,6 +16,7 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
+from gansdk.events import Event
 from gansdk.interfaces import Pruner, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner
 from gansdk.student import ElasticStudent
@@ -156,6 +157,17 @@ class _WithoutData:
 
     def score(self, plan: Plan) -> float:
         return float("nan")
+
+    scored_images = 0
+
+    def note(self, name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return row
+
+    def notes(self, name: str) -> list[Mapping[str, Any]]:
+        return []
+
+    def emit(self, event: Event) -> None:
+        pass
 
 
 def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "one-step") -> PlanReport:

@@ -17,6 +17,7 @@ from gansdk.budget import Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Pairing, Route
 from gansdk.errors import MissingData
+from gansdk.events import Event
 
 if TYPE_CHECKING:
     from gansdk.adapter import Adapter
@@ -355,12 +356,30 @@ class Run(Protocol):
     def score(self, plan: Plan) -> float:
         """Quality of a subnet on the "search" split; lower is better."""
 
+    @property
+    def scored_images(self) -> int:
+        """Images of the "search" split that `score` looks at; 0 if there is no data."""
+
+    def note(self, name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Append a row of JSON data to the run's notes of that name, for a continued run to read.
+
+        Returns the main process's row in every process, so that all of them go on with the same numbers.
+        """
+
+    def notes(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """What earlier starts of this run noted; nothing where the run has no folder."""
+
+    def emit(self, event: Event) -> None:
+        """Tell plugins and observers."""
+
 
 class Pruner(ABC):
     """Chooses what to keep. Never edits the student's structure; training it through the run is allowed."""
 
     inherit: Inherit = "all"
     """Which weights the carved student takes along."""
+    trains: bool = False
+    """Whether `search` trains the student through the run, so that a distiller must say on what."""
 
     @abstractmethod
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:

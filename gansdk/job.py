@@ -96,6 +96,11 @@ def prepare(
     parsed = Budget.parse(budget)
     chosen = open_pruner(pruner)
     distillers = open_distillers(distiller)
+    if chosen.trains and not distillers:
+        raise IncompatibleParts(
+            f"The pruner {type(chosen).__name__} trains the student while it searches, but distiller=None says not "
+            "what for. Pass a distiller, for example 'pixel'."
+        )
     regimes = [item.regime for item in distillers if item.regime is not None]
     if len(regimes) > 1:
         raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")

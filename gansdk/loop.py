@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,18 @@ class Loop:
         """Bring the random generator and history back to where they were at `save`."""
         self.rng.set_state(state["rng"])
         self.history = list(state["history"])
+
+    def note(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Append a row to the notes of a name; returns the main process's row in every process."""
+        if self.processes.is_main:
+            self._folder.append_row(name, row)
+        agreed: dict[str, Any] = self.processes.agree(dict(row))
+        return agreed
+
+    def notes(self, name: str) -> list[dict[str, Any]]:
+        """Rows that earlier starts of this run noted: the main process's, in every process."""
+        agreed: list[dict[str, Any]] = self.processes.agree(self._folder.rows(name))
+        return agreed
 
     def train(
         self,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gansdk.budget import Cost
-from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, StepDone
+from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
 
 
 class ProgressObserver:
@@ -45,6 +45,8 @@ class ProgressObserver:
                 self._begin(stage, steps)
             case StepDone():
                 self._advance(event)
+            case SearchStep(generation=done, generations=total, scored=scored, best=best, cost=cost):
+                self._say(f"generation {done}/{total}: {scored} subnets scored, best {best:.4g} at {_costs(cost)}")
             case PlanFound(cost=cost):
                 self._say(f"plan found: {_costs(cost)}")
             case Carved(cost=cost, full=full, max_error=error):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from torch import Tensor
 from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import MAIN, Batch
+from gansdk.events import Event
 from gansdk.interfaces import Regime, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop
 
@@ -71,20 +75,42 @@ class CompressionRun:
         self.student.train(False)
         errors: list[Tensor] = []
         with torch.no_grad():
-            for number, found in enumerate(self.loop.source.images("search")):
-                if number == SCORED_IMAGES:
-                    break
+            for x, target in self._held_out:
+                image = self.student.observe(x).image
+                assert image is not None
+                errors.append((image - target).abs().mean())
+        self.student.activate(active)
+        return float(torch.stack(errors).mean()) if errors else math.nan
+
+    @property
+    def scored_images(self) -> int:
+        return len(self._held_out)
+
+    @cached_property
+    def _held_out(self) -> list[tuple[Tensor, Tensor]]:
+        """Inputs and what they should become, read once: a search scores thousands of subnets on them."""
+        if self.loop.source is None:
+            return []
+        rows: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for found in islice(self.loop.source.images("search"), SCORED_IMAGES):
                 batch = self.loop.processes.to_device(found)
                 x = batch.inputs[MAIN]
                 target = batch.targets.get(MAIN)
                 if target is None:
                     target = self.teacher.observe(x).image
-                image = self.student.observe(x).image
-                assert image is not None
                 assert target is not None
-                errors.append((image - target).abs().mean())
-        self.student.activate(active)
-        return float(torch.stack(errors).mean()) if errors else math.nan
+                rows.append((x, target))
+        return rows
+
+    def note(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        return self.loop.note(name, row)
+
+    def notes(self, name: str) -> list[dict[str, Any]]:
+        return self.loop.notes(name)
+
+    def emit(self, event: Event) -> None:
+        self.loop.emit(event)
 
     def distil(self, steps: int, *, before_step: Callable[[int], None] | None = None) -> None:
         """Train the student in its present form for `steps`, or for what a killed run left of them.

@@ -21,6 +21,8 @@ SETTINGS = "settings.json"
 class RunFolder:
     """`out_dir/run`: settings.json and one STAGE.pt for every stage that was begun, each written atomically.
 
+    Beside them, NAME.jsonl files that only grow: what a search has scored so far.
+
     Args:
         out_dir: the run's output folder, or None to keep nothing.
         settings: JSON facts that decide the result; a folder made with others is refused.
@@ -79,6 +81,39 @@ class RunFolder:
             partial.replace(target)
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{target} could not be written: {error}. The previous state is kept.") from error
+
+    def append_row(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a line to NAME.jsonl; nothing that is there is ever changed.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.path is None:
+            return
+        file = self.path / f"{name}.jsonl"
+        try:
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OutputError(f"{file} could not be written: {error}. The lines before are kept.") from error
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of NAME.jsonl; what a kill left of an unfinished last line is taken off the file.
+
+        Raises:
+            CheckpointError: a line is damaged.
+        """
+        if self.path is None or not (self.path / f"{name}.jsonl").exists():
+            return []
+        file = self.path / f"{name}.jsonl"
+        try:
+            content = file.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                os.truncate(file, len(whole))
+            return [dict(json.loads(line)) for line in whole.splitlines()]
+        except (OSError, ValueError, TypeError) as error:
+            raise damaged(file, error) from error
 
     def _read_settings(self) -> dict[str, Any] | None:
         assert self.path is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.groups import ChannelGroup, Space
 from gansdk.channels.select import Scores, ranked_groups
-from gansdk.errors import IncompatibleParts, MissingData
+from gansdk.errors import GansdkWarning, IncompatibleParts, MissingData
 from gansdk.interfaces import Run, Student
 
 PROBES = 16
@@ -212,3 +213,17 @@ IMPORTANCES: dict[str, Importance] = {
     "consumer-norm": Importance(consumer_norm, needs_data=False),
     "torch-pruning": Importance(torch_pruning_magnitude, needs_data=False),
 }
+
+
+def scores_by(name: str, student: Student, run: Run) -> Scores:
+    """The scores by the importance `name`; "auto" is gauss-newton, or consumer-norm with a warning without images."""
+    if name == "auto":
+        name = "gauss-newton" if run.probe_batches(1) is not None else "consumer-norm"
+        if name == "consumer-norm":
+            warnings.warn(
+                "There are no images to measure importance on, so channels are ranked by the norm of the weights "
+                "that read them, which ranks less well. Pass data=... for the default importance.",
+                GansdkWarning,
+                stacklevel=3,
+            )
+    return IMPORTANCES[name].measure(student, run)

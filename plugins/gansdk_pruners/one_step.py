@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import numpy as np
@@ -10,10 +9,10 @@ import numpy as np
 from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import least_squares
-from gansdk.channels.select import FLOOR_SHARE, Scores, check_scores, check_threshold_floor, select, select_by_threshold
-from gansdk.errors import GansdkError, GansdkWarning
+from gansdk.channels.select import FLOOR_SHARE, check_scores, check_threshold_floor, select, select_by_threshold
+from gansdk.errors import GansdkError
 from gansdk.interfaces import Inherit, Pruner, Run, Student
-from gansdk_pruners.importance import IMPORTANCES
+from gansdk_pruners.importance import IMPORTANCES, scores_by
 
 RECOVERY_BATCHES = 16
 """Images for the least-squares recovery."""
@@ -73,10 +72,10 @@ class OneStep(Pruner):
         if self.selection == "threshold":
             check_scores(space, flat)
             check_threshold_floor(space, limits, cost=student.cost, floor_width=self.floor_width)
-            scores = self._scores(student, run)
+            scores = scores_by(self.importance, student, run)
             return select_by_threshold(space, scores, limits, cost=student.cost, floor_width=self.floor_width)
         select(space, flat, limits, cost=student.cost, multiple_of=1, floor_share=self.floor_share)
-        scores = self._scores(student, run)
+        scores = scores_by(self.importance, student, run)
         if self.allocation == "per-layer":
             scores = {
                 name: np.argsort(np.argsort(values, kind="stable")) / len(values) for name, values in scores.items()
@@ -98,19 +97,6 @@ class OneStep(Pruner):
         images = [x for batch in batches for x in batch.inputs.values()]
         for route, network in carved.networks().items():
             least_squares(full.networks()[route], network, full.space, plan, images)
-
-    def _scores(self, student: Student, run: Run) -> Scores:
-        name = self.importance
-        if name == "auto":
-            name = "gauss-newton" if run.probe_batches(1) is not None else "consumer-norm"
-            if name == "consumer-norm":
-                warnings.warn(
-                    "There are no images to measure importance on, so channels are ranked by the norm of the weights "
-                    "that read them, which ranks less well. Pass data=... for the default importance.",
-                    GansdkWarning,
-                    stacklevel=2,
-                )
-        return IMPORTANCES[name].measure(student, run)
 
 
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:

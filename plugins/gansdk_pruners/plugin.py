@@ -24,3 +24,10 @@ def gansdk_pruners() -> Iterable[PrunerSpec]:
         summary="Make every layer narrower by the same factor: the baseline",
         needs=frozenset({"channel-groups"}),
     )
+    yield PrunerSpec(
+        name="once-for-all",
+        factory="gansdk_pruners.once_for_all:OnceForAll",
+        summary="Train all subnets at once with shared weights, then search the best within the budget",
+        source="After GAN Compression (Li et al., CVPR 2020)",
+        needs=frozenset({"channel-groups"}),
+    )

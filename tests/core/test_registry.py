@@ -206,7 +206,7 @@ def test_an_unknown_name_gets_the_nearest_the_available_and_every_skipped_plugin
         registry.find("pruner", "unifrom")
     message = str(caught.value)
     assert "Did you mean 'uniform'?" in message
-    assert "Available: one-step, uniform" in message
+    assert "Available: one-step, uniform, once-for-all" in message
     assert "acme:main (RuntimeError: no licence)" in message
     assert "bcme:main (blocked)" in message
 
@@ -235,7 +235,7 @@ def test_an_allow_list_limits_third_parties_only(install: Install) -> None:
     assert "slim" in Registry(only=("bcme",)).names("pruner")
     assert "slim" in Registry(only=("bcme:slim",)).names("pruner")
     assert "slim" not in Registry(only=("bcme:other",)).names("pruner")
-    assert set(Registry(only=()).names("pruner")) == {"one-step", "uniform"}
+    assert set(Registry(only=()).names("pruner")) == {"one-step", "uniform", "once-for-all"}
 
 
 def test_the_environment_blocks_allows_and_makes_strict(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

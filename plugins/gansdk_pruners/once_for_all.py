@@ -1,0 +1,274 @@
+"""Once-for-all pruning: train all subnets with shared weights, then search the best one within the budget."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from random import Random
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gansdk.budget import Limits
+from gansdk.channels.groups import Plan
+from gansdk.channels.select import check_floor, check_scores
+from gansdk.contracts import MAIN
+from gansdk.errors import DataError, InvalidOption, MissingData
+from gansdk.events import SearchStep
+from gansdk.interfaces import Pruner, Run, Student
+from gansdk.toolkit.calibration import calibrate, calibrated, tracks_statistics
+from gansdk_pruners.evolution import Evolution, every, evolve, pareto
+from gansdk_pruners.importance import IMPORTANCES, scores_by
+from gansdk_pruners.subnets import Config, Ranking, Subnets, rank
+
+_log = logging.getLogger(__name__)
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
+"""GAN Compression's widths of a 64-channel network, 64 to 16, as shares."""
+RANKING, CANDIDATES = "ranking", "candidates"
+"""Names of the notes: the order of the channels, and every subnet that was scored."""
+LEAST_IMAGES = 2
+
+
+class OnceForAll(Pruner):
+    """The search of GAN Compression (Li et al., CVPR 2020) over the channel groups of any generator.
+
+    The shared weights are trained by the run's own distiller and task, one subnet a step; subnets within the budget
+    are then scored without training on the held-out "search" images, and the best one is carved. It may leave budget
+    unused: what counts is the score.
+
+    Args:
+        steps: training steps of the shared weights; 0 searches in the weights as they are.
+        shares: widths to choose from for groups that no knob of the adapter sets, as shares of the full one.
+        multiple_of: these widths become multiples of this (smaller ones in narrow groups).
+        sampling: "uniform" draws every step's widths (the paper); "sandwich" trains the largest, a random, the
+            smallest and a random subnet in turn.
+        order: "importance" keeps the most important channels at every width; "prefix" the first ones (the paper).
+        importance: what ranks them, as for `one-step`.
+        search: "evolution", "exhaustive" (all subnets within the budget), or "auto": exhaustive in spaces with no
+            more subnets than the first generation.
+        population, iterations, parent_ratio, mutation_ratio, mutate_prob: of the evolution. The paper's, but for 10
+            iterations instead of its 500.
+        calibration: training images on which the tracked statistics of norms are measured for every subnet before it is
+            scored, and for the carved student; 0 keeps the teacher's.
+        max_minutes: stop scoring after so long, over all starts of the run, and take the best so far. The plan then
+            depends on the machine's speed.
+
+    Raises:
+        InvalidOption: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 2000,
+        shares: Sequence[float] = SHARES,
+        multiple_of: int = 8,
+        sampling: Literal["uniform", "sandwich"] = "uniform",
+        order: Literal["importance", "prefix"] = "importance",
+        importance: str = "auto",
+        search: Literal["auto", "evolution", "exhaustive"] = "auto",
+        population: int = 100,
+        iterations: int = 10,
+        parent_ratio: float = 0.25,
+        mutation_ratio: float = 0.5,
+        mutate_prob: float = 0.2,
+        calibration: int = 16,
+        max_minutes: float | None = None,
+    ) -> None:
+        _check_choice("sampling", sampling, ("uniform", "sandwich"))
+        _check_choice("order", order, ("importance", "prefix"))
+        _check_choice("importance", importance, ("auto", *IMPORTANCES))
+        _check_choice("search", search, ("auto", "evolution", "exhaustive"))
+        for name, value, least in (
+            ("steps", steps, 0),
+            ("multiple_of", multiple_of, 1),
+            ("population", population, 2),
+            ("iterations", iterations, 0),
+            ("calibration", calibration, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise InvalidOption(f"{name}={value!r} must be a whole number from {least}.")
+        for name, share in (
+            ("parent_ratio", parent_ratio),
+            ("mutation_ratio", mutation_ratio),
+            ("mutate_prob", mutate_prob),
+            *(("shares", share) for share in shares),
+        ):
+            if not 0 <= share <= 1:
+                raise InvalidOption(f"{name}: {share!r} must lie within 0 and 1.")
+        if max_minutes is not None and not max_minutes > 0:
+            raise InvalidOption(f"max_minutes={max_minutes!r} must be above zero, or None for no limit.")
+        self.steps = steps
+        self.trains = steps > 0
+        self.shares = tuple(shares)
+        self.multiple_of = multiple_of
+        self.sampling = sampling
+        self.order = order
+        self.importance = importance
+        self.strategy = search
+        self.population = population
+        self.iterations = iterations
+        self.parent_ratio = parent_ratio
+        self.mutation_ratio = mutation_ratio
+        self.mutate_prob = mutate_prob
+        self.calibration = calibration
+        self.max_minutes = max_minutes
+
+    def search(self, student: Student, limits: Limits, run: Run) -> Plan:
+        """The best-scoring plan within the limits, after training the student's shared weights.
+
+        Raises:
+            BudgetUnreachable: before any work, if even the smallest subnet costs more than the limits.
+            NothingPruned: there is one width only, everywhere.
+            MissingData: there are no images.
+            DataError: fewer than two of them are held out for the search.
+        """
+        space = student.space
+        check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
+        subnets = Subnets(space, shares=self.shares, multiple_of=self.multiple_of)
+        if limits.fits(student.cost(space.full_plan())):
+            return space.full_plan()
+        check_floor(space, limits, student.cost(subnets.plan(subnets.smallest)))
+        _check_images(run)
+        subnets = Subnets(space, shares=self.shares, multiple_of=self.multiple_of, ranking=self._ranking(student, run))
+        if self.steps:
+            run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
+        student.activate(space.full_plan())
+        best = self._best(student, subnets, limits, run)
+        usage = limits.usage(student.cost(subnets.plan(best)))
+        _log.info("The best subnet, %s, uses %.1f %% of the budget.", best, 100 * usage)
+        return subnets.plan(best)
+
+    def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
+        calibrate(carved, carved.space.full_plan(), self._calibration_images(carved, run))
+
+    def sampler(self, student: Student, subnets: Subnets, seed: int) -> Callable[[int], None]:
+        """What is called before every training step: activates the subnet that (seed, step) say."""
+
+        def activate(step: int) -> None:
+            config = subnets.draw(Random(f"width {seed} {step}"))
+            if self.sampling == "sandwich" and step % 2 == 0:
+                config = subnets.largest if step % 4 == 0 else subnets.smallest
+            student.activate(subnets.plan(config))
+
+        return activate
+
+    def _ranking(self, student: Student, run: Run) -> Ranking | None:
+        """The order of the channels, measured before training; a continued run reads that of its first start."""
+        if self.order == "prefix":
+            return None
+        known = run.notes(RANKING)
+        return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
+
+    def _best(self, student: Student, subnets: Subnets, limits: Limits, run: Run) -> Config:
+        """Score generation by generation. The notes hold all scores, so a continued run repeats none of them."""
+        images = self._calibration_images(student, run)
+        rows = {tuple(row["config"]): row for row in run.notes(CANDIDATES)}
+        scores = {config: _number(row["score"]) for config, row in rows.items()}
+        spent = max((row["seconds"] for row in rows.values()), default=0.0)
+        fitting: dict[Config, bool] = {}
+
+        def fits(config: Config) -> bool:
+            if config not in fitting:
+                fitting[config] = limits.fits(student.cost(subnets.plan(config)))
+            return fitting[config]
+
+        started = time.monotonic() - spent
+        generations, total = self._generations(subnets, fits, scores, run.seed)
+        for number, population in enumerate(generations, start=1):
+            for config in population:
+                if config in scores:
+                    continue
+                if scores and self.max_minutes is not None and spent > 60 * self.max_minutes:
+                    return _lowest(scores)
+                plan = subnets.plan(config)
+                with calibrated(student, plan, images):
+                    score = run.score(plan)
+                row = run.note(
+                    CANDIDATES,
+                    {
+                        "config": config,
+                        "macs": student.cost(plan).macs,
+                        "score": score if math.isfinite(score) else None,
+                        "seconds": round(time.monotonic() - started, 3),
+                    },
+                )
+                # The main process's numbers, its clock too, so that all processes go on alike.
+                scores[config], spent = _number(row["score"]), row["seconds"]
+            self._tell(student, subnets, scores, run, number, total)
+        return _lowest(scores)
+
+    def _generations(
+        self, subnets: Subnets, fits: Callable[[Config], bool], scores: Mapping[Config, float], seed: int
+    ) -> tuple[Iterator[list[Config]], int]:
+        """The generations, and how many there are."""
+        if self.strategy == "exhaustive" or (self.strategy == "auto" and subnets.count <= self.population):
+            return every(subnets.choices, fits, seed=seed), 1
+        settings = Evolution(
+            population=self.population,
+            iterations=self.iterations,
+            parent_ratio=self.parent_ratio,
+            mutation_ratio=self.mutation_ratio,
+            mutate_prob=self.mutate_prob,
+        )
+        return evolve(subnets.choices, fits, scores, settings=settings, seed=seed), 1 + self.iterations
+
+    def _tell(
+        self, student: Student, subnets: Subnets, scores: Mapping[Config, float], run: Run, number: int, total: int
+    ) -> None:
+        costs = {config: student.cost(subnets.plan(config)) for config in scores}
+        best = _lowest(scores)
+        run.emit(
+            SearchStep(
+                generation=number,
+                generations=total,
+                scored=len(scores),
+                best=scores[best],
+                cost=costs[best],
+                front=pareto([(costs[config].macs, score) for config, score in scores.items()]),
+            )
+        )
+
+    def _calibration_images(self, student: Student, run: Run) -> list[Tensor]:
+        """Training images in batches of those of one size: (N, C, H, W) each; none where no norm needs them."""
+        if not self.calibration or not tracks_statistics(student):
+            return []
+        by_size: dict[torch.Size, list[Tensor]] = {}
+        for batch in run.probe_batches(self.calibration) or []:
+            x = batch.inputs[MAIN]
+            by_size.setdefault(x.shape[1:], []).append(x)
+        return [torch.cat(images) for images in by_size.values()]
+
+
+def _check_images(run: Run) -> None:
+    if run.probe_batches(1) is None:
+        raise MissingData(
+            "The pruner 'once-for-all' trains on images and scores subnets on held-out ones, and none were given. Pass "
+            "data='folder/' or data='photos', or use the pruner 'one-step'."
+        )
+    if run.scored_images < LEAST_IMAGES:
+        raise DataError(
+            f"The data holds {run.scored_images} image(s) out of training for the search, which is too few to tell "
+            f"subnets apart: at least {LEAST_IMAGES} are needed. Give more images, or hold more of them out, as with "
+            'data={"name": "folder", "path": ..., "holdout": 0.2}.'
+        )
+
+
+def _lowest(scores: Mapping[Config, float]) -> Config:
+    """By total order: equal scores by configuration."""
+    return min(scores, key=lambda config: (scores[config], config))
+
+
+def _number(score: float | None) -> float:
+    """What was not finite ranks last."""
+    return math.inf if score is None else score
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidOption(f"{option}={value!r} is none of: {', '.join(choices)}.")

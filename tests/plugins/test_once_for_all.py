@@ -1,0 +1,486 @@
+"""The once-for-all pruner: its space, its search, what it trains, and whole runs that are killed on the way."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gansdk
+from gansdk.budget import Budget
+from gansdk.channels.groups import Knob
+from gansdk.contracts import MAIN, Batch, Contract, Pairing
+from gansdk.errors import (
+    BudgetUnreachable,
+    DataError,
+    GansdkError,
+    IncompatibleParts,
+    MissingData,
+    NothingPruned,
+    ResumeMismatch,
+)
+from gansdk.events import SearchStep, StepDone
+from gansdk.interfaces import DataSource
+from gansdk.opening import open_pruner
+from gansdk.student import ElasticStudent
+from gansdk.testing.networks import network
+from gansdk_pruners.evolution import Evolution, every, evolve, pareto
+from gansdk_pruners.once_for_all import OnceForAll
+from gansdk_pruners.subnets import Subnets, rank
+
+NETS = ["resnet-in", "resnet-bn-zero", "edsr", "mobile-resnet", "srresnet-slopes"]
+SHARES = (0.75, 0.5, 0.25)
+
+
+@cache
+def generator(name="resnet-in"):
+    entry = network(name)
+    module = entry.build()
+    with torch.no_grad():
+        out = module(entry.example())
+    scale = out.shape[2] // entry.shape[2]
+    contract = Contract(
+        channels_in=entry.shape[1], channels_out=out.shape[1], size=tuple(entry.shape[2:]), scale=scale, multiple_of=4
+    )
+    return gansdk.wrap(module, contract=contract)
+
+
+def student_of(name="resnet-in"):
+    return ElasticStudent.of(generator(name))
+
+
+def subnets_of(student, **options):
+    return Subnets(student.space, **{"shares": SHARES, "multiple_of": 1, **options})
+
+
+class Waves(DataSource):
+    """Smooth pictures made from their position alone, as the nets of the zoo take them."""
+
+    pairing = Pairing.INPUTS_ONLY
+
+    def __init__(self, held_out=2):
+        self.held_out = held_out
+
+    def train_batch(self, size, *, seed, step):
+        return self._batch(seed * 1000 + step % 997, size)
+
+    def images(self, split):
+        for number in range(self.held_out):
+            yield self._batch(10**6 + number, 1)
+
+    def describe(self):
+        return {"held_out": self.held_out}
+
+    def _batch(self, seed, size):
+        phase = 6 * torch.rand(size, 3, 1, 1, generator=torch.Generator().manual_seed(seed))
+        return Batch({MAIN: torch.sin(phase + torch.linspace(0, 3, 16).view(16, 1) + torch.linspace(0, 2, 16))}, {})
+
+
+def asked(**options):
+    small = {"steps": 4, "population": 6, "iterations": 3, "shares": SHARES, "multiple_of": 1}
+    return {"name": "once-for-all", **small, **options}
+
+
+def compress(name="resnet-in", *, out_dir=None, observers=(), data=None, pruner=None, distiller="pixel", **changes):
+    fixed = {"budget": "2x", "steps": 2, "batch_size": 2, "device": "cpu", **changes}
+    return gansdk.compress(
+        generator(name),
+        pruner=asked() if pruner is None else pruner,
+        distiller=distiller,
+        data=data or Waves(),
+        out_dir=out_dir,
+        observers=observers,
+        **fixed,
+    )
+
+
+# The space.
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_choices_are_multiples_of_every_groups_shares_and_its_full_width(name):
+    space = student_of(name).space
+    subnets = Subnets(space, shares=(0.5, 0.25), multiple_of=2)
+    assert {position.name for position in subnets.positions} == {group.name for group in space.prunable}
+    for position in subnets.positions:
+        size = space.by_name[position.name].size
+        assert position.choices[-1] == size
+        assert list(position.choices) == sorted(set(position.choices))
+        assert all(max(1, size // 4 - 2) <= choice <= max(2, size // 2) for choice in position.choices[:-1])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_wider_choices_keep_all_that_narrower_ones_do_and_the_best_channels_first(name):
+    student = student_of(name)
+    scores = {
+        group.name: torch.rand(group.size, generator=torch.Generator().manual_seed(i)).numpy()
+        for i, group in enumerate(student.space.prunable)
+    }
+    subnets = subnets_of(student, ranking=rank(scores))
+    small, large = subnets.plan(subnets.smallest), subnets.plan(subnets.largest)
+    assert large == student.space.full_plan()
+    for group in student.space.prunable:
+        kept = small[group.name]
+        assert set(kept) <= set(large[group.name])
+        lost = set(range(group.size)) - set(kept)
+        assert not lost or min(scores[group.name][list(kept)]) >= max(scores[group.name][sorted(lost)])
+
+
+def test_a_knob_sets_all_its_groups_and_leaves_the_others_their_own_choices():
+    space = student_of().space
+    first, second, *others = space.prunable
+    factors = [(group.name, group.size // 2) for group in (first, second)]
+    knobs = (Knob(name="both", choices=(1, 2), widths=tuple(factors)),)
+    subnets = Subnets(replace(space, knobs=knobs), shares=(0.5,), multiple_of=1)
+    assert [position.name for position in subnets.positions] == ["both", *(group.name for group in others)]
+    plan = subnets.plan((1, *subnets.largest[1:]))
+    assert [plan.width(group) for group in (first, second)] == [factor for _, factor in factors]
+    assert all(plan.width(group) == group.size for group in others)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_sampled_plan_is_one_of_the_space_and_carves_to_what_its_elastic_view_computes(name):
+    student, entry = student_of(name), network(name)
+    subnets, rng, x = subnets_of(student), Random(3), entry.example()
+    student.train(False)
+    for _ in range(3):
+        plan = subnets.plan(subnets.draw(rng))
+        plan.check(student.space)
+        carved = student.carve(plan)
+        carved.train(False)
+        student.activate(plan)
+        with torch.no_grad():
+            expected, found = student.observe(x).image, carved.observe(x).image
+        assert torch.allclose(expected, found, atol=1e-5 * float(expected.abs().max()))
+        assert carved.cost(carved.space.full_plan()) == student.cost(plan)
+
+
+# The search itself, on made-up costs and scores.
+
+choices = st.lists(
+    st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found))),
+    min_size=1,
+    max_size=5,
+)
+
+
+def lower_is_better(config):
+    """A score in which positions depend on one another."""
+    return math.sin(sum((i + 1) * value for i, value in enumerate(config))) - 0.01 * sum(config)
+
+
+def run_through(generations, scores):
+    seen = []
+    for population in generations:
+        scores.update({config: lower_is_better(config) for config in population})
+        seen.append(population)
+    return seen
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(choices=choices, share=st.floats(0, 1), seed=st.integers(0, 99), mutate=st.floats(0, 1))
+def test_evolution_never_leaves_the_budget_repeats_itself_and_never_gets_worse(choices, share, seed, mutate):
+    least, most = sum(found[0] for found in choices), sum(found[-1] for found in choices)
+    limit = least + share * (most - least)
+    evolution = Evolution(population=6, iterations=4, mutate_prob=mutate)
+
+    def searched():
+        scores = {}
+        return run_through(
+            evolve(choices, lambda config: sum(config) <= limit, scores, settings=evolution, seed=seed), scores
+        )
+
+    generations = searched()
+    assert generations == searched()
+    assert [len(population) for population in generations] == [6] + 4 * [6 + evolution.parents]
+    for config in itertools.chain(*generations):
+        assert sum(config) <= limit
+        assert all(value in options for value, options in zip(config, choices, strict=True))
+    best = [min(map(lower_is_better, population)) for population in generations]
+    assert best == sorted(best, reverse=True)
+
+
+def test_a_budget_that_only_one_configuration_meets_does_not_stall_the_search():
+    wide = [tuple(range(1, 9))] * 12
+    scores = {}
+    generations = evolve(wide, lambda config: sum(config) <= 12, scores, settings=Evolution(population=4), seed=0)
+    assert set(itertools.chain(*run_through(generations, scores))) == {(1,) * 12}
+
+
+def test_evolution_finds_what_brute_force_finds_in_a_space_it_can_get_around_in():
+    space = [(1, 2, 3, 4)] * 5
+    fitting = [config for config in itertools.product(*space) if sum(config) <= 12]
+    scores = {}
+
+    def distance(config):
+        return sum((value - best) ** 2 for value, best in zip(config, (1, 4, 2, 1, 3), strict=True))
+
+    for population in evolve(
+        space, lambda config: sum(config) <= 12, scores, settings=Evolution(population=40, iterations=15), seed=1
+    ):
+        scores.update({config: distance(config) for config in population})
+    assert min(scores, key=scores.get) == min(fitting, key=distance)
+    assert len(scores) < len(fitting)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(choices=choices, limit=st.integers(1, 40))
+def test_the_exhaustive_search_sees_every_configuration_within_the_budget_once(choices, limit):
+    (found,) = every(choices, lambda config: sum(config) <= limit, seed=0)
+    assert sorted(found) == [config for config in itertools.product(*choices) if sum(config) <= limit]
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_front_holds_exactly_what_nothing_beats(rows):
+    def beaten(row):
+        return any(other[0] <= row[0] and other[1] <= row[1] and other != row for other in rows)
+
+    assert list(pareto(rows)) == sorted({row for row in rows if not beaten(row)})
+
+
+# Training the shared weights.
+
+
+@pytest.mark.parametrize("name", ["resnet-in", "resnet-bn-zero"])
+def test_a_sampled_step_leaves_no_gradient_on_inactive_channels_and_some_on_active_ones(name):
+    student = student_of(name)
+    subnets = subnets_of(student)
+    activate = OnceForAll(steps=1).sampler(student, subnets, seed=0)
+    activate(1)
+    assert student.plan != student.space.full_plan()
+    student.train()
+    student.observe(network(name).example()).image.square().sum().backward()
+    slices = {
+        tensor: dims
+        for tensor, dims in student.space.axes_of.items()
+        if tensor in dict(student.module.named_parameters())
+    }
+    checked = 0
+    for tensor, dims in slices.items():
+        gradient = student.module.get_parameter(tensor).grad
+        for dim, rows in dims.items():
+            for group, axis in rows:
+                lost = sorted(set(range(group.size)) - set(student.plan[group.name]))
+                for channel in lost:
+                    part = gradient.narrow(dim, axis.start + channel * axis.unit, axis.unit)
+                    assert not part.any(), tensor
+                    checked += 1
+        assert gradient.isfinite().all()
+    assert checked
+    assert any(parameter.grad.any() for parameter in student.parameters())
+
+
+def test_widths_follow_from_seed_and_step_alone_and_cover_all_choices():
+    student = student_of()
+    subnets = subnets_of(student)
+
+    def at(steps, seed=0, **options):
+        seen = []
+        activate = OnceForAll(steps=1, **options).sampler(student, subnets, seed)
+        for step in steps:
+            activate(step)
+            seen.append(student.plan)
+        return seen
+
+    assert at([5, 3]) == list(reversed(at([3, 5])))
+    assert at(range(8)) != at(range(8), seed=1)
+    for group in student.space.prunable:
+        widths = {plan.width(group) for plan in at(range(60))}
+        position = next(position for position in subnets.positions if position.name == group.name)
+        assert widths == set(position.choices)
+
+
+def test_sandwich_trains_the_largest_and_the_smallest_in_turn_with_random_ones():
+    student = student_of()
+    subnets = subnets_of(student)
+    activate = OnceForAll(steps=1, sampling="sandwich").sampler(student, subnets, seed=0)
+    plans = []
+    for step in range(8):
+        activate(step)
+        plans.append(student.plan)
+    full, least = subnets.plan(subnets.largest), subnets.plan(subnets.smallest)
+    assert plans[::4] == [full, full]
+    assert plans[2::4] == [least, least]
+    assert len({*plans[1::2]} - {full, least}) > 1
+
+
+# Whole runs.
+
+
+def widths(result):
+    return result.plan.to_dict()
+
+
+@pytest.mark.parametrize("distiller", ["pixel", ["gka", "pixel"]])
+def test_a_whole_run_gives_a_trained_student_within_the_budget(distiller, tmp_path):
+    seen = []
+    result = compress(distiller=distiller, out_dir=tmp_path, observers=[seen.append], pruner=asked(steps=6))
+    full = result.before
+    assert result.after.macs <= full.macs / 2
+    assert [event.stage for event in seen if isinstance(event, StepDone)] == 6 * ["search-0"] + 2 * ["distil-0"]
+    told = [event for event in seen if isinstance(event, SearchStep)]
+    assert [event.generation for event in told] == [1, 2, 3, 4]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()]
+    assert len({tuple(row["config"]) for row in rows}) == len(rows) == told[-1].scored
+    assert all(row["macs"] <= full.macs / 2 for row in rows)
+    assert told[-1].best == min(row["score"] for row in rows)
+    assert told[-1].cost == result.after
+    assert (result.after.macs, told[-1].best) in told[-1].front
+
+
+def test_the_same_seed_gives_the_same_student_and_another_seed_another_search(tmp_path):
+    one, two, other = compress(), compress(), compress(seed=3)
+    assert widths(one) == widths(two)
+    assert all(map(torch.equal, one.student.state_dict().values(), two.student.state_dict().values()))
+    assert one.history == two.history != other.history
+
+
+def test_the_exhaustive_search_finds_what_brute_force_finds(tmp_path):
+    """Without training, so that the scores can be taken again outside of the run."""
+    pruner = asked(steps=0, shares=(0.5,), search="exhaustive", order="prefix", calibration=0)
+    result = compress(pruner=pruner, budget="1.5x")
+    student = student_of()
+    limits = Budget.parse("1.5x").resolve(student.cost(student.space.full_plan()))
+    student.train(False)
+    full = student.space.full_plan()
+    subnets = subnets_of(student, shares=(0.5,))
+
+    def score(plan):
+        total = 0.0
+        for batch in Waves().images("search"):
+            images = []
+            for chosen in (plan, full):
+                student.activate(chosen)
+                with torch.no_grad():
+                    images.append(student.observe(batch.inputs[MAIN]).image)
+            total += float((images[0] - images[1]).abs().mean())
+        return total
+
+    plans = [subnets.plan(config) for config in itertools.product(*subnets.choices)]
+    fitting = [plan for plan in plans if limits.fits(student.cost(plan))]
+    assert 1 < len(fitting) < len(plans)
+    assert widths(result) == min(fitting, key=score).to_dict()
+
+
+class Killed(Exception):
+    """Raised by an observer in place of a kill."""
+
+
+@pytest.mark.parametrize("after", ["training", 1, 3])
+def test_a_run_killed_in_training_or_between_generations_ends_as_the_straight_one(after, tmp_path):
+    def die(event):
+        if isinstance(event, StepDone) and after == "training" and event.step == 3:
+            raise Killed
+        if isinstance(event, SearchStep) and event.generation == after:
+            raise Killed
+
+    straight = compress(out_dir=tmp_path / "straight")
+    with pytest.raises(Killed):
+        compress(out_dir=tmp_path / "killed", observers=[die])
+    resumed = compress(out_dir=tmp_path / "killed")
+    assert widths(resumed) == widths(straight)
+    assert all(map(torch.equal, resumed.student.state_dict().values(), straight.student.state_dict().values()))
+    assert scored(tmp_path / "killed") == scored(tmp_path / "straight")
+
+
+def scored(out_dir):
+    rows = [json.loads(line) for line in (out_dir / "run" / "candidates.jsonl").read_text().splitlines()]
+    return [(row["config"], row["macs"], row["score"]) for row in rows]
+
+
+def test_a_search_killed_within_a_generation_or_a_line_scores_only_what_is_missing(tmp_path):
+    straight = compress(out_dir=tmp_path)
+    whole = scored(tmp_path)
+    file = tmp_path / "run" / "candidates.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:5]) + lines[5][:7])
+    for state in ("search.pt", "recover.pt", "distil-0.pt"):
+        (tmp_path / "run" / state).unlink()
+    resumed = compress(out_dir=tmp_path)
+    assert scored(tmp_path) == whole
+    assert file.read_text().splitlines(keepends=True)[:5] == lines[:5]
+    assert widths(resumed) == widths(straight)
+
+
+def test_a_resumed_search_with_other_settings_is_refused_and_the_difference_shown(tmp_path):
+    compress(out_dir=tmp_path)
+    with pytest.raises(ResumeMismatch, match="'population': 6"):
+        compress(out_dir=tmp_path, pruner=asked(population=8))
+
+
+def test_a_time_limit_ends_the_search_with_the_best_so_far(tmp_path):
+    result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9))
+    rows = scored(tmp_path)
+    assert len(rows) == 1
+    assert result.after.macs == rows[0][1]
+
+
+# Refusals.
+
+
+def test_a_budget_below_the_smallest_subnet_is_refused_before_any_work():
+    student = student_of()
+    limits = Budget.parse("macs<=1").resolve(student.cost(student.space.full_plan()))
+    with pytest.raises(BudgetUnreachable) as refused:
+        open_pruner(asked()).search(student, limits, run=None)
+    subnets = subnets_of(student)
+    assert refused.value.floor["macs"] == student.cost(subnets.plan(subnets.smallest)).macs
+
+
+def test_a_space_without_a_choice_is_refused_with_what_to_change():
+    with pytest.raises(NothingPruned, match="multiple_of=1"):
+        compress(pruner=asked(shares=(1.0,)))
+
+
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_fewer_than_two_held_out_images_are_refused_before_training(held_out):
+    seen = []
+    with pytest.raises(DataError, match=f"holds {held_out} image"):
+        compress(data=Waves(held_out), observers=[seen.append])
+    assert not any(isinstance(event, StepDone) for event in seen)
+
+
+def test_a_search_without_images_is_refused():
+    with pytest.raises(MissingData, match="one-step"):
+        gansdk.plan(generator(), "2x", asked(steps=0))
+
+
+def test_training_without_a_distiller_and_in_a_dry_run_is_refused():
+    with pytest.raises(IncompatibleParts, match="distiller=None"):
+        compress(distiller=None)
+    with pytest.raises(IncompatibleParts, match="dry_run"):
+        compress(dry_run=True)
+
+
+def test_a_budget_that_the_full_generator_meets_needs_no_search():
+    seen = []
+    result = compress(budget="1x", observers=[seen.append])
+    assert result.after == result.before
+    assert not any(isinstance(event, SearchStep) for event in seen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": -1},
+        {"population": 1},
+        {"mutate_prob": 2.0},
+        {"shares": (0.5, -1)},
+        {"sampling": "x"},
+        {"order": "x"},
+        {"importance": "x"},
+        {"search": "x"},
+        {"max_minutes": 0},
+        {"calibration": -1},
+    ],
+)
+def test_options_out_of_their_range_are_refused_by_name(options):
+    with pytest.raises(GansdkError, match=next(iter(options))):
+        open_pruner({"name": "once-for-all", **options})
