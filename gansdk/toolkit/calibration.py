@@ -25,6 +25,17 @@ def tracks_statistics(student: Student) -> bool:
     return student.contracts[MAIN].inference == "eval" and bool(_norms(student))
 
 
+@contextmanager
+def on_batch_statistics(student: Student) -> Iterator[None]:
+    """Normalise by batch statistics while this lasts, as subnets of different widths need them to train together.
+
+    Tracked statistics are no part of the student's state meanwhile, and afterwards are as they were: measure those of
+    a subnet with `calibrate`. Students that track none are left alone.
+    """
+    with input_statistics(list(_norms(student).values()) if tracks_statistics(student) else []):
+        yield
+
+
 @torch.no_grad()
 def measure_statistics(student: Student, plan: Plan, batches: Sequence[Tensor]) -> Statistics:
     """Statistics of every norm of the subnet `plan`, averaged over `batches` with equal weights.

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from random import Random
 from typing import Literal
 
@@ -20,7 +21,7 @@ from gansdk.contracts import MAIN
 from gansdk.errors import DataError, InvalidOption, MissingData
 from gansdk.events import SearchStep
 from gansdk.interfaces import Pruner, Run, Student
-from gansdk.toolkit.calibration import calibrate, calibrated, tracks_statistics
+from gansdk.toolkit.calibration import calibrate, calibrated, on_batch_statistics, tracks_statistics
 from gansdk_pruners.evolution import Evolution, every, evolve, pareto
 from gansdk_pruners.importance import IMPORTANCES, scores_by
 from gansdk_pruners.subnets import Config, Ranking, Subnets, rank
@@ -54,7 +55,8 @@ class OnceForAll(Pruner):
         population, iterations, parent_ratio, mutation_ratio, mutate_prob: of the evolution. The paper's, but for 10
             iterations instead of its 500.
         calibration: training images on which the tracked statistics of norms are measured for every subnet before it is
-            scored, and for the carved student; 0 keeps the teacher's.
+            scored, and for the carved student; the shared weights are trained on batch statistics. 0 keeps the
+            teacher's statistics for all of it.
         max_minutes: stop scoring after so long, over all starts of the run, and take the best so far. The plan then
             depends on the machine's speed.
 
@@ -137,7 +139,9 @@ class OnceForAll(Pruner):
         _check_images(run)
         subnets = Subnets(space, shares=self.shares, multiple_of=self.multiple_of, ranking=self._ranking(student, run))
         if self.steps:
-            run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
+            # The teacher's statistics fit the wide network only; narrow ones trained on them score worse.
+            with on_batch_statistics(student) if self.calibration else nullcontext():
+                run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
         student.activate(space.full_plan())
         best = self._best(student, subnets, limits, run)
         usage = limits.usage(student.cost(subnets.plan(best)))

@@ -104,6 +104,24 @@ def test_probe_batches_are_single_images_that_no_training_sees():
     assert started(source=None).probe_batches(2) is None
 
 
+def test_held_out_images_are_read_once_for_all_scores():
+    source = Waves(held_out=3)
+    run = started(source=source)
+    first = run.score(run.student.space.full_plan())
+    source.held_out = 0
+    assert run.scored_images == 3
+    assert run.score(run.student.space.full_plan()) == first
+    assert started(source=None).scored_images == 0
+
+
+def test_notes_are_what_earlier_starts_of_the_run_noted(tmp_path):
+    run = started(source=Waves(), folder=tmp_path)
+    assert run.notes("scores") == []
+    assert run.note("scores", {"a": 1.5}) == {"a": 1.5}
+    assert started(source=Waves(), folder=tmp_path).notes("scores") == [{"a": 1.5}]
+    assert started(source=Waves()).notes("scores") == []
+
+
 def test_what_is_asked_before_a_step_is_asked_once_for_every_step():
     asked = []
     started(Scripted([1.0] * 4), Waves()).distil(4, before_step=asked.append)

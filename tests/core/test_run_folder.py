@@ -121,3 +121,47 @@ def test_a_full_disk_is_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10, 10))
     with pytest.raises(OutputError, match="10 bytes left"):
         opened(tmp_path)
+
+
+def test_rows_come_back_in_order_and_only_ever_grow(tmp_path):
+    folder = RunFolder(tmp_path, {}, resume="auto")
+    assert folder.rows("scores") == []
+    folder.append_row("scores", {"config": (1, 2), "score": 0.1})
+    before = (tmp_path / "run" / "scores.jsonl").read_bytes()
+    RunFolder(tmp_path, {}, resume="auto").append_row("scores", {"config": (3,), "score": None})
+    assert (tmp_path / "run" / "scores.jsonl").read_bytes().startswith(before)
+    assert folder.rows("scores") == [{"config": [1, 2], "score": 0.1}, {"config": [3], "score": None}]
+
+
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_row_that_a_kill_left_unfinished_is_taken_off_and_written_again(cut, tmp_path):
+    folder = RunFolder(tmp_path, {}, resume="auto")
+    folder.append_row("scores", {"a": 1})
+    folder.append_row("scores", {"a": 2})
+    file = tmp_path / "run" / "scores.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-cut])
+    assert folder.rows("scores") == [{"a": 1}]
+    folder.append_row("scores", {"a": 2})
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", ["{no json}", "[1, 2]", "7"])
+def test_a_damaged_row_is_refused_in_words(line, tmp_path):
+    folder = RunFolder(tmp_path, {}, resume="auto")
+    (tmp_path / "run" / "scores.jsonl").write_text(f'{line}\n{{"a": 1}}\n')
+    with pytest.raises(CheckpointError, match="resume='never'"):
+        folder.rows("scores")
+
+
+def test_rows_that_cannot_be_written_are_an_error(tmp_path):
+    folder = RunFolder(tmp_path, {}, resume="auto")
+    (tmp_path / "run" / "scores.jsonl").mkdir()
+    with pytest.raises(OutputError, match="scores"):
+        folder.append_row("scores", {})
+
+
+def test_without_an_output_folder_there_are_no_rows(tmp_path):
+    folder = RunFolder(None, {}, resume="auto")
+    folder.append_row("scores", {"a": 1})
+    assert folder.rows("scores") == []

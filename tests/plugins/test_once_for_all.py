@@ -87,6 +87,9 @@ def asked(**options):
     return {"name": "once-for-all", **small, **options}
 
 
+BATCH_NORM = "resnet-bn-zero"
+
+
 def compress(name="resnet-in", *, out_dir=None, observers=(), data=None, pruner=None, distiller="pixel", **changes):
     fixed = {"budget": "2x", "steps": 2, "batch_size": 2, "device": "cpu", **changes}
     return gansdk.compress(
@@ -369,22 +372,37 @@ def test_the_exhaustive_search_finds_what_brute_force_finds(tmp_path):
     assert widths(result) == min(fitting, key=score).to_dict()
 
 
+def running(module):
+    return torch.cat([value.flatten() for key, value in module.state_dict().items() if "running_" in key])
+
+
+def test_students_of_tracked_norms_leave_with_statistics_of_their_own():
+    """Without calibration they are a slice of the teacher's."""
+    student = student_of(BATCH_NORM)
+    kept = compress(BATCH_NORM, pruner=asked(calibration=0, order="prefix"))
+    own = compress(BATCH_NORM, pruner=asked(calibration=4, order="prefix"))
+    assert torch.equal(running(kept.student), running(student.carve(kept.plan).module))
+    teachers = running(student.carve(own.plan).module)
+    assert (running(own.student) - teachers).abs().min() > 1e-6
+    assert torch.equal(running(own.teacher), running(generator(BATCH_NORM).module))
+
+
 class Killed(Exception):
     """Raised by an observer in place of a kill."""
 
 
-@pytest.mark.parametrize("after", ["training", 1, 3])
-def test_a_run_killed_in_training_or_between_generations_ends_as_the_straight_one(after, tmp_path):
+@pytest.mark.parametrize(("after", "name"), [("training", BATCH_NORM), (1, BATCH_NORM), (3, "resnet-in")])
+def test_a_run_killed_in_training_or_between_generations_ends_as_the_straight_one(after, name, tmp_path):
     def die(event):
         if isinstance(event, StepDone) and after == "training" and event.step == 3:
             raise Killed
         if isinstance(event, SearchStep) and event.generation == after:
             raise Killed
 
-    straight = compress(out_dir=tmp_path / "straight")
+    straight = compress(name, out_dir=tmp_path / "straight")
     with pytest.raises(Killed):
-        compress(out_dir=tmp_path / "killed", observers=[die])
-    resumed = compress(out_dir=tmp_path / "killed")
+        compress(name, out_dir=tmp_path / "killed", observers=[die])
+    resumed = compress(name, out_dir=tmp_path / "killed")
     assert widths(resumed) == widths(straight)
     assert all(map(torch.equal, resumed.student.state_dict().values(), straight.student.state_dict().values()))
     assert scored(tmp_path / "killed") == scored(tmp_path / "straight")
