@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gansdk.channels.carve import attribute_values, replace_by_none, slices
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.products import LightMeta
-from gansdk.channels.slots import call_with, state_of
+from gansdk.channels.slots import call_with, keeping_attributes, state_of
 
 
 class Elastic:
@@ -49,12 +49,18 @@ class Elastic:
                 whole = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach()
                 sliced[name] = _sliced(whole, cut)
             try:
-                with self._narrowed(plan), torch.no_grad(), LightMeta(), torch.device(device):
+                with self._shapes_only(plan, device):
                     return call_with(self.module, sliced, (example.to(device),))
             except (NotImplementedError, RuntimeError, AssertionError):
                 if device != "meta":
                     raise
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _shapes_only(self, plan: Plan, device: str | torch.device) -> Iterator[None]:
+        kept, narrowed = keeping_attributes(self.module), self._narrowed(plan)
+        with kept, narrowed, torch.no_grad(), LightMeta(), torch.device(device):
+            yield
 
     @contextmanager
     def _narrowed(self, plan: Plan) -> Iterator[None]:

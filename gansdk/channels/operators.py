@@ -273,7 +273,7 @@ PASSING = """
     relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid softplus softsign logsigmoid
     rrelu threshold tanh sigmoid tanhshrink softshrink hardshrink
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
-    clone contiguous detach to float double half bfloat16 type requires_grad_ cpu cuda alias data
+    clone contiguous detach to float double half bfloat16 type type_as requires_grad_ cpu cuda alias data
     neg abs exp log log1p expm1 sqrt rsqrt square reciprocal sign floor ceil round trunc sin cos erf
     nan_to_num
     zeros_like ones_like empty_like full_like rand_like randn_like

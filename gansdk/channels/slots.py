@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,3 +29,18 @@ def call_with(module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[An
             if name is not None and name in tensors:
                 slots[f"{path}.{leaf}" if path else leaf] = tensors[name]
     return torch.func.functional_call(module, slots, inputs, tie_weights=False)
+
+
+@contextmanager
+def keeping_attributes(module: nn.Module) -> Iterator[None]:
+    """Give every part its attributes back afterwards: some forwards store what they computed from their input.
+
+    BasicSR's `self.mean = self.mean.type_as(x)` would leave a tensor without values behind after a dry run.
+    """
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)

@@ -25,7 +25,7 @@ from gansdk.channels.groups import Knob, Op, Plan, Space
 from gansdk.channels.knobs import with_knobs
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
 from gansdk.channels.products import ProductCounter
-from gansdk.channels.slots import call_with, state_of
+from gansdk.channels.slots import call_with, keeping_attributes, state_of
 from gansdk.errors import ContractError
 
 Shapes = list[tuple[int, ...]]
@@ -77,7 +77,9 @@ class Tracer(TorchFunctionMode):
         if labels is not None:
             self.unions.freeze(labels.ids, f"its channels are not where {self.where()} expects them")
         elif origin is None and not hasattr(tensor, "_gansdk_seen") and state_name(tensor) is None:
-            self._freeze_all(f"{self.where()} got a tensor that no followed operation made")
+            self._freeze_all(
+                f"{self.where()} got a tensor that no followed operation made; register constants as buffers"
+            )
         ids = self.unions.fresh(tensor.shape[dim], origin or f"it reads what {self.where()} was given from outside")
         set_labels(tensor, Labels(ids, dim))
         return ids
@@ -235,7 +237,7 @@ def _run_on(
     x = torch.empty(example.shape, dtype=example.dtype, device="meta") if device == "meta" else example.detach().clone()
     tracer = Tracer(module, example, taps, device)
     set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
-    with torch.no_grad(), tracer.watching(), tracer, tracer.products:
+    with torch.no_grad(), keeping_attributes(module), tracer.watching(), tracer, tracer.products:
         output = call_with(module, named, (x,))
     for tensor in _tensors([output]):
         tracer.output_shapes.append(tuple(tensor.shape))

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines, Spelling
-from gansdk.testing.spellings import ConvNeXtBlock, LinearGate, PairOfBranches
+from gansdk.testing.spellings import ConvNeXtBlock, LinearGate, PairOfBranches, StoredMean
 
 Norm = Literal["none", "batch", "instance", "instance-affine", "instance-tracked", "group"]
 Padding = Literal["zeros", "reflect", "replicate"]
@@ -921,6 +921,7 @@ def _attention(spelling: Spelling) -> Network:
 _RESNET = ("stem.1", "down.0.0", "down.1.0", "trunk.0.body.0", "up.0", "up.3")
 
 NETWORKS: tuple[Network, ...] = (
+    _network("stored-mean", lambda: Trunk(StoredMean(), ConvBlock(4, 4), width=4), prunable=("stem", "parts.1.0")),
     _network("resnet-in", lambda: ResNet(), multiple_of=4, prunable=_RESNET, frozen=("head.1",)),
     _network("resnet-in-affine", lambda: ResNet(norm="instance-affine"), multiple_of=4, prunable=_RESNET),
     _network("resnet-in-tracked", lambda: ResNet(norm="instance-tracked"), multiple_of=4, prunable=_RESNET),

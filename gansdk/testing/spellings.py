@@ -66,3 +66,15 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         return x + (self.scale * cast("Tensor", self.fall(F.gelu(self.rise(y))))).permute(0, 3, 1, 2)
+
+
+class StoredMean(nn.Module):
+    """Keeps a constant outside its state dict and, when run, moves it to where its input is, as BasicSR does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.full((1, 1, 1, 1), 0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean.type_as(x)
+        return x - self.mean
