@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import gansdk
 from gansdk.budget import Budget
 from gansdk.channels.groups import Knob
+from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import (
     BudgetUnreachable,
@@ -30,6 +31,9 @@ from gansdk.interfaces import DataSource
 from gansdk.opening import open_pruner
 from gansdk.student import ElasticStudent
 from gansdk.testing.networks import network
+from gansdk_adapters.cyclegan import CycleGAN
+from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
+from gansdk_adapters.pix2pix import Pix2Pix
 from gansdk_pruners.evolution import Evolution, every, evolve, pareto
 from gansdk_pruners.once_for_all import OnceForAll
 from gansdk_pruners.subnets import Subnets, rank
@@ -502,3 +506,19 @@ def test_a_budget_that_the_full_generator_meets_needs_no_search():
 def test_options_out_of_their_range_are_refused_by_name(options):
     with pytest.raises(GansdkError, match=next(iter(options))):
         open_pruner({"name": "once-for-all", **options})
+
+
+# The papers' spaces.
+
+
+@pytest.mark.parametrize(("family", "count"), [(Pix2Pix, 5_764_801), (CycleGAN, 390_625)])
+def test_the_published_spaces_have_as_many_subnets_as_published(family, count):
+    """GAN Compression's released settings "channels-64-pix2pix" and "channels-64-cycleGAN"."""
+    with torch.device("meta"):
+        module = ResNetGenerator(ResNetSizes.of(64, blocks=3)).eval()
+    space = trace(module, torch.empty(1, 3, 32, 32, device="meta"), {}, {}, family().knobs(module))
+    subnets = Subnets(space, shares=SHARES, multiple_of=8)
+    assert subnets.count == count
+    assert subnets.smallest == (16,) * 8
+    narrow = subnets.plan((16, 16, 24, 16, 32, 64, 16, 24))
+    assert sorted({narrow.width(group) for group in space.prunable}) == [16, 24, 32, 64, 96, 128, 256]
