@@ -18,7 +18,7 @@ from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_floor, check_scores
 from gansdk.contracts import MAIN
-from gansdk.errors import DataError, InvalidOption, MissingData
+from gansdk.errors import DataError, InvalidOption, MissingData, TrainingDiverged
 from gansdk.events import SearchStep
 from gansdk.interfaces import Pruner, Run, Student
 from gansdk.toolkit.calibration import calibrate, calibrated, on_batch_statistics, tracks_statistics
@@ -129,6 +129,7 @@ class OnceForAll(Pruner):
             NothingPruned: there is one width only, everywhere.
             MissingData: there are no images.
             DataError: fewer than two of them are held out for the search.
+            TrainingDiverged: the training broke, or no subnet gives finite images.
         """
         space = student.space
         check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
@@ -143,7 +144,12 @@ class OnceForAll(Pruner):
             with on_batch_statistics(student) if self.calibration else nullcontext():
                 run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
         student.activate(space.full_plan())
-        best = self._best(student, subnets, limits, run)
+        best, score = self._best(student, subnets, limits, run)
+        if not math.isfinite(score):
+            raise TrainingDiverged(
+                f"None of the subnets within the budget gives finite images after {self.steps} steps. Try a smaller "
+                "learning_rate."
+            )
         usage = limits.usage(student.cost(subnets.plan(best)))
         _log.info("The best subnet, %s, uses %.1f %% of the budget.", best, 100 * usage)
         return subnets.plan(best)
@@ -169,8 +175,8 @@ class OnceForAll(Pruner):
         known = run.notes(RANKING)
         return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
 
-    def _best(self, student: Student, subnets: Subnets, limits: Limits, run: Run) -> Config:
-        """Score generation by generation. The notes hold all scores, so a continued run repeats none of them."""
+    def _best(self, student: Student, subnets: Subnets, limits: Limits, run: Run) -> tuple[Config, float]:
+        """The best configuration and its score; the notes hold all scores, so a continued run repeats none of them."""
         images = self._calibration_images(student, run)
         rows = {tuple(row["config"]): row for row in run.notes(CANDIDATES)}
         scores = {config: _number(row["score"]) for config, row in rows.items()}
@@ -226,13 +232,13 @@ class OnceForAll(Pruner):
         self, student: Student, subnets: Subnets, scores: Mapping[Config, float], run: Run, number: int, total: int
     ) -> None:
         costs = {config: student.cost(subnets.plan(config)) for config in scores}
-        best = _lowest(scores)
+        best, lowest = _lowest(scores)
         run.emit(
             SearchStep(
                 generation=number,
                 generations=total,
                 scored=len(scores),
-                best=scores[best],
+                best=lowest,
                 cost=costs[best],
                 front=pareto([(costs[config].macs, score) for config, score in scores.items()]),
             )
@@ -263,9 +269,10 @@ def _check_images(run: Run) -> None:
         )
 
 
-def _lowest(scores: Mapping[Config, float]) -> Config:
-    """By total order: equal scores by configuration."""
-    return min(scores, key=lambda config: (scores[config], config))
+def _lowest(scores: Mapping[Config, float]) -> tuple[Config, float]:
+    """The best configuration and its score; equal scores by configuration."""
+    score, config = min((score, config) for config, score in scores.items())
+    return config, score
 
 
 def _number(score: float | None) -> float:

@@ -22,7 +22,7 @@ from gansdk.budget import Cost
 from gansdk.cli import main
 from gansdk.demo import check_against_bicubic, demo_checkpoint
 from gansdk.errors import QualityFloorMissed
-from gansdk.events import Carved, Event, Finished, PlanFound, StageStarted, StepDone
+from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
 from gansdk.opening import open_generator
 from gansdk.progress import ProgressObserver
 from gansdk.registry import registry
@@ -246,6 +246,14 @@ def test_options_of_distillers_reach_them(
 
 EVENTS = (
     StageStarted(stage="search", steps=0),
+    SearchStep(
+        generation=1,
+        generations=11,
+        scored=100,
+        best=0.0125,
+        cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400),
+        front=((10**6, 0.0125),),
+    ),
     PlanFound(widths={"body": 2}, cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400)),
     Carved(
         cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400),
@@ -269,6 +277,7 @@ def test_progress_in_a_log_is_a_line_for_every_tenth() -> None:
             progress(event)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert sum("steps/s" in line for line in lines) == 10
+    assert "generation 1/11: 100 subnets scored, best 0.0125 at 1.0 M MACs, 100 parameters" in lines
     assert "distil-0: 50/100 steps, loss 0.0200, 10.0 steps/s, 5 s left" in lines
     assert "carved: 4.0 M MACs, 1,000 parameters -> 1.0 M MACs, 100 parameters, largest error 1.0e-07" in lines
     assert lines[-1] == "finished in 12 s"

@@ -25,6 +25,7 @@ from gansdk.errors import (
     MissingData,
     NothingPruned,
     ResumeMismatch,
+    TrainingDiverged,
 )
 from gansdk.events import SearchStep, StepDone
 from gansdk.interfaces import DataSource
@@ -445,6 +446,20 @@ def test_a_time_limit_ends_the_search_with_the_best_so_far(tmp_path):
 
 
 # Refusals.
+
+
+class Overflowing(Waves):
+    """Held-out pictures that make every network's image infinite or NaN."""
+
+    def images(self, split):
+        for batch in super().images(split):
+            yield Batch({MAIN: batch.inputs[MAIN] * math.inf}, {})
+
+
+def test_a_search_in_which_no_width_gives_a_finite_image_is_refused(tmp_path):
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        compress(out_dir=tmp_path, data=Overflowing())
+    assert {score for _, _, score in scored(tmp_path)} == {None}
 
 
 def test_a_budget_below_the_smallest_subnet_is_refused_before_any_work():
