@@ -196,8 +196,11 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
             raise DataError(f'data={data!r} is no JSON: {error}. Write {{"name": ..., option: value}}.') from error
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
         return data["name"], {option: value for option, value in data.items() if option != "name"}
+    named = isinstance(data, (str, Path))
+    shown = f"data={str(data)!r}" if named else f"data is a {type(data).__name__}"
+    problem = "is a file, not a folder" if named and Path(data).is_file() else "no such folder"
     raise DataError(
-        f"data={str(data)!r}: no such folder. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
+        f"{shown}: {problem}. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
         f"or one of: {', '.join(names)}."
     )
 

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 """Of the folder of a student and of its report; higher ones are refused."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class CompressionResult:
     """A student and everything that is known about it. Fields are filled by `gansdk.compress`."""
 
@@ -48,6 +48,14 @@ class CompressionResult:
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator the student was trained against, where there was one."""
     out_dir: Path | None = None
+
+    def __repr__(self) -> str:
+        """One line; networks, images and the history are in the fields."""
+        scores = ", ".join(f"{item.metric} to {item.reference} {item.student:.4g}" for item in self.quality)
+        return (
+            f"<CompressionResult {self.budget}: {self.before.macs:,} -> {self.after.macs:,} MACs, "
+            f"{self.before.params:,} -> {self.after.params:,} parameters{'; ' if scores else ''}{scores}>"
+        )
 
     @property
     def quality(self) -> list[Quality]:

@@ -137,6 +137,14 @@ def result(bare) -> CompressionResult:
     )
 
 
+def test_a_result_is_shown_in_one_line(result, bare):
+    for shown in (repr(result), repr(bare)):
+        assert "\n" not in shown
+        assert len(shown) < 500
+        assert f"{result.after.macs:,} MACs" in shown
+    assert "psnr" in repr(result)
+
+
 def test_the_report_is_one_file_without_links(result, tmp_path):
     page = Page(result.report(tmp_path / "report.html").read_text(encoding="utf-8"))
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
