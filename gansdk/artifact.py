@@ -398,7 +398,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> _Folder:
-    if not (path / CONFIG).is_file():
+    if not os.path.isfile(path / CONFIG):  # no error for names too long to be one
         raise CheckpointError(
             f"'{path}' is not the folder of a saved student: it has no {CONFIG}. Give the folder that save() wrote."
         )

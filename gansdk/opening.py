@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect as introspection
 import json
+import os.path
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,12 +67,12 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
 
         model = demo_checkpoint()
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # as the next one, no error for names too long to be one
         from gansdk.artifact import load_generator
 
         found = load_generator(path)
         return found if adapter == "auto" else replace(found, adapter=open_adapter(adapter).bind(found.module))
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
@@ -184,7 +185,7 @@ def open_source(
 
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     """Name and options of a source plugin."""
-    if isinstance(data, (str, Path)) and Path(data).is_dir():
+    if isinstance(data, (str, Path)) and os.path.isdir(data):  # False for texts too long for a name
         return "folder", {"path": data}
     names = [name for name in registry().names("source") if name != "folder"]
     if isinstance(data, str) and data in names:
@@ -198,7 +199,7 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
         return data["name"], {option: value for option, value in data.items() if option != "name"}
     named = isinstance(data, (str, Path))
     shown = f"data={str(data)!r}" if named else f"data is a {type(data).__name__}"
-    problem = "is a file, not a folder" if named and Path(data).is_file() else "no such folder"
+    problem = "is a file, not a folder" if named and os.path.isfile(data) else "no such folder"
     raise DataError(
         f"{shown}: {problem}. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
         f"or one of: {', '.join(names)}."

@@ -48,6 +48,15 @@ def test_data_that_is_no_folder_is_named_by_what_it_is(network, photo):
         open_source(torch.zeros(1, 3, 4, 4), generator)
 
 
+def test_texts_too_long_for_a_file_name_are_refused_like_any_other(network):
+    with pytest.raises(DataError, match="no such folder"):
+        open_source("x" * 5000, open_generator(network))
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_generator("x" * 5000)
+    with pytest.raises(CheckpointError, match="not the folder of a saved student"):
+        gansdk.load("x" * 5000)
+
+
 class Foreign(nn.Module):
     """Somebody else's class with the weights of a known family."""
 
