@@ -26,8 +26,12 @@ FAMILIES = {
 }
 OPTIONS = {"size": [SIDE, SIDE]}
 DISTILLERS = ("pixel", "gka", "wavelet", ["gka", "wavelet"])
-ONE_STEP = {"name": "one-step", "recovery": "none"}
-RUNS = list(itertools.product(FAMILIES, ("one-step", "uniform"), DISTILLERS))
+PRUNERS = {
+    "one-step": {"name": "one-step", "recovery": "none"},
+    "uniform": "uniform",
+    "once-for-all": {"name": "once-for-all", "steps": 2, "population": 2, "iterations": 1, "calibration": 2},
+}
+RUNS = list(itertools.product(FAMILIES, PRUNERS, DISTILLERS))
 
 
 class Scenes(gansdk.DataSource):
@@ -86,7 +90,7 @@ def test_every_family_pruner_and_distiller_compress_end_to_end(name, pruner, dis
     result = gansdk.compress(
         generator,
         budget="1.5x",
-        pruner=ONE_STEP if pruner == "one-step" else pruner,
+        pruner=PRUNERS[pruner],
         distiller=distiller,
         data=Scenes(family(name)),
         steps=2,
