@@ -22,7 +22,7 @@ import gansdk
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
 
-CAT = {"name": "one-step", "importance": "norm-scale", "selection": "threshold", "floor_width": 8, "inherit": "none"}
+CAT = {"name": "one-step", "importance": "norm-scale", "selection": "threshold", "inherit": "none"}
 SCALES = {"name": "one-step", "importance": "norm-scale"}
 PROBE = {"name": "one-step", "importance": "gauss-newton"}
 ROWS: dict[str, dict[str, Any]] = {
@@ -48,12 +48,14 @@ class FreshUniform(gansdk.Pruner):
         return open_pruner("uniform").search(student, limits, run)
 
 
-def settings(name: str, steps: int) -> dict[str, Any]:
+def settings(name: str, steps: int, floor_width: int) -> dict[str, Any]:
     """Arguments of `gansdk.compress` for a row."""
     row = ROWS[name]
     steps = row.get("steps", steps)
     distiller = row["distiller"] or (gansdk.Distiller(regime=OfflineRegime()) if steps else None)
     pruner = FreshUniform() if row["pruner"] == "uniform-fresh" else row["pruner"]
+    if pruner is CAT:
+        pruner = {**CAT, "floor_width": floor_width}
     return {"pruner": pruner, "distiller": distiller, "steps": steps or None}
 
 
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--kid-weights")
     parser.add_argument("--segmenter")
+    parser.add_argument("--floor-width", type=int, default=16, help="CAT's, published for 64 channels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -96,7 +99,7 @@ def main() -> None:
                 seed=asked.seed,
                 out_dir=asked.out / place,
                 device="cpu",
-                **settings(name, asked.steps),
+                **settings(name, asked.steps, asked.floor_width),
             )
             row = {
                 "row": name,
