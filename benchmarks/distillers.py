@@ -4,8 +4,8 @@
         --distillers '"gka"' '["gka", "wavelet"]' '{"name": "feature", "weight": 10}'
 
 Each of --distillers is JSON, as `gansdk.compress` takes it; null means the family's own losses without any term. The
-first run prunes and recovers; every other one starts from that student, and differs in its seed (batches, connectors, fresh
-discriminators) and in the distiller alone. Prints a JSON line per run, and a table at the end.
+first run prunes and recovers. Every other one starts from that student, and differs in its distiller and in its seed
+alone: batches, connectors, fresh discriminators. Prints a JSON line per run, and a table at the end.
 """
 
 from __future__ import annotations

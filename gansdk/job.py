@@ -174,7 +174,7 @@ def _described(part: object) -> dict[str, Any]:
 
 def _is_plain(value: object) -> bool:
     """Whether JSON can hold it."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))

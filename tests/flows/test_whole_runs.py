@@ -8,6 +8,7 @@ import torch
 import gansdk
 from gansdk.errors import GansdkWarning
 from gansdk.events import Carved, Finished, PlanFound, StageStarted, StepDone
+from gansdk_pruners.uniform import Uniform
 
 NETWORKS = ("srresnet", "edsr", "vdsr", "wrapped")
 PRUNERS = ("one-step", "uniform")
@@ -123,6 +124,20 @@ def test_observers_are_told_the_story_in_order(given, quick):
         Finished,
     ]
     assert [event.step for event in story if isinstance(event, StepDone)] == [1, 2, 3, 4]
+
+
+def test_a_pruner_may_remember_its_plan_and_runs_that_are_saved_do_not_mind(given, quick, tmp_path):
+    class Remembering(Uniform):
+        def search(self, student, limits, run):
+            self.plan = super().search(student, limits, run)
+            return self.plan
+
+    pruner = Remembering()
+    results = [
+        gansdk.compress(given("srresnet"), pruner=pruner, distiller="pixel", **quick, out_dir=tmp_path / name)
+        for name in ("one", "two")
+    ]
+    assert results[0].plan == results[1].plan == pruner.plan
 
 
 def test_without_data_the_student_is_pruned_and_a_warning_says_it_was_not_scored(given, tmp_path):
