@@ -161,6 +161,25 @@ def test_the_direction_says_which_domain_goes_in(tmp_path):
     assert (source.describe()["train"], source.describe()["train_others"]) == (3, 4)
 
 
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_what_is_made_is_compared_with_the_other_domain(tmp_path, split):
+    source = open_folder(domains(tmp_path), contract=contract(), split=split)
+    found = list(source.references("eval"))
+    assert [batch.names for batch in found] == [("testB/00.png",), ("testB/01.png",)]
+    np.testing.assert_array_equal(found[0].targets["main"][0].permute(1, 2, 0).numpy(), photo(300))
+    assert source.describe()["eval_others"] == 2
+
+
+def test_without_a_folder_of_its_own_the_other_domain_is_held_out_of_training(tmp_path):
+    for domain, seed in (("A", 0), ("B", 100)):
+        fill(tmp_path / f"train{domain}", 20, seed=seed)
+    source = unpaired(tmp_path, contract=contract(), holdout=0.2, preprocess="none", flip=False)
+    compared = {batch.targets["main"].numpy().tobytes() for batch in source.references("eval")}
+    trained = {image.numpy().tobytes() for image in source.train_batch(400, seed=0, step=0).targets["main"]}
+    assert (len(compared), len(trained)) == (4, 16)
+    assert not compared & trained
+
+
 def test_images_of_both_domains_are_drawn_independently(tmp_path):
     source = unpaired(domains(tmp_path), contract=contract(), preprocess="none", flip=False)
     ours = {photo(index)[0, 0].tobytes(): index for index in range(4)}

@@ -28,6 +28,8 @@ class Found:
     """Of a folder of their own, to score on."""
     others: tuple[Scene, ...] = ()
     """Images of the other domain to train on, where nothing is paired."""
+    others_held_out: tuple[Scene, ...] = ()
+    """Images of the other domain in a folder of their own, to compare with."""
 
 
 @dataclass(frozen=True, slots=True)

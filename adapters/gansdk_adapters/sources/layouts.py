@@ -104,18 +104,20 @@ def find_pairs(path: Path, direction: Direction) -> Found:
 def find_unpaired(path: Path, direction: Direction) -> Found:
     """`trainA` and `trainB`, never assumed to be pairs, and `valA` or `testA` to score on (B for "BtoA").
 
+    Images of the other domain's folder, `valB` or `testB`, are what sets of images are compared with.
+
     Raises:
         DataError: one of two training folders has no image.
     """
     ours, theirs = ("A", "B") if _forwards(direction) else ("B", "A")
     train, others = _domain(path, (TRAIN,), ours), _domain(path, (TRAIN,), theirs)
-    held_out = _domain(path, HELD_OUT, ours)
+    held_out, others_held_out = _domain(path, HELD_OUT, ours), _domain(path, HELD_OUT, theirs)
     if bool(train) != bool(others) or not (train or held_out):
         raise DataError(
             f"The folder {str(path)!r} has {len(train)} images in {TRAIN}{ours} and {len(others)} in {TRAIN}{theirs}. "
             "Give images of both domains."
         )
-    return Found(train=train, held_out=held_out, others=others)
+    return Found(train=train, held_out=held_out, others=others, others_held_out=others_held_out)
 
 
 def find_labels(path: Path) -> Found:

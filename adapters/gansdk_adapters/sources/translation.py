@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,8 @@ class Translation(DataSource):
     """The images below `path`, in one of the layouts of `gansdk_adapters.sources.layouts` ("auto": told by them).
 
     Pairs keep together: the same crop and flip. Unpaired images of both domains are drawn independently; the
-    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target.
+    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target; those
+    of B that sets of images are compared with are of `valB` or `testB`, or else held out of training like those of A.
     Label maps become channels as `gansdk_adapters.sources.encoding.Encoding` says.
 
     "eval" shows the images of a folder `val` or `test`. Besides, `holdout` keeps a share of the training images out
@@ -87,24 +89,28 @@ class Translation(DataSource):
         searched, scored = held_out or found.held_out, found.held_out or held_out
         kept = set(held_out)
         trained = [scene for scene in found.train if scene not in kept]
+        compared = found.others_held_out or (every_nth(found.others, holdout, seed=seed) if split == "train" else ())
+        others = [scene for scene in found.others if scene not in set(compared)]
         if split == "all":
             trained, searched, scored = [], *(found.held_out or found.train,) * 2
+            others, compared = [], found.others_held_out or found.others
         if not (trained or scored):
             raise DataError(f"The folder {str(self._path)!r} holds no image (layout {self._layout!r}).")
         shown = dict.fromkeys((*searched, *scored))
         check_all(trained, training.check)
         check_all(tuple(shown), showing.check)
-        check_all(found.others if trained else (), other_domain.check)
+        check_all((*others, *compared), other_domain.check)
         if encoding is not None:
             encoding.scan([scene.input.path for scene in (*trained, *shown)])
 
-        used = [file for scene in (*trained, *found.others, *shown) for file in scene.files()]
+        used = [file for scene in (*trained, *others, *shown, *compared) for file in scene.files()]
         self._listing = listing({file.relative_to(self._path).as_posix(): file for file in used})
         paired = any(scene.target is not None for scene in (*trained, *shown))
         unpaired = Pairing.UNPAIRED if found.others else Pairing.INPUTS_ONLY
         self.pairing = Pairing.PAIRED if paired else unpaired
         self._train = Scenes(trained, training)
-        self._others = Scenes(found.others, other_domain) if found.others else None
+        self._others = Scenes(others, other_domain) if others else None
+        self._compared = Scenes(compared, replace(other_domain, preparation=showing.preparation)) if compared else None
         self._searched = Scenes(searched, showing)
         self._scored = self._searched if searched == scored else Scenes(scored, showing)
         self._held_out = [scene.name for scene in held_out]
@@ -122,8 +128,16 @@ class Translation(DataSource):
         for inputs, targets, names in scenes.whole():
             yield Batch({MAIN: inputs}, {} if targets is None else {MAIN: targets}, names)
 
+    def references(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        if self._compared is None:
+            yield from super().references(split)
+            return
+        for images, _, names in self._compared.whole():
+            yield Batch({}, {MAIN: images}, names, paired=False)
+
     def describe(self) -> dict[str, Any]:
-        stores = [scenes.store for scenes in (self._train, self._others, self._searched, self._scored) if scenes]
+        everything = (self._train, self._others, self._searched, self._scored, self._compared)
+        stores = [scenes.store for scenes in everything if scenes]
         return {
             "source": self._layout,
             "path": str(self._path),
@@ -133,6 +147,7 @@ class Translation(DataSource):
             **({"train_others": len(self._others.store.entries)} if self._others else {}),
             "held_out": self._held_out,
             "eval": len(self._scored.store.entries),
+            **({"eval_others": len(self._compared.store.entries)} if self._compared else {}),
             **self._facts,
             "skipped": {name: reason for store in stores for name, reason in store.skipped.items()},
         }
