@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
-from gansdk.interfaces import Pruner, Student, Task, Teacher
+from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
@@ -159,6 +159,9 @@ class _WithoutData:
         return float("nan")
 
     scored_images = 0
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        return map(function, items)
 
     def note(self, name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row

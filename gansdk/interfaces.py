@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from gansdk.events import Event
 if TYPE_CHECKING:
     from gansdk.adapter import Adapter
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Inherit = Literal["none", "norms", "all"]
 State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what `torch.load(weights_only=True)` reads back."""
@@ -359,6 +361,13 @@ class Run(Protocol):
     @property
     def scored_images(self) -> int:
         """Images of the "search" split that `score` looks at; 0 if there is no data."""
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """The function's results, in the order of the items: each process works out its share, and all see all.
+
+        Every process must ask for the same items. Work begins when a result is asked for, on one item per process at
+        a time, so that little is lost where a search ends, or is killed, on the way. Results travel pickled.
+        """
 
     def note(self, name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Append a row of JSON data to the run's notes of that name, for a continued run to read.

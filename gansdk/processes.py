@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Processes:
@@ -75,6 +78,20 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0] if self.count > 1 else value
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Results in the order of the items, which are the same in every process, as are the results.
+
+        One round after another: each process works out one item, then all learn what the others found.
+        """
+        from accelerate.utils import gather_object
+
+        if self.count == 1:
+            yield from map(function, items)
+            return
+        for start in range(0, len(items), self.count):
+            mine = items[start + self.rank : start + self.rank + 1]
+            yield from gather_object([function(item) for item in mine])
 
     def share_weights(self, module: nn.Module) -> None:
         """Give every process the main process's weights and buffers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import MAIN, Batch
 from gansdk.events import Event
-from gansdk.interfaces import Regime, Stage, State, Student, Task, Teacher, Term
+from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop
 
 PROBE_STEP = 10**9
@@ -102,6 +102,9 @@ class CompressionRun:
                 assert target is not None
                 rows.append((x, target))
         return rows
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        return self.loop.processes.map(function, items)
 
     def note(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         return self.loop.note(name, row)

@@ -188,23 +188,29 @@ class OnceForAll(Pruner):
                 fitting[config] = limits.fits(student.cost(subnets.plan(config)))
             return fitting[config]
 
+        def score(config: Config) -> float:
+            plan = subnets.plan(config)
+            with calibrated(student, plan, images):
+                return run.score(plan)
+
+        def is_over() -> bool:
+            return self.max_minutes is not None and bool(scores) and spent > 60 * self.max_minutes
+
         started = time.monotonic() - spent
         generations, total = self._generations(subnets, fits, scores, run.seed)
         for number, population in enumerate(generations, start=1):
-            for config in population:
-                if config in scores:
-                    continue
-                if scores and self.max_minutes is not None and spent > 60 * self.max_minutes:
+            missing = list(dict.fromkeys(config for config in population if config not in scores))
+            results = run.map(score, missing)
+            for config in missing:
+                if is_over():
                     return _lowest(scores)
-                plan = subnets.plan(config)
-                with calibrated(student, plan, images):
-                    score = run.score(plan)
+                found = next(results)
                 row = run.note(
                     CANDIDATES,
                     {
                         "config": config,
-                        "macs": student.cost(plan).macs,
-                        "score": score if math.isfinite(score) else None,
+                        "macs": student.cost(subnets.plan(config)).macs,
+                        "score": found if math.isfinite(found) else None,
                         "seconds": round(time.monotonic() - started, 3),
                     },
                 )

@@ -122,6 +122,15 @@ def test_notes_are_what_earlier_starts_of_the_run_noted(tmp_path):
     assert started(source=Waves()).notes("scores") == []
 
 
+def test_results_of_one_process_come_in_order_and_only_when_asked_for():
+    asked = []
+    results = started(source=Waves()).map(lambda item: asked.append(item) or item**2, [3, 1, 2])
+    assert asked == []
+    assert next(results) == 9
+    assert asked == [3]
+    assert list(results) == [1, 4]
+
+
 def test_what_is_asked_before_a_step_is_asked_once_for_every_step():
     asked = []
     started(Scripted([1.0] * 4), Waves()).distil(4, before_step=asked.append)

@@ -145,3 +145,90 @@ def test_generator_and_discriminator_of_all_processes_stay_the_same_to_the_bit(t
     assert any(name.startswith("d.") for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / "out-2" / "teacher" / "discriminator.safetensors").is_file()
+
+
+SEARCH = """
+import os, pathlib, sys, torch, gansdk
+from gansdk.run import CompressionRun
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, out_dir, state, told = sys.argv[1:5]
+rank = os.environ.get("RANK", "0")
+score, scored = CompressionRun.score, []
+CompressionRun.score = lambda run, plan: scored.append(plan) or score(run, plan)
+net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+net.load_state_dict(torch.load(state))
+
+def search(out_dir, **options):
+    # Untrained, so that one process and two search in the same weights.
+    small = {"steps": 0, "shares": (0.84, 0.67, 0.5, 0.34), "multiple_of": 1, "population": 7, "iterations": 2}
+    return gansdk.compress(
+        net.eval(), budget="macs<=60%", pruner={"name": "once-for-all", **small, **options}, distiller="pixel",
+        data={"name": "folder", "path": photos, "holdout": 0.3}, steps=2, batch_size=2, patch=8, device="cpu",
+        out_dir=out_dir,
+    )
+
+def counted(out_dir, **options):
+    before = len(scored)
+    return {"plan": search(out_dir, **options).plan.to_dict(), "scored": len(scored) - before}
+
+straight = counted(out_dir)
+if rank == "0":
+    killed = pathlib.Path(out_dir + "-killed") / "run"
+    killed.mkdir(parents=True)
+    for name in ("settings.json", "candidates.jsonl"):
+        lines = (pathlib.Path(out_dir) / "run" / name).read_text().splitlines(keepends=True)
+        (killed / name).write_text("".join(lines[:3] if name == "candidates.jsonl" else lines))
+if torch.distributed.is_initialized():
+    torch.distributed.barrier()
+again = counted(out_dir + "-killed")
+counted(out_dir + "-limited", max_minutes=1e-9)
+torch.save({"straight": straight, "again": again}, f"{told}-{rank}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, photos, build):
+    """Where one process and two processes searched among the subnets of the same network."""
+    folder = tmp_path_factory.mktemp("searches")
+    torch.save(build().state_dict(), folder / "net.pth")
+    for count in (1, 2):
+        done = launch(count, folder, photos, script=SEARCH)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def candidates(out_dir: Path) -> list[tuple]:
+    """Without the seconds, which are the machine's."""
+    rows = [json.loads(line) for line in (out_dir / "run" / "candidates.jsonl").read_text().splitlines()]
+    return [(row["config"], row["macs"], row["score"]) for row in rows]
+
+
+def test_a_search_by_two_processes_writes_the_same_file_and_finds_the_same_plan(searched):
+    rows = candidates(searched / "out-1")
+    assert len(rows) > 7
+    assert candidates(searched / "out-2") == rows
+    plans = [told(searched, count, rank)["straight"]["plan"] for count, rank in ((1, 0), (2, 0), (2, 1))]
+    assert plans[0] == plans[1] == plans[2]
+
+
+def test_each_of_two_processes_scores_its_half_of_the_candidates(searched):
+    first, second = (told(searched, 2, rank)["straight"]["scored"] for rank in (0, 1))
+    assert first + second == told(searched, 1, 0)["straight"]["scored"] == len(candidates(searched / "out-1"))
+    generations = 3
+    assert 0 <= first - second <= generations
+
+
+def test_the_main_process_decides_for_all_when_the_time_is_over(searched):
+    assert candidates(searched / "out-2-limited") == candidates(searched / "out-1-limited")
+    assert len(candidates(searched / "out-2-limited")) == 1
+
+
+def test_two_processes_go_on_within_a_generation_and_score_only_what_is_missing(searched):
+    whole = candidates(searched / "out-2")
+    assert candidates(searched / "out-2-killed") == whole
+    again = [told(searched, 2, rank)["again"] for rank in (0, 1)]
+    assert sum(row["scored"] for row in again) == len(whole) - 3
+    assert all(row["plan"] == told(searched, 1, 0)["straight"]["plan"] for row in again)
