@@ -134,7 +134,7 @@ def sdk_step(names: Sequence[str], widths: tuple[int, int], batch: Batch) -> Cal
 def hand_step(names: Sequence[str], widths: tuple[int, int], batch: Batch) -> Callable[[], object]:
     """The same step, written for these networks alone: no hooks, no copies, no layer too many."""
     teacher, student = network(widths[0]).eval().requires_grad_(False), network(widths[1])
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3, foreach=True)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3, fused=True)
     compared = [list(TAPS).index(tap) for tap in COMPARED]
     x, target = batch.inputs[MAIN], batch.targets[MAIN]
 

@@ -18,7 +18,7 @@ Step = Callable[[], Losses]
 
 def adam(networks: Sequence[nn.Module], rate: float, betas: tuple[float, float]) -> Callable[[Tensor], None]:
     """One step of Adam down the gradient of a loss."""
-    optimizer = torch.optim.Adam([p for net in networks for p in net.parameters()], lr=rate, betas=betas, foreach=True)
+    optimizer = torch.optim.Adam([p for net in networks for p in net.parameters()], lr=rate, betas=betas, fused=True)
 
     def descend(loss: Tensor) -> None:
         optimizer.zero_grad()

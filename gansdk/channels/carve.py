@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,16 @@ def slices(space: Space, plan: Plan) -> dict[str, list[tuple[int, Tensor]]]:
     Tensors inside submodules that the plan removes are left out.
     """
     table: dict[str, list[tuple[int, Tensor]]] = {}
+    known: dict[tuple[Any, ...], Tensor | None] = {}  # most tensors are cut alike
     removed = space.removed(plan)
     for tensor, dims in space.axes_of.items():
         if is_within(tensor, removed):
             continue
-        for dim in dims:
-            entries = kept_entries(space, plan, tensor, dim)
+        for dim, rows in dims.items():
+            cut = (space.shapes[tensor][dim], *((group.name, axis.start, axis.unit) for group, axis in rows))
+            if cut not in known:
+                known[cut] = kept_entries(space, plan, tensor, dim)
+            entries = known[cut]
             if entries is not None:
                 table.setdefault(tensor, []).append((dim, entries))
     return table

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gansdk.channels.carve import attribute_values, replace_by_none, slices
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.products import LightMeta
-from gansdk.channels.slots import call_with, keeping_attributes, state_of
+from gansdk.channels.slots import Slots, keeping_attributes
 
 
 class Elastic:
@@ -27,21 +27,23 @@ class Elastic:
     def __init__(self, module: nn.Module, space: Space) -> None:
         self.module = module
         self.space = space
+        self._slots = Slots(module)
         self._slices = lru_cache(maxsize=64)(lambda plan: slices(space, plan))
+        self._numbers = lru_cache(maxsize=64)(lambda plan: list(self._other_numbers(plan)))
 
     def call(self, plan: Plan, *inputs: Tensor) -> Any:
         """The output of the subnet `plan` on the inputs."""
         # A norm that is made to use its input's statistics has no running ones to slice at that moment.
-        state = state_of(self.module)
+        state = self._slots.tensors()
         sliced = {name: _sliced(state[name], cut) for name, cut in self._slices(plan).items() if name in state}
         if not sliced and not self.space.removed(plan):
             return self.module(*inputs)
-        with self._narrowed(plan):
-            return call_with(self.module, sliced, inputs)
+        with self._narrowed(plan), self._slots.holding(sliced):
+            return self.module(*inputs)
 
     def dry_run(self, plan: Plan, example: Tensor) -> Any:
         """The subnet's output on the meta device (on the example's own where meta fails): shapes only."""
-        state = state_of(self.module)
+        state = self._slots.tensors()
         for device in ("meta", example.device):
             sliced = {}
             for name, tensor in state.items():
@@ -49,12 +51,19 @@ class Elastic:
                 whole = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach()
                 sliced[name] = _sliced(whole, cut)
             try:
-                with self._shapes_only(plan, device):
-                    return call_with(self.module, sliced, (example.to(device),))
+                with self._shapes_only(plan, device), self._slots.holding(sliced):
+                    return self.module(example.to(device))
             except (NotImplementedError, RuntimeError, AssertionError):
                 if device != "meta":
                     raise
         raise AssertionError("unreachable")
+
+    def _other_numbers(self, plan: Plan) -> Iterator[tuple[dict[str, Any], str, int]]:
+        """(attributes of a part, name, value) where the plan needs another number than the full module."""
+        for path, name, value in attribute_values(self.space, plan):
+            part = self.module.get_submodule(path)
+            if getattr(part, name) != value:
+                yield vars(part), name, value
 
     @contextmanager
     def _shapes_only(self, plan: Plan, device: str | torch.device) -> Iterator[None]:
@@ -64,21 +73,24 @@ class Elastic:
 
     @contextmanager
     def _narrowed(self, plan: Plan) -> Iterator[None]:
-        before: list[tuple[nn.Module, str, Any]] = []
+        # Straight in the dictionaries: a module's own setattr takes as long as a small layer.
+        numbers = self._numbers(plan)
+        before = [attributes.get(name) for attributes, name, _ in numbers]
         branches: list[tuple[str, nn.Module]] = []
         try:
             for path in self.space.removed(plan):
                 branch = replace_by_none(self.module, path)
                 if branch is not None:
                     branches.append((path, branch))
-            for path, name, value in attribute_values(self.space, plan):
-                part = self.module.get_submodule(path)
-                before.append((part, name, getattr(part, name)))
-                setattr(part, name, value)
+            for attributes, name, value in numbers:
+                attributes[name] = value
             yield
         finally:
-            for part, name, old in reversed(before):
-                setattr(part, name, old)
+            for (attributes, name, _), old in zip(numbers, before, strict=True):
+                if old is None:  # it was the class's
+                    del attributes[name]
+                else:
+                    attributes[name] = old
             for path, branch in reversed(branches):
                 parent, _, leaf = path.rpartition(".")
                 self.module.get_submodule(parent)._modules[leaf] = branch

@@ -1,4 +1,4 @@
-"""Call a module with other tensors in its place, where modules or tensors may be shared."""
+"""Run a module with other tensors in their places, where modules or tensors may be shared."""
 
 from __future__ import annotations
 
@@ -6,29 +6,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, each shared tensor once, under its first name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+class Slots:
+    """Where a module keeps its parameters and buffers, looked up once: each shared tensor under its first name."""
 
+    def __init__(self, module: nn.Module) -> None:
+        names: dict[int, str] = {}
+        self._places: dict[str, list[tuple[dict[str, Any], str]]] = {}
+        for path, part in module.named_modules():
+            for table in (part._parameters, part._buffers):
+                for leaf, tensor in table.items():
+                    if tensor is not None:
+                        name = names.setdefault(id(tensor), f"{path}.{leaf}" if path else leaf)
+                        self._places.setdefault(name, []).append((table, leaf))
 
-def call_with(module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-    """`module(*inputs)` with `tensors` (name in `state_of` -> replacement) for the length of the call.
+    def tensors(self) -> dict[str, Tensor]:
+        """What the slots hold now. Those that are empty at the moment are left out."""
+        held = {name: table[leaf] for name, ((table, leaf), *_) in self._places.items()}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
-    Every slot that holds a shared tensor gets the replacement, and each slot is set once: a module that sits
-    at two paths would otherwise be left with the replacement.
-    """
-    first_names = {id(tensor): name for name, tensor in state_of(module).items()}
-    slots: dict[str, Tensor] = {}
-    for path, part in module.named_modules():
-        for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
-            name = first_names.get(id(tensor)) if tensor is not None else None
-            if name is not None and name in tensors:
-                slots[f"{path}.{leaf}" if path else leaf] = tensors[name]
-    return torch.func.functional_call(module, slots, inputs, tie_weights=False)
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put `tensors` (name -> replacement) into every slot of these names while this lasts."""
+        places = [(table, leaf, tensor) for name, tensor in tensors.items() for table, leaf in self._places[name]]
+        before = [table[leaf] for table, leaf, _ in places]
+        try:
+            for table, leaf, tensor in places:
+                table[leaf] = tensor
+            yield
+        finally:
+            for (table, leaf, _), tensor in zip(places, before, strict=True):
+                table[leaf] = tensor
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from gansdk.channels.groups import Knob, Op, Plan, Space
 from gansdk.channels.knobs import with_knobs
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
 from gansdk.channels.products import ProductCounter
-from gansdk.channels.slots import call_with, keeping_attributes, state_of
+from gansdk.channels.slots import Slots, keeping_attributes
 from gansdk.errors import ContractError
 
 Shapes = list[tuple[int, ...]]
@@ -97,9 +97,13 @@ class Tracer(TorchFunctionMode):
             self.unions.unite(known, ids)
 
     def record_attribute(self, path: str, name: str, ids: Ids) -> None:
-        """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number."""
+        """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number.
+
+        Properties are ignored too: they follow by themselves.
+        """
         owner = self.module.get_submodule(path)
-        if getattr(owner, name, None) == len(ids):
+        kept = not isinstance(getattr(type(owner), name, None), property)
+        if kept and getattr(owner, name, None) == len(ids):
             known = self.attributes.setdefault((path, name), ids)
             if known is not ids:
                 self.unions.unite(known, ids)
@@ -201,24 +205,24 @@ def trace(
     Raises:
         ContractError: the module cannot run on the example, or a branch or layer of one does not exist.
     """
-    state = state_of(module)
-    tracer = _run(module, state, example, taps or {})
-    space = assemble(tracer, module, state)
+    slots = Slots(module)
+    tracer = _run(module, slots, example, taps or {})
+    space = assemble(tracer, module, slots.tensors())
     space = _verified(module, space, example, tracer.output_shapes)
     space = with_branches(space, module, branches or {}, taps or {})
     space = _checked_branches(module, space, example, tracer.output_shapes) if space.branches else space
     return with_knobs(space, module, knobs)
 
 
-def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]) -> Tracer:
+def _run(module: nn.Module, slots: Slots, example: Tensor, taps: Mapping[str, str]) -> Tracer:
     """Trace on the meta device, or for real where the forward looks at values."""
     try:
-        return _run_on("meta", module, state, example, taps)
+        return _run_on("meta", module, slots, example, taps)
     except (NotImplementedError, RuntimeError):
         # .item(), boolean indexing and a few kernels have no meta form; one real forward pass has them all.
         pass
     try:
-        return _run_on("cpu", module, state, example, taps)
+        return _run_on("cpu", module, slots, example, taps)
     except FORWARD_ERRORS as error:
         raise ContractError(
             f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. "
@@ -226,19 +230,18 @@ def _run(module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: 
         ) from error
 
 
-def _run_on(
-    device: str, module: nn.Module, state: Mapping[str, Tensor], example: Tensor, taps: Mapping[str, str]
-) -> Tracer:
+def _run_on(device: str, module: nn.Module, slots: Slots, example: Tensor, taps: Mapping[str, str]) -> Tracer:
     named = {}
-    for name, tensor in state.items():
+    for name, tensor in slots.tensors().items():
         # A view is a new object, so that the mark is never left on the user's tensor.
         named[name] = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach().view_as(tensor)
         set_state_name(named[name], name)
     x = torch.empty(example.shape, dtype=example.dtype, device="meta") if device == "meta" else example.detach().clone()
     tracer = Tracer(module, example, taps, device)
     set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
-    with torch.no_grad(), keeping_attributes(module), tracer.watching(), tracer, tracer.products:
-        output = call_with(module, named, (x,))
+    kept, marked = keeping_attributes(module), slots.holding(named)
+    with torch.no_grad(), kept, marked, tracer.watching(), tracer, tracer.products:
+        output = module(x)
     for tensor in _tensors([output]):
         tracer.output_shapes.append(tuple(tensor.shape))
         labels = labels_of(tensor)

@@ -54,7 +54,7 @@ class Descent:
         self._rate = rate * training.learning_rate
         self._factor = SCHEDULES[optimisation.schedule]
         self._clip_norm = clip_norm
-        self._optimizer = torch.optim.Adam(self._parameters, lr=self._rate, betas=optimisation.betas, foreach=True)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=self._rate, betas=optimisation.betas, fused=True)
         self._step = 0
 
     def __call__(self, loss: Tensor) -> None:

@@ -190,3 +190,28 @@ def test_the_same_seed_builds_the_same_network():
     for entry in NETWORKS:
         first, second = (entry.build(3).state_dict() for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["property", "class"])
+def test_a_width_that_a_norm_reads_off_its_weight_or_its_class_follows_the_plan(kind: str):
+    class Norm(nn.Module):
+        num_features = property(lambda self: len(self.weight)) if kind == "property" else 6
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(1, 2, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[1] == self.num_features
+            return torch.nn.functional.instance_norm(x, weight=self.weight)
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 3), Norm(), nn.Conv2d(6, 3, 3)).eval()
+    x = torch.rand(1, 3, 8, 8)
+    space = trace(module, x)
+    (group,) = space.prunable
+    plan = Plan({group.name: (0, 2, 5)})
+    full = module(x)
+    assert torch.equal(Elastic(module, space).call(plan, x), carve(module, space, plan)(x))
+    assert torch.equal(module(x), full)
+    assert "num_features" not in vars(module[1])
