@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gansdk._compress import compress as compress
+    from gansdk._compress import ladder as ladder
     from gansdk._train import TrainedTeacher as TrainedTeacher
     from gansdk._train import train_teacher as train_teacher
     from gansdk.adapter import Adapter as Adapter
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
     from gansdk.interfaces import Term as Term
     from gansdk.metrics import Metric as Metric
     from gansdk.result import CompressionResult as CompressionResult
+    from gansdk.result import Ladder as Ladder
     from gansdk.specs import PLUGIN_API as PLUGIN_API
 
     __version__: str
 
 # No submodule may have a public name: importing it would put the module in the name's place.
 _HOMES = {
-    "gansdk._compress": ("compress",),
+    "gansdk._compress": ("compress", "ladder"),
     "gansdk._train": ("TrainedTeacher", "train_teacher"),
     "gansdk.adapter": ("Adapter", "Generator", "Variant", "wrap"),
     "gansdk.artifact": ("load",),
@@ -56,7 +58,7 @@ _HOMES = {
     "gansdk.inspection": ("inspect", "plan"),
     "gansdk.interfaces": ("DataSource", "Distiller", "Pruner", "Regime", "Student", "Task", "Teacher", "Term"),
     "gansdk.metrics": ("Metric",),
-    "gansdk.result": ("CompressionResult",),
+    "gansdk.result": ("CompressionResult", "Ladder"),
     "gansdk.specs": ("PLUGIN_API",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

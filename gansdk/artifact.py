@@ -41,6 +41,7 @@ from gansdk.programs import (
 from gansdk.registry import registry
 from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
 from gansdk.run_folder import free_name
+from gansdk.warned import collected
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -101,7 +102,7 @@ class _Folder:
 def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = Path(directory).absolute()
-    with _writing(target):
+    with _writing(target), collected(result.warnings):
         check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")

@@ -68,6 +68,12 @@ class Share:
         """Rounded down, so that a quarter is never more than a quarter."""
         return floor(self.kept * full)
 
+    @property
+    def label(self) -> str:
+        """As in `Budget.label`."""
+        times = _decimal(1 / self.kept)
+        return f"{times}x" if self.metric == "macs" and times is not None else _spelled_out(self)
+
     def __str__(self) -> str:
         percent = _decimal(100 * self.kept)
         if self.kept.numerator == 1 or percent is None:
@@ -85,6 +91,11 @@ class Ceiling:
     def resolve(self, full: int) -> int:
         """The amount itself."""
         return self.amount
+
+    @property
+    def label(self) -> str:
+        """As in `Budget.label`."""
+        return _spelled_out(self)
 
     def __str__(self) -> str:
         return f"{self.metric}<={_exact(self.amount, self.metric)}"
@@ -117,17 +128,24 @@ class Budget:
         (thousands) for counts and B, KB, MB, GB, KiB, MiB, GiB for sizes. A `Budget` is returned as it is.
 
         Raises:
-            BudgetSyntaxError: the text cannot be read, or could be read in two ways ("0.1").
+            BudgetSyntaxError: the text cannot be read, or could be read in two ways ("0.1", "2x,4x").
         """
         if isinstance(given, Budget):
             return given
         if isinstance(given, str):
-            bounds = [_read_term(term.strip()) for term in given.split(",")]
+            terms = [term.strip() for term in given.split(",")]
+            _refuse_several([term for term in terms if is_ratio(term)], given)
+            bounds = [_read_term(term) for term in terms]
         elif isinstance(given, Mapping):
             bounds = [_read_item(metric, limit) for metric, limit in given.items()]
         else:
             _refuse_bare(str(given))
         return cls(tuple(sorted(set(bounds), key=lambda bound: (_METRICS.index(bound.metric), str(bound)))), counting)
+
+    @property
+    def label(self) -> str:
+        """Short, and fit for a file's name: "4x", "macs-at-most-2.6G_params-over-4"."""
+        return "_".join(bound.label for bound in self.bounds)
 
     def resolve(self, full: Cost) -> Limits:
         """The numbers that hold for a teacher that costs `full`."""
@@ -166,6 +184,12 @@ class Limits:
         for metric, limit in limits:
             if limit is not None:
                 yield metric, cost.of(metric, self.counting), limit
+
+    def tightens(self, other: Limits) -> bool:
+        """Whether whatever fits these limits fits the other's too, and they are not the same."""
+        pairs = ((self.macs, other.macs), (self.params, other.params), (self.bytes, other.bytes))
+        within = all(theirs is None or (own is not None and own <= theirs) for own, theirs in pairs)
+        return within and self.counting == other.counting and self != other
 
     def fits(self, cost: Cost) -> bool:
         """Whether every limit holds."""
@@ -212,6 +236,24 @@ class Limits:
 
     def _convention(self, metric: Metric) -> str:
         return f", {self.counting} counting" if metric == "macs" else ""
+
+
+def is_ratio(term: str) -> bool:
+    """Whether the text is a bare ratio, "4x"."""
+    return _TIMES.fullmatch(term) is not None
+
+
+def _refuse_several(ratios: Sequence[str], given: str) -> None:
+    if len(ratios) > 1:
+        raise BudgetSyntaxError(
+            f"The budget {given!r} has several ratios ({', '.join(ratios)}), and one student has one. For several "
+            f"students pass a list of budgets to gansdk.ladder, or --budget several times to `gansdk compress`; for "
+            "one, keep the largest ratio."
+        )
+
+
+def _spelled_out(bound: Share | Ceiling) -> str:
+    return str(bound).replace("<=", "-at-most-").replace("/", "-over-")
 
 
 def _read_term(term: str) -> Share | Ceiling:

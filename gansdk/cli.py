@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
+from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError, QualityFloorMissed
 
 if TYPE_CHECKING:
     from gansdk.budget import Cost
     from gansdk.interfaces import Quality
     from gansdk.registry import Registry, Row
-    from gansdk.result import CompressionResult
+    from gansdk.result import CompressionResult, Ladder
 
 PLUGIN_CHECK_FAILED = 5
 
@@ -38,6 +38,15 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="A checkpoint, the folder of a saved student, or 'demo'.")]
 BudgetOption = Annotated[
     str, typer.Option("--budget", "-b", help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB".')
+]
+BudgetsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--budget",
+        "-b",
+        help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB". Several students, from large to '
+        'small: repeat it, or "2x,4x,8x".',
+    ),
 ]
 PrunerOption = Annotated[str, typer.Option("--pruner", help="A pruner that `gansdk plugins` lists.")]
 PrunerOptions = Annotated[
@@ -92,9 +101,10 @@ def demo(
     from gansdk.demo import STEPS, run_demo
     from gansdk.progress import ProgressObserver
 
-    with _working() as told, ProgressObserver(told) as progress:
-        result = run_demo(out, steps=steps or STEPS, observers=(progress,))
-    _print_result(result, as_json=as_json)
+    with _shown_if_poor(as_json=as_json):
+        with _working() as told, ProgressObserver(told) as progress:
+            result = run_demo(out, steps=steps or STEPS, observers=(progress,))
+        _print_made(result, as_json=as_json)
 
 
 @app.command()
@@ -148,7 +158,7 @@ def plan(
 @app.command()
 def compress(
     model: Model,
-    budget: BudgetOption,
+    budget: BudgetsOption,
     adapter: Annotated[str, typer.Option(help="The generator's family; 'auto' recognises it.")] = "auto",
     adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     pruner: PrunerOption = "one-step",
@@ -175,35 +185,39 @@ def compress(
     metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
 ) -> None:
-    """Make a small student of a generator, and write it with a report."""
+    """Make a small student of a generator, or several, and write them with a report."""
+    from gansdk.budgets import read_budgets
     from gansdk.progress import ProgressObserver
 
-    with _working() as told, ProgressObserver(told) as progress:
-        from gansdk._compress import compress as run
+    budgets = read_budgets(budget)
+    with _shown_if_poor(as_json=as_json):
+        with _working() as told, ProgressObserver(told) as progress:
+            import gansdk
 
-        result = run(
-            model,
-            budget=budget,
-            adapter=_part(adapter, adapter_option) if adapter_option else adapter,
-            pruner=_part(pruner, pruner_option),
-            distiller=_distillers(distiller, distiller_option),
-            data=data,
-            eval_data=eval_data,
-            steps=steps,
-            seed=seed,
-            out_dir=out,
-            resume="auto" if resume else "never",
-            device=device,
-            dry_run=dry_run,
-            quality=quality,
-            metrics=_parts(metric, metric_option),
-            batch_size=batch_size,
-            patch=patch,
-            learning_rate=learning_rate,
-            discriminator=discriminator,
-            observers=(progress,),
-        )
-    _print_result(result, as_json=as_json)
+            run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
+            made = run(
+                model,
+                **({"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}),
+                adapter=_part(adapter, adapter_option) if adapter_option else adapter,
+                pruner=_part(pruner, pruner_option),
+                distiller=_distillers(distiller, distiller_option),
+                data=data,
+                eval_data=eval_data,
+                steps=steps,
+                seed=seed,
+                out_dir=out,
+                resume="auto" if resume else "never",
+                device=device,
+                dry_run=dry_run,
+                quality=quality,
+                metrics=_parts(metric, metric_option),
+                batch_size=batch_size,
+                patch=patch,
+                learning_rate=learning_rate,
+                discriminator=discriminator,
+                observers=(progress,),
+            )
+        _print_made(made, as_json=as_json)
 
 
 @app.command("train-teacher")
@@ -424,16 +438,65 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     Console().print(table)
 
 
+@contextmanager
+def _shown_if_poor(*, as_json: bool) -> Iterator[None]:
+    """Print what was made also where it misses the floor under its quality."""
+    try:
+        yield
+    except QualityFloorMissed as missed:
+        _print_made(missed.result, as_json=as_json)
+        raise
+
+
+def _print_made(made: CompressionResult | Ladder, *, as_json: bool) -> None:
+    from gansdk.result import Ladder
+
+    if isinstance(made, Ladder):
+        _print_ladder(made, as_json=as_json)
+    else:
+        _print_result(made, as_json=as_json)
+
+
+def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
+    """One row for the teacher and every student, and where they are."""
+    if as_json:
+        summary = ladder.summary()
+        students = {ladder.label(result): _facts(result) for result in ladder.results}
+        return _print_json({**summary, "students": students})
+    console = Console()
+    first, *_ = points = ladder.curve()
+    metrics = [f"{item['metric']} to {item['reference']}" for item in points[-1]["quality"]]
+    table = _table("student", "MACs (M)", "ratio", "parameters (K)", "size (KB)", *metrics)
+    for point in points:
+        values = {f"{item['metric']} to {item['reference']}": f"{item['value']:.4g}" for item in point["quality"]}
+        table.add_row(
+            point["name"],
+            f"{point['macs'] / 1e6:,.1f}",
+            f"{first['macs'] / point['macs']:.2f}x" if point["macs"] else "",
+            f"{point['params'] / 1e3:,.1f}",
+            f"{point['bytes'] / 1e3:,.1f}",
+            *(values.get(metric, "") for metric in metrics),
+        )
+    console.print(table)
+    _print_protocols(console, ladder.results[-1].quality)
+    if ladder.out_dir is not None:
+        console.print(f"Report: {ladder.out_dir / 'ladder.html'}", markup=False, highlight=False)
+
+
+def _facts(result: CompressionResult) -> dict[str, Any]:
+    student = None if result.out_dir is None else str(result.out_dir / "student")
+    return {**result.summary(), "widths": result.plan.widths(result.space), "student": student}
+
+
 def _print_result(result: CompressionResult, *, as_json: bool) -> None:
     """Costs, scores and where the student is."""
-    student = None if result.out_dir is None else result.out_dir / "student"
     if as_json:
-        facts = {"widths": result.plan.widths(result.space), "student": None if student is None else str(student)}
-        return _print_json({**result.summary(), **facts})
+        return _print_json(_facts(result))
     console = Console()
     console.print(_cost_table(result.before, result.after, "student"))
     _print_quality(console, result.quality)
-    if student is not None:
+    if result.out_dir is not None:
+        student = result.out_dir / "student"
         console.print(f"Student: {student}\nReport: {student / 'report.html'}", markup=False, highlight=False)
 
 
@@ -449,8 +512,6 @@ def _cost_table(before: Cost, after: Cost, second: str) -> Table:
 
 
 def _print_quality(console: Console, qualities: Sequence[Quality]) -> None:
-    from gansdk.quality import protocols
-
     baselines = sorted({name for quality in qualities for name in quality.extra})
     table = _table("quality", "compared with", "teacher", "student", *baselines)
     for quality in qualities:
@@ -459,6 +520,13 @@ def _print_quality(console: Console, qualities: Sequence[Quality]) -> None:
         table.add_row(quality.metric, quality.reference, *shown)
     if qualities:
         console.print(table)
+    _print_protocols(console, qualities)
+
+
+def _print_protocols(console: Console, qualities: Sequence[Quality]) -> None:
+    from gansdk.quality import protocols
+
+    if qualities:
         console.print(f"{qualities[0].images} images.", markup=False, highlight=False)
     for protocol in protocols(qualities):
         console.print(f"{protocol}.", markup=False, highlight=False)

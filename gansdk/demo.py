@@ -59,5 +59,6 @@ def check_against_bicubic(result: CompressionResult) -> None:
     if quality.student <= bicubic:
         raise QualityFloorMissed(
             f"The student has a {METRIC} of {quality.student:.2f} dB, bicubic enlargement {bicubic:.2f} dB. "
-            f"Train it for more than {result.settings['steps']} steps."
+            f"Train it for more than {result.settings['steps']} steps.",
+            result=result,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class GansdkError(Exception):
@@ -107,9 +108,16 @@ class OutputError(GansdkError):
 
 
 class QualityFloorMissed(GansdkError):
-    """The student is worse than asked for. It is saved all the same."""
+    """A student is worse than asked for. It is saved all the same.
+
+    `result` is what the call would have returned.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class VerificationError(GansdkError):

@@ -188,7 +188,9 @@ def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "on
     full = student.cost(student.space.full_plan())
     limits = parsed.resolve(full)
     check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first
-    found = chosen.search(student, limits, _WithoutData(generator, seed=0))
+    run = _WithoutData(generator, seed=0)
+    chosen.prepare(student, [limits], run)
+    found = chosen.search(student, limits, run)
     after = student.cost(found)
     return PlanReport(
         plan=found,

@@ -376,7 +376,10 @@ class Run(Protocol):
         """
 
     def notes(self, name: str) -> Sequence[Mapping[str, Any]]:
-        """What earlier starts of this run noted; nothing where the run has no folder."""
+        """All rows of that name so far: of this start, of earlier ones, and of the searches for other budgets.
+
+        Several students of one run share their notes, so a row says what it holds for.
+        """
 
     def emit(self, event: Event) -> None:
         """Tell plugins and observers."""
@@ -388,11 +391,22 @@ class Pruner(ABC):
     inherit: Inherit = "all"
     """Which weights the carved student takes along."""
     trains: bool = False
-    """Whether `search` trains the student through the run, so that a distiller must say on what."""
+    """Whether it trains the student through the run before the plan is known, so that a distiller must say on what."""
+
+    def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
+        """Do once what the searches for all these limits share, such as training shared weights.
+
+        `limits` are those of all students of the run, the tightest last. Every one of them is searched in, and carved
+        from, the weights this leaves in `student`. A continued run calls it again: what was trained through the run
+        or noted is found as it was. The default does nothing. Raises BudgetUnreachable(floor=...) before any work.
+        """
 
     @abstractmethod
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
-        """A plan within the limits. Raises BudgetUnreachable(floor=...) before any work if none is."""
+        """A plan within the limits. Raises BudgetUnreachable(floor=...) before any work if none is.
+
+        Called after `prepare`; of several students the tightest comes first.
+        """
 
     def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
         """Repair the carved student's weights before distillation; the default leaves them as they are."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.artifact import fingerprint
@@ -28,11 +29,12 @@ from gansdk.quality import QualityFloor
 from gansdk.registry import registry
 
 DEFAULT_STEPS = 2000
+_ORIGINS = {True: "fresh", False: "inherited"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything that was asked for, opened and checked, before any compute is spent."""
+    """One student that was asked for: everything opened and checked, before any compute is spent."""
 
     generator: Generator
     budget: Budget
@@ -43,8 +45,11 @@ class Job:
     discriminator: str | None
     """Whether the student's is "inherited" or "fresh"; None where there is none."""
     source: DataSource | None
+    scored_on: DataSource | None
+    """Whose images the student is scored on."""
     steps: int
     seed: int
+    learning_rate: float
     asked: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -58,17 +63,82 @@ class Job:
             "discriminator": self.discriminator,
             "seed": self.seed,
             **self.asked,
+            "learning_rate": self.learning_rate,
         }
 
 
-def check_measurable(
-    floor: QualityFloor | None, metrics: Sequence[Metric], job: Job, source: DataSource | None
-) -> None:
+def prepare(
+    model: Any,
+    budgets: Sequence[Budget],
+    *,
+    adapter: str | Mapping[str, Any] | Adapter,
+    pruner: Any,
+    distiller: Any,
+    data: Any,
+    eval_data: Any,
+    steps: int | None,
+    seed: int,
+    patch: int | None,
+    learning_rate: float | None,
+    discriminator: str | Path | None,
+) -> tuple[Job, ...]:
+    """Open everything that `gansdk.compress` was given; its docstring says what that may be.
+
+    Jobs share generator and images, and nothing that a training changes: each has parts of its own, unless they were
+    given as instances.
+
+    Raises:
+        GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
+    """
+    parts = [_open_parts(pruner, distiller) for _ in budgets]
+    generator = open_generator(model, adapter)
+    _check_values(generator)
+    _check_parts(generator, pruner, distiller, has_data=data is not None)
+    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
+    given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
+    jobs = []
+    for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
+        task = _task(generator, trained_against, seed)
+        source = given
+        if distillers:
+            source = regime.source(given, generator.adapter)
+            check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
+            task.prepare()
+        jobs.append(
+            Job(
+                generator=generator,
+                budget=budget,
+                pruner=chosen,
+                distillers=distillers,
+                regime=regime,
+                task=task,
+                discriminator=None if task.discriminator is None else _ORIGINS[trained_against is None],
+                source=source,
+                scored_on=source,
+                steps=DEFAULT_STEPS if steps is None else steps,
+                seed=seed,
+                learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
+                asked={
+                    "pruner": _described(chosen),
+                    "distiller": [_described(one) for item in distillers for one in (*item.terms, item.regime) if one],
+                    "data": source.describe() if source is not None else None,
+                    "patch": patch,
+                },
+            )
+        )
+    if eval_data is None:
+        return tuple(jobs)
+    scored_on = open_source(eval_data, generator, split="all")
+    return tuple(replace(job, scored_on=scored_on) for job in jobs)
+
+
+def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job: Job) -> None:
     """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
-    check_metrics(metrics, job.generator.contract, source)
+    contract, source = job.generator.contract, job.scored_on
+    check_metrics(metrics, contract, source)
     if floor is None:
         return
-    floor.check((*Protocol.of(job.generator.contract).metrics, *(metric.name for metric in metrics)))
+    floor.check((*Protocol.of(contract).metrics, *(metric.name for metric in metrics)))
     if source is None or next(iter(source.images("eval")), None) is None:
         raise MissingData(
             f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
@@ -76,26 +146,16 @@ def check_measurable(
         )
 
 
-def prepare(
-    model: Any,
-    budget: Any,
-    adapter: str | Mapping[str, Any] | Adapter,
-    pruner: Any,
-    distiller: Any,
-    data: Any,
-    steps: int | None,
-    seed: int,
-    patch: int | None,
-    discriminator: str | Path | None,
-) -> Job:
-    """Open everything that `gansdk.compress` was given; its docstring says what that may be.
+def _task(generator: Generator, trained_against: Mapping[str, Tensor] | None, seed: int) -> Task:
+    """The family's task, with the given discriminator or a fresh one that follows the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return generator.adapter.task(generator.module, discriminator=trained_against)
 
-    Raises:
-        GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
-    """
-    parsed = Budget.parse(budget)
+
+def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
     chosen = open_pruner(pruner)
-    distillers = open_distillers(distiller)
+    distillers = tuple(open_distillers(distiller))
     if chosen.trains and not distillers:
         raise IncompatibleParts(
             f"The pruner {type(chosen).__name__} trains the student while it searches, but distiller=None says not "
@@ -104,37 +164,7 @@ def prepare(
     regimes = [item.regime for item in distillers if item.regime is not None]
     if len(regimes) > 1:
         raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
-    generator = open_generator(model, adapter)
-    _check_values(generator)
-    _check_parts(generator, pruner, distiller, has_data=data is not None)
-    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
-    with torch.random.fork_rng(devices=[]):  # a fresh discriminator follows the seed
-        torch.manual_seed(seed)
-        task = generator.adapter.task(generator.module, discriminator=trained_against)
-    source = None if data is None else open_source(data, generator, patch=patch, seed=seed)
-    regime = regimes[0] if regimes else OfflineRegime()
-    if distillers:
-        source = regime.source(source, generator.adapter)
-        check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
-        task.prepare()
-    return Job(
-        generator=generator,
-        budget=parsed,
-        pruner=chosen,
-        distillers=tuple(distillers),
-        regime=regime,
-        task=task,
-        discriminator=None if task.discriminator is None else "fresh" if trained_against is None else "inherited",
-        source=source,
-        steps=DEFAULT_STEPS if steps is None else steps,
-        seed=seed,
-        asked={
-            "pruner": _described(chosen),
-            "distiller": [_described(part) for item in distillers for part in (*item.terms, item.regime) if part],
-            "data": source.describe() if source is not None else None,
-            "patch": patch,
-        },
-    )
+    return chosen, distillers, regimes[0] if regimes else OfflineRegime()
 
 
 def _check_values(generator: Generator) -> None:
@@ -179,10 +209,3 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (str, int, float, bool))
-
-
-def evaluation_source(eval_data: Any, job: Job) -> DataSource | None:
-    """Whose images the student is scored on: those given for it, or what the training data holds out."""
-    if eval_data is not None:
-        return open_source(eval_data, job.generator, split="all")
-    return job.source

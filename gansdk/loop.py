@@ -80,7 +80,7 @@ class Loop:
         return agreed
 
     def notes(self, name: str) -> list[dict[str, Any]]:
-        """Rows that earlier starts of this run noted: the main process's, in every process."""
+        """Rows noted so far, by earlier starts of this run too: the main process's, in every process."""
         agreed: list[dict[str, Any]] = self.processes.agree(self._folder.rows(name))
         return agreed
 
@@ -105,7 +105,8 @@ class Loop:
             TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there.
         """
         start = self._resume(stage, load_state)
-        self.emit(StageStarted(stage=stage, steps=steps))
+        if start < steps:
+            self.emit(StageStarted(stage=stage, steps=steps))
         interval = _Interval(self, stage, steps)
         number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
         keep_every = interval.length * max(1, math.ceil(steps / SAVES / interval.length))

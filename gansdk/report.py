@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
-from gansdk.evaluate import Example
-from gansdk.images import Pixels
+from gansdk.figures import front, losses, png
+from gansdk.pictures import compared
 from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SHOWN_PX = 320
-"""Side of the centre crop that is shown of every output image."""
-FULL_DIFFERENCE = 32
-"""Levels of 255 at which a difference map is brightest, unless a difference is larger."""
 
 _CARD = """\
 ---
@@ -76,10 +64,20 @@ report.html holds all figures, images and settings. The licence of the teacher's
 
 def write_report(result: CompressionResult, path: str | Path) -> Path:
     """Write report.json or report.html, by the extension; see `CompressionResult.report`."""
+    return write_text(path, lambda: render_html(result), lambda: json_text(report_data(result)))
+
+
+def write_text(path: str | Path, html: Callable[[], str], json: Callable[[], str]) -> Path:
+    """Write what fits the path's extension.
+
+    Raises:
+        InvalidOption: it has another extension.
+        OutputError: the file cannot be written.
+    """
     path = Path(path)
     if path.suffix not in (".html", ".json"):
         raise InvalidOption(f"report({str(path)!r}): the extension is {path.suffix!r}. Give a path in .html or .json.")
-    text = render_html(result) if path.suffix == ".html" else json_text(report_data(result))
+    text = html() if path.suffix == ".html" else json()
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -99,6 +97,7 @@ def report_data(result: CompressionResult) -> dict[str, Any]:
             "modules": list(_modules(result)),
             "notes": result.space.notes,
             "per_image": result.evaluation.per_image if result.evaluation is not None else [],
+            "search": result.search,
             "history": result.history,
         }
     )
@@ -107,6 +106,11 @@ def report_data(result: CompressionResult) -> dict[str, Any]:
 
 def render_html(result: CompressionResult) -> str:
     """One HTML document with its style and its images inside."""
+    return rendered("report.html", _context(result))
+
+
+def rendered(template: str, context: Mapping[str, Any]) -> str:
+    """A template of this package, filled in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -116,7 +120,7 @@ def render_html(result: CompressionResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(**_context(result))
+    return environment.get_template(template).render(**context)
 
 
 def model_card(result: CompressionResult, *, loads_alone: bool) -> str:
@@ -149,19 +153,19 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
         "costs": [
             {
                 "title": title,
-                "short": _short(summary["after"][metric]),
+                "short": short(summary["after"][metric]),
                 "before": f"{summary['before'][metric]:,}",
                 "after": f"{summary['after'][metric]:,}",
-                "ratio": _times(summary["ratios"][metric]),
+                "ratio": times(summary["ratios"][metric]),
             }
             for metric, title in titles.items()
         ],
         "quality": [
             {
                 **row,
-                "teacher": _score(row["teacher"]),
-                "student": _score(row["student"]),
-                "baselines": ", ".join(f"{name} {_score(value)}" for name, value in row["extra"].items()),
+                "teacher": score_text(row["teacher"]),
+                "student": score_text(row["student"]),
+                "baselines": ", ".join(f"{name} {score_text(value)}" for name, value in row["extra"].items()),
             }
             for row in summary["quality"]
         ],
@@ -185,9 +189,16 @@ def _context(result: CompressionResult) -> dict[str, Any]:
         ],
         "groups": data["groups"],
         "notes": data["notes"],
-        "images": _pictures(result),
-        "curves": [_png(figure) for figure in _curves(result.history)],
+        "images": compared(result.evaluation.examples if result.evaluation is not None else ()),
+        "search": _search(result),
+        "curves": [png(figure) for figure in losses(result.history)],
     }
+
+
+def _search(result: CompressionResult) -> dict[str, Any] | None:
+    """The last row a search told of, with its Pareto front drawn; None where none was run."""
+    last = result.search[-1] if result.search else None
+    return last and {**last, "front": png(front(last["front"], chosen=(last["macs"], last["best"])))}
 
 
 def _modules(result: CompressionResult) -> Iterator[dict[str, Any]]:
@@ -232,118 +243,10 @@ def _groups(result: CompressionResult) -> Iterator[dict[str, Any]]:
         }
 
 
-# Pictures.
-
-
-def _pictures(result: CompressionResult) -> dict[str, Any]:
-    """Rows of images of every example, and the scale of their difference maps."""
-    examples = result.evaluation.examples if result.evaluation is not None else ()
-    differences = [_difference(example) for example in examples if example.teacher is not None]
-    # One scale for all maps, so that they can be compared.
-    scale = max([float(FULL_DIFFERENCE), *(float(difference.max()) for difference in differences)])
-    return {
-        "scale": f"{scale:.0f}",
-        "crop": SHOWN_PX,
-        "rows": [
-            {
-                "name": example.name,
-                "tiles": [{"title": title, "png": _encode(pixels)} for title, pixels in _tiles(example, scale)],
-            }
-            for example in examples
-        ],
-    }
-
-
-def _tiles(example: Example, scale: float) -> Iterator[tuple[str, Pixels]]:
-    """(title, pixels), all cropped to the same part of the image."""
-    shown = {
-        "input": example.input,
-        "bicubic": example.bicubic,
-        "teacher": example.teacher,
-        "student": example.student,
-        "ground truth": example.target,
-    }
-    for title, pixels in shown.items():
-        if pixels is not None:
-            yield title, _crop(pixels, example.student)
-    if example.teacher is not None:
-        yield "difference", _coloured(_crop(_difference(example), example.student), scale)
-
-
-def _difference(example: Example) -> NDArray[Any]:
-    """(H, W, 1): mean absolute difference of student and teacher over the channels, in levels of 255."""
-    assert example.teacher is not None
-    gap = example.student.astype(np.float32) - example.teacher.astype(np.float32)
-    difference: NDArray[Any] = np.abs(gap).mean(2, keepdims=True)
-    return difference
-
-
-def _coloured(difference: NDArray[Any], scale: float) -> Pixels:
-    from matplotlib import colormaps
-
-    coloured: Pixels = colormaps["magma"](difference[..., 0] / scale, bytes=True)[..., :3]
-    return coloured
-
-
-def _crop(pixels: NDArray[Any], student: Pixels) -> NDArray[Any]:
-    """The centre of an image that is as large as the student's or smaller by a whole factor."""
-    factor = max(1, student.shape[0] // pixels.shape[0])
-    side = max(1, SHOWN_PX // factor)
-    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
-    return pixels[top : top + side, left : left + side]
-
-
-def _encode(pixels: Pixels) -> str:
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]))
-    image.save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-# Curves.
-
-
-def _curves(history: list[dict[str, float]]) -> Iterator[Figure]:
-    """One figure per training stage: every logged term over its steps."""
-    from matplotlib.figure import Figure
-
-    for stage, rows in _stages(history).items():
-        names = list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage")))
-        figure = Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
-        axes = figure.add_subplot()
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
-        if all(row[name] > 0 for row in rows for name in names if name in row):
-            axes.set_yscale("log")
-        axes.set(title=f"Stage {stage}", xlabel="step")
-        axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
-        yield figure
-
-
-def _stages(history: list[dict[str, float]]) -> dict[str, list[dict[str, float]]]:
-    """Rows by stage; where rows do not name it, a new one begins when the step falls back."""
-    stages: dict[str, list[dict[str, float]]] = {}
-    number, last = 1, -1.0
-    for row in history:
-        if row["step"] <= last:
-            number += 1
-        last = row["step"]
-        stages.setdefault(f"{row.get('stage', number):g}", []).append(row)
-    return stages
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 # Text.
 
 
-def _short(amount: int) -> str:
+def short(amount: int) -> str:
     """2604412345 -> "2.60 G"."""
     value, units = float(amount), iter(("", " K", " M", " G", " T"))
     unit = next(units)
@@ -352,11 +255,13 @@ def _short(amount: int) -> str:
     return f"{value:.3g}{unit}" if unit else str(amount)
 
 
-def _times(ratio: float | None) -> str:
+def times(ratio: float | None) -> str:
+    """4.0 -> "4.00x"."""
     return "-" if ratio is None else f"{ratio:.2f}x"
 
 
-def _score(value: float | None) -> str:
+def score_text(value: float | None) -> str:
+    """Four decimals; a dash for what was not measured."""
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
-from gansdk.budget import Cost
+from gansdk.budget import Budget, Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.evaluate import Evaluation
 from gansdk.interfaces import Quality
@@ -41,6 +41,9 @@ class CompressionResult:
     warnings: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     """One row per logging interval: "step", "stage", "loss" and every term by its name."""
+    search: list[dict[str, Any]] = field(default_factory=list)
+    """One row per generation of subnets that a pruner scored: "generation", "generations", "scored", "best" and "macs"
+    of the best so far. The last "front" holds [MACs, score] of those that none is both cheaper and better than."""
     checks: dict[str, float] = field(default_factory=dict)
     """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +125,85 @@ class CompressionResult:
         }
         plain: dict[str, Any] = to_json(facts)
         return plain
+
+
+@dataclass(kw_only=True, repr=False)
+class Ladder:
+    """Several students of one generator, from large to small. Made by `gansdk.ladder`."""
+
+    results: list[CompressionResult]
+    """In the order of the budgets."""
+    out_dir: Path | None = None
+
+    def __repr__(self) -> str:
+        """One line; the students are in `results`."""
+        return f"<Ladder of {self.results[0].before.macs:,} MACs: {', '.join(map(self.label, self.results))}>"
+
+    @staticmethod
+    def label(result: CompressionResult) -> str:
+        """A student's short name, that of its folder: "4x"."""
+        return Budget.parse(result.budget).label
+
+    def curve(self) -> list[dict[str, Any]]:
+        """JSON: the teacher and every student with their costs and the values of every metric.
+
+        A point has "name" ("teacher", "2x", ...), "macs", "paper_macs", "params", "bytes", and in "quality" one
+        {"metric", "reference", "value"} for each metric it has.
+        """
+        first = self.results[0]
+        points = [_point("teacher", first.before, [(item, item.teacher) for item in first.quality])]
+        points += [
+            _point(self.label(result), result.after, [(item, item.student) for item in result.quality])
+            for result in self.results
+        ]
+        return points
+
+    def summary(self) -> dict[str, Any]:
+        """JSON facts: the curve, and every student's summary by its name."""
+        first = self.results[0].summary()
+        return {
+            **{key: first[key] for key in ("schema_version", "gansdk", "adapter", "source", "contract", "before")},
+            "curve": to_json(self.curve()),
+            "students": {self.label(result): result.summary() for result in self.results},
+        }
+
+    def save(self, directory: str | Path) -> Path:
+        """Write every student's folder (`4x/student`), ladder.html and ladder.json.
+
+        Raises:
+            OutputError: a folder cannot be written, or holds something that is not a student.
+            VerificationError: a saved student, read back, gives other images.
+        """
+        root = Path(directory)
+        for result in self.results:
+            result.save(root / self.label(result) / "student")
+        for name in REPORTS:
+            self.report(root / name)
+        return root
+
+    def report(self, path: str | Path) -> Path:
+        """Write the curve, the table and all students' images as one HTML file, or as JSON if `path` ends in .json.
+
+        Raises:
+            InvalidOption: the path has another extension.
+            OutputError: the file cannot be written.
+        """
+        from gansdk.ladder_report import write_ladder
+
+        return write_ladder(self, path)
+
+
+REPORTS = ("ladder.html", "ladder.json")
+"""What a ladder's folder holds beside its students."""
+
+
+def _point(name: str, cost: Cost, values: list[tuple[Quality, float | None]]) -> dict[str, Any]:
+    measured = [
+        {"metric": item.metric, "reference": item.reference, "value": value}
+        for item, value in values
+        if value is not None
+    ]
+    return {"name": name, **asdict(cost), "quality": measured}
 
 
 def ratios(before: Cost, after: Cost) -> dict[str, float | None]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import MAIN, Batch
-from gansdk.events import Event
+from gansdk.events import Event, SearchStep, StageStarted
 from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
-from gansdk.loop import Loop
+from gansdk.loop import Loop, continuing
 
 PROBE_STEP = 10**9
 """Probe batches are training batches of steps no training reaches."""
@@ -24,7 +24,11 @@ SCORED_IMAGES = 8
 
 
 class CompressionRun:
-    """Implements `gansdk.interfaces.Run` over one training loop."""
+    """Implements `gansdk.interfaces.Run` over one training loop.
+
+    Every phase ("prepare", "search", "recover", "distil") keeps its state under its name, with `rung` in front of it:
+    "4x/" for one of several students, whose runs have only the phase "prepare" and the notes in common.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class CompressionRun:
         regime: Regime,
         terms: Sequence[Term],
         learning_rate: float,
+        rung: str = "",
     ) -> None:
         self.loop = loop
         self.seed = loop.seed
@@ -46,18 +51,40 @@ class CompressionRun:
         self.task = task
         self.contract = generator.contract
         self.student = student
+        self.searched: list[dict[str, Any]] = []
+        """JSON rows of what the pruner told of its search, one per generation; the last one has the Pareto front."""
         self._teachers = teachers
         self._regime = regime
         self._terms = tuple(terms)
         self._learning_rate = learning_rate
-        self._phase = "search"
+        self._rung = rung
+        self._phase = "prepare"
         self._stages = 0
 
     def enter(self, phase: str, student: Student) -> None:
-        """Begin a phase ("search", "recover", "distil"): its training stages belong to it, and train `student`."""
+        """Begin a phase: its training stages belong to it, and train `student`."""
         self.student = student
-        self._phase = phase
+        self._phase = phase if phase == "prepare" else self._rung + phase
         self._stages = 0
+
+    def begin(self, stage: str) -> None:
+        """Tell that a stage without steps begins."""
+        self.emit(StageStarted(stage=self._rung + stage, steps=0))
+
+    def save(self, phase: str, state: State) -> None:
+        """Keep what a phase came to, once it is over."""
+        self.loop.save(self._rung + phase, {**state, "stages": self._stages})
+
+    def load(self, phase: str) -> State | None:
+        """What an earlier start saved of the phase that was entered, with everything its training stages changed."""
+        state = self.loop.load(self._rung + phase)
+        if state is None:
+            return None
+        with continuing(self._rung + phase):
+            if state["stages"]:
+                self._bring_back(f"{self._phase}-{state['stages'] - 1}")
+            self.loop.restore(state)
+        return state
 
     def probe_batches(self, count: int) -> list[Batch] | None:
         source = self.loop.source
@@ -113,6 +140,8 @@ class CompressionRun:
         return self.loop.notes(name)
 
     def emit(self, event: Event) -> None:
+        if isinstance(event, SearchStep):
+            self._remember(event)
         self.loop.emit(event)
 
     def distil(self, steps: int, *, before_step: Callable[[int], None] | None = None) -> None:
@@ -123,6 +152,19 @@ class CompressionRun:
         """
         name = f"{self._phase}-{self._stages}"
         self._stages += 1
+        self._bind(steps)
+        self.loop.train(
+            name,
+            steps,
+            step=self._regime.step,
+            state=self._state,
+            load_state=self._load_state,
+            parameters=self.student.parameters,
+            before_step=before_step,
+        )
+        self.student.train(False)
+
+    def _bind(self, steps: int) -> None:
         self._regime.bind(
             Stage(
                 student=self.student,
@@ -136,16 +178,29 @@ class CompressionRun:
                 score=lambda: self.score(self.student.plan),
             )
         )
-        self.loop.train(
-            name,
-            steps,
-            step=self._regime.step,
-            state=self._state,
-            load_state=self._load_state,
-            parameters=self.student.parameters,
-            before_step=before_step,
-        )
+
+    def _bring_back(self, stage: str) -> None:
+        """Discriminators and teachers as a finished training stage left them."""
+        state = self.loop.load(stage)
+        if state is None:
+            raise LookupError(f"{stage}.pt is missing")
+        self._bind(state["step"])
+        self._load_state(state)
         self.student.train(False)
+
+    def _remember(self, event: SearchStep) -> None:
+        for row in self.searched:
+            row.pop("front", None)
+        self.searched.append(
+            {
+                "generation": event.generation,
+                "generations": event.generations,
+                "scored": event.scored,
+                "best": event.best,
+                "macs": event.cost.macs,
+                "front": [list(point) for point in event.front],
+            }
+        )
 
     def _state(self) -> State:
         return {

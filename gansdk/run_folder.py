@@ -21,7 +21,8 @@ SETTINGS = "settings.json"
 class RunFolder:
     """`out_dir/run`: settings.json and one STAGE.pt for every stage that was begun, each written atomically.
 
-    Beside them, NAME.jsonl files that only grow: what a search has scored so far.
+    Beside them, NAME.jsonl files that only grow: what a search has scored so far. Students of a ladder have their
+    stages in folders of their own.
 
     Args:
         out_dir: the run's output folder, or None to keep nothing.
@@ -36,6 +37,7 @@ class RunFolder:
 
     def __init__(self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str) -> None:
         self.path = None if out_dir is None else out_dir / "run"
+        self._rows: dict[str, list[dict[str, Any]]] = {}
         if self.path is None or out_dir is None:
             return
         _check_writable(out_dir)
@@ -44,7 +46,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         known = self._read_settings()
         wanted = json.loads(json.dumps(settings))
-        if known is not None and known != wanted:
+        if known is not None and known != wanted and self._has_begun():
             raise ResumeMismatch(_difference(out_dir, known, wanted))
         self._write_settings(wanted)
 
@@ -64,7 +66,7 @@ class RunFolder:
         return state
 
     def save_stage(self, stage: str, state: Mapping[str, Any]) -> None:
-        """Replace the state of a stage; a kill at any moment leaves the old one or the new one.
+        """Replace the state of a stage ("NAME", "FOLDER/NAME"); a kill at any moment leaves the old one or the new one.
 
         Raises:
             OutputError: it cannot be written; the old one is kept.
@@ -74,6 +76,7 @@ class RunFolder:
         target = self.path / f"{stage}.pt"
         partial = target.with_suffix(".partial")
         try:
+            target.parent.mkdir(exist_ok=True)
             with partial.open("wb") as file:
                 torch.save(dict(state), file)
                 file.flush()
@@ -83,12 +86,13 @@ class RunFolder:
             raise OutputError(f"{target} could not be written: {error}. The previous state is kept.") from error
 
     def append_row(self, name: str, row: Mapping[str, Any]) -> None:
-        """Add a line to NAME.jsonl; nothing that is there is ever changed.
+        """Add a line to NAME.jsonl; nothing that is there is ever changed. Without a folder, keep it in memory.
 
         Raises:
             OutputError: it cannot be written.
         """
         if self.path is None:
+            self._rows.setdefault(name, []).append(json.loads(json.dumps(row)))
             return
         file = self.path / f"{name}.jsonl"
         try:
@@ -104,7 +108,7 @@ class RunFolder:
             CheckpointError: a line is damaged.
         """
         if self.path is None or not (self.path / f"{name}.jsonl").exists():
-            return []
+            return list(self._rows.get(name, ()))
         file = self.path / f"{name}.jsonl"
         try:
             content = file.read_bytes()
@@ -114,6 +118,11 @@ class RunFolder:
             return [dict(json.loads(line)) for line in whole.splitlines()]
         except (OSError, ValueError, TypeError) as error:
             raise damaged(file, error) from error
+
+    def _has_begun(self) -> bool:
+        """Whether anything was done; a run that was refused leaves its settings alone, and binds nobody."""
+        assert self.path is not None
+        return any(file.name != SETTINGS for file in self.path.iterdir())
 
     def _read_settings(self) -> dict[str, Any] | None:
         assert self.path is not None

@@ -40,7 +40,8 @@ class OnceForAll(Pruner):
 
     The shared weights are trained by the run's own distiller and task, one subnet a step; subnets within the budget
     are then scored without training on the held-out "search" images, and the best one is carved. It may leave budget
-    unused: what counts is the score.
+    unused: what counts is the score. Several students share the training and all scores: a larger budget never gets a
+    subnet of a worse score, and the tightest gets the one it would get alone.
 
     Args:
         steps: training steps of the shared weights; 0 searches in the weights as they are.
@@ -57,8 +58,8 @@ class OnceForAll(Pruner):
         calibration: training images on which the tracked statistics of norms are measured for every subnet before it is
             scored, and for the carved student; the shared weights are trained on batch statistics. 0 keeps the
             teacher's statistics for all of it.
-        max_minutes: stop scoring after so long, over all starts of the run, and take the best so far. The plan then
-            depends on the machine's speed.
+        max_minutes: stop scoring for a budget after so long, over all starts of the run, and take the best so far. The
+            plan then depends on the machine's speed.
 
     Raises:
         InvalidOption: an option is out of its range.
@@ -121,29 +122,41 @@ class OnceForAll(Pruner):
         self.calibration = calibration
         self.max_minutes = max_minutes
 
-    def search(self, student: Student, limits: Limits, run: Run) -> Plan:
-        """The best-scoring plan within the limits, after training the student's shared weights.
+    def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
+        """Rank the channels and train the student's shared weights, once for all budgets.
 
         Raises:
-            BudgetUnreachable: before any work, if even the smallest subnet costs more than the limits.
+            BudgetUnreachable: before any work, if even the smallest subnet costs more than one of the limits.
             NothingPruned: there is one width only, everywhere.
             MissingData: there are no images.
             DataError: fewer than two of them are held out for the search.
-            TrainingDiverged: the training broke, or no subnet gives finite images.
+            TrainingDiverged: the training broke.
         """
         space = student.space
         check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
-        subnets = Subnets(space, shares=self.shares, multiple_of=self.multiple_of)
-        if limits.fits(student.cost(space.full_plan())):
-            return space.full_plan()
-        check_floor(space, limits, student.cost(subnets.plan(subnets.smallest)))
+        least = student.cost(self._subnets(student).plan(self._subnets(student).smallest))
+        needed = [one for one in limits if not one.fits(student.cost(space.full_plan()))]
+        for one in needed:
+            check_floor(space, one, least)
+        if not needed:
+            return
         _check_images(run)
-        subnets = Subnets(space, shares=self.shares, multiple_of=self.multiple_of, ranking=self._ranking(student, run))
+        subnets = self._subnets(student, self._ranking(student, run))
         if self.steps:
             # The teacher's statistics fit the wide network only; narrow ones trained on them score worse.
             with on_batch_statistics(student) if self.calibration else nullcontext():
                 run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
         student.activate(space.full_plan())
+
+    def search(self, student: Student, limits: Limits, run: Run) -> Plan:
+        """The best-scoring plan within the limits; subnets scored for tighter limits are candidates as well.
+
+        Raises:
+            TrainingDiverged: no subnet gives finite images.
+        """
+        if limits.fits(student.cost(student.space.full_plan())):
+            return student.space.full_plan()
+        subnets = self._subnets(student, self._ranking(student, run))
         best, score = self._best(student, subnets, limits, run)
         if not math.isfinite(score):
             raise TrainingDiverged(
@@ -168,19 +181,20 @@ class OnceForAll(Pruner):
 
         return activate
 
+    def _subnets(self, student: Student, ranking: Ranking | None = None) -> Subnets:
+        return Subnets(student.space, shares=self.shares, multiple_of=self.multiple_of, ranking=ranking)
+
     def _ranking(self, student: Student, run: Run) -> Ranking | None:
-        """The order of the channels, measured before training; a continued run reads that of its first start."""
+        """The order of the channels, measured once, before any training."""
         if self.order == "prefix":
             return None
         known = run.notes(RANKING)
         return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
 
     def _best(self, student: Student, subnets: Subnets, limits: Limits, run: Run) -> tuple[Config, float]:
-        """The best configuration and its score; the notes hold all scores, so a continued run repeats none of them."""
+        """The best configuration and its score; what the notes know the score of is not scored again."""
         images = self._calibration_images(student, run)
-        rows = {tuple(row["config"]): row for row in run.notes(CANDIDATES)}
-        scores = {config: _number(row["score"]) for config, row in rows.items()}
-        spent = max((row["seconds"] for row in rows.values()), default=0.0)
+        budget = [limits.macs, limits.params, limits.bytes]
         fitting: dict[Config, bool] = {}
 
         def fits(config: Config) -> bool:
@@ -196,10 +210,15 @@ class OnceForAll(Pruner):
         def is_over() -> bool:
             return self.max_minutes is not None and bool(scores) and spent > 60 * self.max_minutes
 
+        rows = [(tuple(row["config"]), row) for row in run.notes(CANDIDATES)]
+        known = {config: _number(row["score"]) for config, row in rows}
+        scores = {config: known[config] for config, row in rows if row["budget"] != budget and fits(config)}
+        spent = max((row["seconds"] for _, row in rows if row["budget"] == budget), default=0.0)
         started = time.monotonic() - spent
         generations, total = self._generations(subnets, fits, scores, run.seed)
         for number, population in enumerate(generations, start=1):
-            missing = list(dict.fromkeys(config for config in population if config not in scores))
+            scores.update((config, known[config]) for config in population if config in known)
+            missing = list(dict.fromkeys(config for config in population if config not in known))
             results = run.map(score, missing)
             for config in missing:
                 if is_over():
@@ -211,11 +230,13 @@ class OnceForAll(Pruner):
                         "config": config,
                         "macs": student.cost(subnets.plan(config)).macs,
                         "score": found if math.isfinite(found) else None,
+                        "budget": budget,
                         "seconds": round(time.monotonic() - started, 3),
                     },
                 )
                 # The main process's numbers, its clock too, so that all processes go on alike.
-                scores[config], spent = _number(row["score"]), row["seconds"]
+                known[config], spent = _number(row["score"]), row["seconds"]
+                scores[config] = known[config]
             self._tell(student, subnets, scores, run, number, total)
         return _lowest(scores)
 

@@ -184,20 +184,20 @@ def test_images_are_shown_side_by_side_with_one_difference_scale(result):
 
 
 def test_large_images_are_cropped_to_the_same_centre(result):
-    side = 2 * report.SHOWN_PX
+    side = 2 * pictures.SHOWN_PX
     image = np.zeros((side, side, 3), np.uint8)
     image[side // 2 - 4 : side // 2 + 4, side // 2 - 4 : side // 2 + 4] = 255
     example = Example(name="dot", student=image, teacher=image, input=image[::2, ::2])
-    shown = dict(report._tiles(example, 32.0))
-    assert shown["student"].shape == (report.SHOWN_PX, report.SHOWN_PX, 3)
-    assert shown["input"].shape == (report.SHOWN_PX // 2, report.SHOWN_PX // 2, 3)
+    shown = dict(pictures._tiles(example, 32.0))
+    assert shown["student"].shape == (pictures.SHOWN_PX, report.SHOWN_PX, 3)
+    assert shown["input"].shape == (pictures.SHOWN_PX // 2, report.SHOWN_PX // 2, 3)
     for name in ("student", "input"):
         rows, columns = np.nonzero(shown[name][..., 0])
         assert rows.mean() == columns.mean() == pytest.approx((shown[name].shape[0] - 1) / 2)
 
 
 def test_the_brightest_difference_is_the_scale():
-    coloured = report._coloured(np.array([[[0.0], [32.0]]]), 32.0)
+    coloured = pictures._coloured(np.array([[[0.0], [32.0]]]), 32.0)
     assert coloured[0, 0].sum() < 10
     assert coloured[0, 1].sum() > 600
 
@@ -217,7 +217,7 @@ def test_every_stage_has_its_curves(result):
 
 def test_named_stages_are_kept_apart(result):
     rows = [{**row, "stage": stage} for stage in (0.0, 1.0) for row in result.history]
-    assert list(report._stages(rows)) == ["0", "1"]
+    assert list(figures._stages(rows)) == ["0", "1"]
 
 
 def test_a_result_without_training_and_evaluation_has_a_report(bare):

@@ -161,7 +161,8 @@ def test_rows_that_cannot_be_written_are_an_error(tmp_path):
         folder.append_row("scores", {})
 
 
-def test_without_an_output_folder_there_are_no_rows(tmp_path):
+def test_without_an_output_folder_rows_are_kept_in_memory_as_a_file_would_give_them(tmp_path):
     folder = RunFolder(None, {}, resume="auto")
-    folder.append_row("scores", {"a": 1})
-    assert folder.rows("scores") == []
+    folder.append_row("scores", {"a": (1, 2)})
+    assert folder.rows("scores") == [{"a": [1, 2]}]
+    assert folder.rows("others") == []

@@ -332,7 +332,7 @@ def test_a_whole_run_gives_a_trained_student_within_the_budget(distiller, tmp_pa
     result = compress(distiller=distiller, out_dir=tmp_path, observers=[seen.append], pruner=asked(steps=6))
     full = result.before
     assert result.after.macs <= full.macs / 2
-    assert [event.stage for event in seen if isinstance(event, StepDone)] == 6 * ["search-0"] + 2 * ["distil-0"]
+    assert [event.stage for event in seen if isinstance(event, StepDone)] == 6 * ["prepare-0"] + 2 * ["distil-0"]
     told = [event for event in seen if isinstance(event, SearchStep)]
     assert [event.generation for event in told] == [1, 2, 3, 4]
     rows = [json.loads(line) for line in (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()]
@@ -466,7 +466,7 @@ def test_a_budget_below_the_smallest_subnet_is_refused_before_any_work():
     student = student_of()
     limits = Budget.parse("macs<=1").resolve(student.cost(student.space.full_plan()))
     with pytest.raises(BudgetUnreachable) as refused:
-        open_pruner(asked()).search(student, limits, run=None)
+        open_pruner(asked()).prepare(student, [limits], run=None)
     subnets = subnets_of(student)
     assert refused.value.floor["macs"] == student.cost(subnets.plan(subnets.smallest)).macs
 

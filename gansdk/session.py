@@ -1,0 +1,202 @@
+"""One start of a run: what its students share, from the checks before any compute to the floor under their quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gansdk.artifact import check_target
+from gansdk.budget import Budget, Limits
+from gansdk.budgets import check_order
+from gansdk.errors import IncompatibleParts, QualityFloorMissed
+from gansdk.events import Event, Finished, Warned
+from gansdk.inspection import check_feasible
+from gansdk.interfaces import Student
+from gansdk.job import Job, check_measurable, prepare
+from gansdk.loop import Loop
+from gansdk.metrics import Metric
+from gansdk.opening import open_metrics
+from gansdk.options import check_choices, check_numbers
+from gansdk.processes import Processes
+from gansdk.quality import QualityFloor
+from gansdk.result import REPORTS, CompressionResult, Ladder
+from gansdk.run_folder import RunFolder
+from gansdk.warned import collected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What `begin` opened and checked, and what the students of one call have in common."""
+
+    jobs: tuple[Job, ...]
+    """One per student, from the largest budget to the smallest."""
+    is_ladder: bool
+    """Whether every student has a folder of its own, named by its budget."""
+    target: Path | None
+    """Where everything goes; None if nothing is written."""
+    folder: RunFolder
+    settings: dict[str, Any]
+    processes: Processes
+    batch_size: int
+    metrics: Sequence[Metric]
+    floor: QualityFloor | None
+    dry_run: bool
+    observers: Sequence[Callable[[Event], None]]
+    told: list[str]
+    """What was warned about while everything was opened."""
+    began: float
+
+    def loop(self, job: Job) -> Loop:
+        """A training loop of its own for a student."""
+        return Loop(
+            source=job.source,
+            processes=self.processes,
+            folder=self.folder,
+            seed=job.seed,
+            batch_size=self.batch_size,
+            observers=self.observers,
+        )
+
+    def rung(self, job: Job) -> str:
+        """What stands in front of a student's stages and folders: "4x/", or nothing if there is only one."""
+        return f"{job.budget.label}/" if self.is_ladder else ""
+
+    def place(self, job: Job) -> Path | None:
+        """The folder that a student's folder goes into."""
+        return None if self.target is None else self.target / self.rung(job)
+
+    def limits(self, student: Student) -> list[Limits]:
+        """What all budgets come to, in the order of the jobs.
+
+        Raises:
+            InvalidOption: the budgets are not in order.
+            BudgetUnreachable: one is below the cost of the smallest plan.
+            NothingPruned: there is nothing to prune.
+        """
+        full = student.cost(student.space.full_plan())
+        limits = [job.budget.resolve(full) for job in self.jobs]
+        check_order([job.budget for job in self.jobs], limits)
+        for one in limits:
+            check_feasible(student, one, floor_share=0.0)  # pruners have floors of their own, and check them first
+        return limits
+
+    @contextmanager
+    def collecting(self, loop: Loop) -> Iterator[list[str]]:
+        """The warnings of one student: those of the opening, and those that come up meanwhile, which are told."""
+        warnings = list(self.told)
+        with collected(warnings, lambda message: loop.emit(Warned(message=message))):
+            yield warnings
+
+    def settings_of(self, job: Job, *, seconds: float) -> dict[str, Any]:
+        """JSON: how a student came to be."""
+        return {**self.settings, **job.settings(), "seconds": round(seconds, 1), "torch": torch.__version__}
+
+    def save(self, result: CompressionResult) -> None:
+        """Write a student's folder, once for all processes."""
+        if result.out_dir is not None and self.processes.is_main:
+            result.save(result.out_dir / "student")
+        self.processes.wait()
+
+    def report(self, made: Ladder) -> None:
+        """Write what holds for all students together, once for all processes."""
+        if self.target is not None and self.processes.is_main:
+            for name in REPORTS:
+                made.report(self.target / name)
+        self.processes.wait()
+
+    def finish(self, results: Sequence[CompressionResult], made: CompressionResult | Ladder) -> None:
+        """Tell that the run is over, and whether its students are good enough.
+
+        Raises:
+            QualityFloorMissed: one is not; it holds what was made.
+        """
+        self.loop(self.jobs[0]).emit(Finished(seconds=time.perf_counter() - self.began, output=str(self.target or "")))
+        if self.floor is None or self.dry_run:
+            return
+        found = [self.floor.missed(result.quality) for result in results]
+        missed = [
+            f"{job.budget.label}: {text}" if self.is_ladder else text
+            for job, text in zip(self.jobs, found, strict=True)
+            if text
+        ]
+        if missed:
+            place = self.target or "no folder: out_dir was not given"
+            saved = f"All students are in {place}." if self.is_ladder else f"The student is in {place}."
+            raise QualityFloorMissed(f"{' '.join(missed)} {saved}", result=made)
+
+
+def begin(
+    budgets: Sequence[Budget],
+    *,
+    run_in: str | Path | None,
+    out_dir: str | Path | None,
+    resume: str,
+    device: str,
+    dry_run: bool,
+    quality: str | None,
+    metrics: Any,
+    batch_size: int,
+    observers: Sequence[Callable[[Event], None]],
+    is_ladder: bool = False,
+    **asked: Any,
+) -> Session:
+    """Open and check what `gansdk.compress` or `gansdk.ladder` was given; its docstring says what that may be.
+
+    `run_in` is the folder to keep the run in, and `asked` goes to `gansdk.job.prepare`.
+
+    Raises:
+        GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
+    """
+    began = time.perf_counter()
+    check_numbers(batch_size=batch_size, **{name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")})
+    check_choices(resume=resume, device=device)
+    floor = QualityFloor.parse(quality)
+    told: list[str] = []
+    with collected(told):
+        measures = open_metrics(metrics)
+        jobs = prepare(budgets=budgets, **asked)
+        if dry_run and jobs[0].pruner.trains:
+            raise IncompatibleParts(
+                f"The pruner {type(jobs[0].pruner).__name__} trains the student while it searches, and dry_run=True "
+                "trains nothing. Leave one of them out, or use the pruner 'one-step'."
+            )
+        if not dry_run:
+            for job in jobs:
+                check_measurable(floor, measures, job)
+    processes = Processes(device)
+    processes.share(batch_size)
+    settings = {**jobs[0].settings(), "batch_size": batch_size, "processes": processes.count}
+    if is_ladder:
+        settings["budget"] = [str(budget) for budget in budgets]
+    # Only the main process has the folder; the others are told what is in it.
+    kept = run_in is not None and not dry_run and processes.is_main
+    folder = RunFolder(Path(run_in) if kept and run_in is not None else None, settings, resume=resume)
+    session = Session(
+        jobs=jobs,
+        is_ladder=is_ladder,
+        target=None if out_dir is None or dry_run else Path(out_dir),
+        folder=folder,
+        settings={"batch_size": batch_size, "processes": processes.count},
+        processes=processes,
+        batch_size=batch_size,
+        metrics=measures,
+        floor=floor,
+        dry_run=dry_run,
+        observers=observers,
+        told=told,
+        began=began,
+    )
+    if processes.is_main:
+        for place in filter(None, map(session.place, jobs)):
+            check_target(place / "student")
+    processes.wait()
+    loop = session.loop(jobs[0])
+    for message in told:
+        loop.emit(Warned(message=message))
+    return session

@@ -1,0 +1,212 @@
+"""The stages of one student, from the teacher to its scores; `compress` and `ladder` call them in order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.budget import Limits
+from gansdk.channels.groups import Plan, Space
+from gansdk.contracts import MAIN
+from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
+from gansdk.evaluate import Evaluation, evaluate
+from gansdk.events import Carved, PlanFound
+from gansdk.interfaces import State, Student
+from gansdk.job import Job
+from gansdk.loop import Loop, continuing
+from gansdk.metrics import Metric
+from gansdk.run import CompressionRun
+from gansdk.run_folder import damaged
+from gansdk.student import ElasticStudent
+from gansdk.teachers import FrozenTeacher
+
+TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
+EQUAL = 1e-4
+"""Two forms of one student may differ by this share of the output range: float rounding, nothing else."""
+
+
+def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
+    """The run of one student; see `CompressionRun` for `rung`."""
+    generator = job.generator
+    reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=loop.processes.device)
+    return CompressionRun(
+        loop,
+        generator=generator,
+        student=student,
+        teacher=reference,
+        teachers=job.regime.teachers(reference, generator.adapter),
+        task=job.task,
+        regime=job.regime,
+        terms=[term for item in job.distillers for term in item.terms],
+        learning_rate=job.learning_rate,
+        rung=rung,
+    )
+
+
+def check_traced(job: Job, run: CompressionRun, student: Student) -> float:
+    """Largest difference between the teacher's image and that of the student, still at full size."""
+    x = _example(job, student)
+    student.train(False)
+    with torch.no_grad():
+        image, original, again = (part.observe(x).image for part in (student, run.teacher, run.teacher))
+    assert image is not None
+    assert original is not None
+    assert again is not None
+    if not original.isfinite().all():
+        raise ContractError(
+            "The generator gives NaN or infinite values for noise within its input range, so there is nothing to "
+            "imitate. Check its weights, and the contract's input_range."
+        )
+    if not torch.equal(original, again):
+        raise ContractError(
+            f"The generator gives other images for the same input, up to {float((original - again).abs().max()):.3g} "
+            "apart: it draws noise or keeps a state. Make it a function of its input, with noise as a further channel "
+            "or a fixed buffer."
+        )
+    return _proved(job, TRACED, image, original)
+
+
+def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[Limits]) -> Plan:
+    """The pruner's plan for the job's budget, or the one an earlier start of this run found; always within it.
+
+    `limits` are those of all budgets, for what the pruner does once for all of them.
+    """
+    own = job.budget.resolve(student.cost(student.space.full_plan()))
+    run.enter("prepare", student)
+    job.pruner.prepare(student, limits, run)
+    run.enter("search", student)
+    known = run.load("search")
+    if known is not None:
+        return _known_plan(known, run, student, own)
+    run.begin("search")
+    plan = job.pruner.search(student, own, run)
+    _check_plan(plan, student.space, type(job.pruner).__name__)
+    plan.check(student.space)
+    cost = student.cost(plan)
+    if not own.fits(cost):
+        raise BudgetUnreachable(
+            f"The pruner {type(job.pruner).__name__} returned a plan of {own.describe(cost)}, over the budget "
+            f"{job.budget}. This is a fault of the pruner.",
+            floor={"macs": cost.macs, "params": cost.params, "size": cost.bytes},
+        )
+    run.emit(PlanFound(widths=plan.widths(student.space), cost=cost))
+    # A pruner may have trained the student while it searched, so the weights belong to the plan.
+    run.save("search", {"plan": plan.to_dict(), "student": student.state_dict(), "told": run.searched})
+    return plan
+
+
+def _known_plan(state: State, run: CompressionRun, student: Student, limits: Limits) -> Plan:
+    with continuing("search"):
+        plan = Plan.from_dict(state["plan"])
+        student.load_state_dict(state["student"])
+        run.searched = list(state["told"])
+    if not limits.fits(student.cost(plan)):
+        raise damaged("search.pt", ValueError("its plan exceeds the budget"))
+    return plan
+
+
+def _check_plan(plan: Plan, space: Space, pruner: str) -> None:
+    """Refuse a plan that names no channels of this generator, before it is costed and carved."""
+    for name, kept in plan.items():
+        group = space.by_name.get(name)
+        fault = (
+            "which does not exist"
+            if group is None
+            else f"which is frozen ({group.frozen})"
+            if group.frozen and len(kept) != group.size
+            else f"with {list(kept)[:8]} instead of ascending ids below {group.size}, {group.floor} or more of them"
+            if list(kept) != sorted({i for i in kept if 0 <= i < group.size}) or len(kept) < group.floor
+            else ""
+        )
+        if fault:
+            raise ContractError(
+                f"The pruner {pruner} returned a plan for group {name!r}, {fault}. This is a fault of the pruner."
+            )
+
+
+def carve(job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
+    """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
+    carved = student.carve(plan, inherit=job.pruner.inherit)
+    exact = carved if job.pruner.inherit == "all" else student.carve(plan)
+    x = _example(job, student)
+    student.train(False)
+    exact.train(False)
+    student.activate(plan)
+    with torch.no_grad():
+        expected, found = student.observe(x).image, exact.observe(x).image
+    student.activate(student.space.full_plan())
+    assert expected is not None
+    assert found is not None
+    error = _proved(job, CARVED, found, expected)
+    after, predicted = carved.cost(carved.space.full_plan()), student.cost(plan)
+    real = sum(p.numel() for p in carved.parameters())
+    if after != predicted or real != after.params:
+        raise VerificationError(
+            f"The carved student has {real} parameters, {predicted.params} were predicted.",
+            stage="cost",
+            max_error=abs(real - predicted.params),
+        )
+    run.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=error))
+    return carved, error
+
+
+def recover(job: Job, run: CompressionRun, full: Student, carved: ElasticStudent, plan: Plan) -> None:
+    """Let the pruner repair the carved student; a run that is continued has its repaired weights already."""
+    run.enter("recover", carved)
+    state = run.load("recover")
+    if state is not None:
+        with continuing("recover"):
+            carved.load_state_dict(state["student"])
+        return
+    job.pruner.recover(full, carved, plan, run)
+    run.loop.processes.share_weights(carved.module)
+    run.save("recover", {"student": carved.state_dict()})
+
+
+def score(run: CompressionRun, job: Job, student: nn.Module, metrics: Sequence[Metric]) -> Evaluation | None:
+    """Student and teacher by one protocol; None, with a warning, where there is nothing to score on."""
+    run.begin("evaluate")
+    if job.scored_on is None:
+        warnings.warn("No images were given, so the student was not scored.", GansdkWarning, stacklevel=2)
+        return None
+    try:
+        return evaluate(
+            student,
+            teacher=run.teacher.networks()[MAIN],
+            source=job.scored_on,
+            contract=job.generator.contract,
+            device=run.loop.processes.device,
+            metrics=metrics,
+        )
+    except DataError as error:
+        warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)
+        return None
+
+
+def _example(job: Job, student: Student) -> Tensor:
+    """Noise within the contract's range: (1, channels_in, H, W)."""
+    rng = torch.Generator().manual_seed(job.seed)
+    low, high = job.generator.contract.input_range
+    x = low + (high - low) * torch.rand(job.generator.contract.example_shape, generator=rng)
+    return x.to(next(student.parameters()).device)
+
+
+def _proved(job: Job, stage: str, image: Tensor, expected: Tensor) -> float:
+    """Largest difference of two images that should be one.
+
+    Raises:
+        VerificationError: it is more than rounding.
+    """
+    low, high = job.generator.contract.output_range
+    error = float((image - expected).abs().max())
+    if not error <= EQUAL * (high - low):
+        raise VerificationError(
+            f"{stage}: the images differ by {error:.3g}, more than rounding explains. The generator does something "
+            "the trace does not see; please report its layers.",
+            stage=stage,
+            max_error=error,
+        )
+    return error
