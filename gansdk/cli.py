@@ -465,16 +465,15 @@ def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
         return _print_json({**summary, "students": students})
     console = Console()
     first, *_ = points = ladder.curve()
-    metrics = [f"{item['metric']} to {item['reference']}" for item in points[-1]["quality"]]
-    table = _table("student", "MACs (M)", "ratio", "parameters (K)", "size (KB)", *metrics)
+    metrics = [(item["metric"], item["reference"]) for item in points[-1]["quality"]]
+    table = _table("student", "MACs (M)", "ratio", "parameters (K)", *(f"{name} to {which}" for name, which in metrics))
     for point in points:
-        values = {f"{item['metric']} to {item['reference']}": f"{item['value']:.4g}" for item in point["quality"]}
+        values = {(item["metric"], item["reference"]): f"{item['value']:.4g}" for item in point["quality"]}
         table.add_row(
             point["name"],
             f"{point['macs'] / 1e6:,.1f}",
             f"{first['macs'] / point['macs']:.2f}x" if point["macs"] else "",
             f"{point['params'] / 1e3:,.1f}",
-            f"{point['bytes'] / 1e3:,.1f}",
             *(values.get(metric, "") for metric in metrics),
         )
     console.print(table)

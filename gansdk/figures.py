@@ -47,11 +47,11 @@ def png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def front(points: Sequence[Sequence[float]], *, chosen: tuple[float, float]) -> Figure:
-    """Score against MACs of the (MACs, score) subnets that nothing beats, and of the one that was taken."""
+def front(points: Sequence[Sequence[float]], *, best: tuple[float, float]) -> Figure:
+    """Score against MACs of the (MACs, score) subnets that nothing beats, and of the best."""
     figure, axes = _axes()
     axes.plot(*zip(*((macs / 1e6, score) for macs, score in points), strict=True), marker=".", label="Pareto front")
-    axes.plot([chosen[0] / 1e6], [chosen[1]], "o", label="taken")
+    axes.plot([best[0] / 1e6], [best[1]], "o", label="best")
     axes.set(title="Search", xlabel="MACs (M)", ylabel="score, lower is better")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -198,7 +198,7 @@ def _context(result: CompressionResult) -> dict[str, Any]:
 def _search(result: CompressionResult) -> dict[str, Any] | None:
     """The last row a search told of, with its Pareto front drawn; None where none was run."""
     last = result.search[-1] if result.search else None
-    return last and {**last, "front": png(front(last["front"], chosen=(last["macs"], last["best"])))}
+    return last and {**last, "front": png(front(last["front"], best=(last["macs"], last["best"])))}
 
 
 def _modules(result: CompressionResult) -> Iterator[dict[str, Any]]:

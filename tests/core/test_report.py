@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gansdk
-from gansdk import report
+from gansdk import figures, pictures, report
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError
@@ -189,8 +189,8 @@ def test_large_images_are_cropped_to_the_same_centre(result):
     image[side // 2 - 4 : side // 2 + 4, side // 2 - 4 : side // 2 + 4] = 255
     example = Example(name="dot", student=image, teacher=image, input=image[::2, ::2])
     shown = dict(pictures._tiles(example, 32.0))
-    assert shown["student"].shape == (pictures.SHOWN_PX, report.SHOWN_PX, 3)
-    assert shown["input"].shape == (pictures.SHOWN_PX // 2, report.SHOWN_PX // 2, 3)
+    assert shown["student"].shape == (pictures.SHOWN_PX, pictures.SHOWN_PX, 3)
+    assert shown["input"].shape == (pictures.SHOWN_PX // 2, pictures.SHOWN_PX // 2, 3)
     for name in ("student", "input"):
         rows, columns = np.nonzero(shown[name][..., 0])
         assert rows.mean() == columns.mean() == pytest.approx((shown[name].shape[0] - 1) / 2)
