@@ -155,6 +155,35 @@ def test_two_domains_are_never_pairs_and_nothing_stands_beside_what_is_scored(tm
     assert all(target is None for _, target in seen.values())
 
 
+def references(source, split="eval") -> dict[str, np.ndarray]:
+    """Name -> pixels."""
+    found = {}
+    for batch in source.references(split):
+        assert not batch.inputs
+        assert not batch.paired
+        found[batch.names[0]] = batch.targets["main"][0].permute(1, 2, 0).round().byte().numpy()
+    return found
+
+
+def test_with_too_few_images_of_the_other_domain_all_are_compared_with(tmp_path):
+    fill(tmp_path / "trainA", 12)
+    fill(tmp_path / "trainB", 3, seed=100)
+    source = unpaired(tmp_path, contract=contract())
+    assert list(references(source)) == [f"trainB/{index:02}.png" for index in range(3)]
+    assert source.describe()["train_others"] == 3
+
+
+def test_references_are_whole_images_in_the_range_and_size_of_what_comes_out(tmp_path):
+    domains(tmp_path)
+    fill(tmp_path / "testB", 2, 11, 15, seed=300)
+    small = contract(size=(4, 8), multiple_of=4, input_range=(0, 1), channels_out=1)
+    [first, _] = unpaired(tmp_path, contract=small).references("eval")
+    assert first.targets["main"].shape == (1, 1, 4, 8)
+    assert 1 < first.targets["main"].max() <= 255
+    kept = unpaired(tmp_path, contract=small, preprocess="none").references("eval")
+    assert next(kept).targets["main"].shape == (1, 1, 8, 12)
+
+
 def test_the_direction_says_which_domain_goes_in(tmp_path):
     source = unpaired(domains(tmp_path), contract=contract(), direction="BtoA")
     assert list(shown(source)) == ["testB/00.png", "testB/01.png"]
@@ -495,3 +524,4 @@ def test_day_and_dusk_are_two_domains():
     assert batch.inputs["main"].shape == batch.targets["main"].shape == (4, 3, 192, 256)
     assert batch.inputs["main"].mean() > batch.targets["main"].mean()  # dusk is darker
     assert len(list(source.images("eval"))) == 34
+    assert len(list(source.references("eval"))) == 31

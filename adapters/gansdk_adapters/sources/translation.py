@@ -35,7 +35,8 @@ class Translation(DataSource):
 
     Pairs keep together: the same crop and flip. Unpaired images of both domains are drawn independently; the
     inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target; those
-    of B that sets of images are compared with are of `valB` or `testB`, or else held out of training like those of A.
+    of B that sets of images are compared with are of `valB` or `testB`, or else held out of training like those of A,
+    or all of them where they are too few for that.
     Label maps become channels as `gansdk_adapters.sources.encoding.Encoding` says.
 
     "eval" shows the images of a folder `val` or `test`. Besides, `holdout` keeps a share of the training images out
@@ -91,6 +92,7 @@ class Translation(DataSource):
         trained = [scene for scene in found.train if scene not in kept]
         compared = found.others_held_out or (every_nth(found.others, holdout, seed=seed) if split == "train" else ())
         others = [scene for scene in found.others if scene not in set(compared)]
+        compared = compared or found.others
         if split == "all":
             trained, searched, scored = [], *(found.held_out or found.train,) * 2
             others, compared = [], found.others_held_out or found.others
