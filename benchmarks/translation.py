@@ -1,10 +1,19 @@
 """A trained translation teacher compressed by CAT, beside honest baselines at the same MACs and steps.
 
     python benchmarks/translation.py TEACHER DATA --budgets 5x 10x --steps 600 --out runs/pix2pix \
-        --adapter '{"name": "pix2pix"}' --kid-weights lite0.pth --segmenter camvid-unet.safetensors
+        --kid-weights lite0.pth --segmenter camvid-unet.safetensors
 
-TEACHER is a folder of `gansdk train-teacher`. Every row is scored in its own run beside its teacher; prints a JSON line
-per row, and all of them at the end.
+TEACHER is a folder of `gansdk train-teacher`, for a CycleGAN one direction's (teacher/A2B). Every row is scored in its
+own run beside its teacher; prints a JSON line per row, and all of them at the end.
+
+"Plain GAN" rows start with fresh weights and a fresh discriminator, and learn from the family's losses alone. With
+pairs the reconstruction is to the ground truth, so nothing of the teacher is in them. Unpaired data has no truth for an
+input: the reconstruction is then to the teacher's image in these rows too, so that they are distilled by images and
+tell only what kernel alignment adds. Without it one direction alone has nothing that ties the image to its input; what
+an unpaired student learns without a teacher takes both directions and is a training of its own:
+
+    gansdk train-teacher cyclegan --data DATA --size width=24 --steps 600 --out small
+    gansdk eval small/teacher/A2B DATA --metric kid --metric-option kid.weights=lite0.pth
 """
 
 from __future__ import annotations
@@ -64,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path)
     parser.add_argument("data")
-    parser.add_argument("--adapter", type=json.loads, required=True)
+    parser.add_argument("--adapter", type=json.loads, default="auto", help="what differs from the teacher's options")
     parser.add_argument("--budgets", nargs="+", default=["5x", "10x"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--steps", type=int, default=600)
@@ -77,8 +86,6 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     teacher = open_generator(asked.teacher, asked.adapter)
-    # The adapter's options say anew how the label channels are meant and at which size costs are quoted.
-    teacher = dataclasses.replace(teacher, contract=teacher.adapter.contract(teacher.module))
     metrics: list[dict[str, Any]] = []
     if asked.kid_weights:
         metrics.append({"name": "kid", "weights": asked.kid_weights})

@@ -125,18 +125,18 @@ def train_teacher(
     began = time.perf_counter()
     check_numbers(steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate)
     check_choices(resume=resume, device=device)
-    family = open_adapter(adapter)
-    generator = _beginning(family, architecture, sizes or {}, model, seed)
+    generator = _beginning(adapter, architecture, sizes or {}, model, seed)
+    family = generator.adapter
     source = open_source(data, generator, patch=patch, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = generator.adapter.learner(generator.module, discriminator=generator.discriminator)
+        learner = family.learner(generator.module, discriminator=generator.discriminator)
     check_pairing(source, family.name, needs_pairs=learner.needs_pairs)
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     processes = Processes(device)
     processes.share(batch_size)
     settings = {
-        "adapter": family.name,
+        "adapter": {"name": family.name, **family.options()},
         "architecture": architecture,
         "sizes": dict(sizes or {}),
         "weights": fingerprint(generator.module),
@@ -175,10 +175,13 @@ def _place(root: Path, route: Route) -> Path:
     return root if route == MAIN else root / route
 
 
-def _beginning(family: Adapter, architecture: str, sizes: Mapping[str, Any], model: Any, seed: int) -> Generator:
+def _beginning(
+    adapter: str | Mapping[str, Any] | Adapter, architecture: str, sizes: Mapping[str, Any], model: Any, seed: int
+) -> Generator:
     """The generator to train: the given one, or a fresh one from the seed."""
     if model is not None:
-        return open_generator(model, family)
+        return open_generator(model, adapter)
+    family = open_adapter(adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = family.create(architecture, **sizes)

@@ -74,6 +74,10 @@ class Adapter(ABC):
             CheckpointError: the weights fit no discriminator of this family.
         """
 
+    def options(self) -> dict[str, Any]:
+        """JSON options from which its factory makes it again: a saved generator's folder remembers them."""
+        return {}
+
     def bind(self, module: nn.Module) -> Adapter:
         """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`)."""
         return self

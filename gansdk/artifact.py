@@ -29,6 +29,7 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.evaluate import inferring
+from gansdk.opening import open_adapter
 from gansdk.programs import (
     check_program,
     forget_statistics,
@@ -89,6 +90,8 @@ class _Folder:
     path: Path
     form: Form
     adapter: str
+    options: dict[str, Any]
+    """Of the adapter."""
     builder: dict[str, Any]
     contract: Contract
     taps: dict[str, str]
@@ -231,7 +234,7 @@ def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) ->
         "gansdk": summary["gansdk"],
         "torch": torch.__version__,
         "form": form,
-        "adapter": _adapter_identity(generator.adapter.name),
+        "adapter": {**_adapter_identity(generator.adapter.name), "options": generator.adapter.options()},
         "builder": _description(generator),
         "network": type(result.student).__qualname__,
         "contract": summary["contract"],
@@ -342,28 +345,37 @@ def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
         return _load(folder, network)[0]
 
 
-def load_generator(directory: str | Path) -> Generator:
-    """The student in a folder as a generator, to be evaluated or compressed again; errors as `load`."""
+def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
+    """The student in a folder as a generator, to be evaluated or compressed again; errors as `load`.
+
+    Its adapter has the options that it had when the student was saved; those of `adapter`, if it is the same one or
+    "auto", replace them, and may change the contract.
+    """
     folder = _read(Path(directory))
     with _readable(folder.path):
-        module, adapter = _load(folder, None)
-    if adapter is None:
-        return SavedStudent(
-            module=module,
-            contract=folder.contract,
-            adapter=WrappedAdapter(folder.contract, {}),
-            source=folder.path.name,
-            discriminator=_discriminator(folder.path),
-        )
+        module, builder = _load(folder, None)
+    asked = _asked(adapter, folder)
+    chosen = asked or builder or WrappedAdapter(folder.contract, {})
     return SavedStudent(
         module=module,
-        contract=folder.contract,
-        adapter=adapter.bind(module),
-        taps=folder.taps,
+        contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,
+        adapter=chosen.bind(module),
+        taps=folder.taps if builder else {},
         source=folder.path.name,
-        carvings=folder.carvings,
+        carvings=folder.carvings if builder else (),
         discriminator=_discriminator(folder.path),
     )
+
+
+def _asked(adapter: str | Mapping[str, Any] | Adapter, folder: _Folder) -> Adapter | None:
+    """The adapter that was asked for, with the folder's options beside its own; None for just the folder's."""
+    if isinstance(adapter, Adapter):
+        return adapter
+    given = {"name": adapter} if isinstance(adapter, str) else dict(adapter)
+    if given.get("name") not in (folder.adapter, "auto"):
+        return open_adapter(given)
+    own = {**given, "name": folder.adapter}
+    return open_adapter({**folder.options, **own}) if len(own) > 1 else None
 
 
 def _discriminator(folder: Path) -> dict[str, Tensor] | None:
@@ -417,6 +429,7 @@ def _read(path: Path) -> _Folder:
             path=path,
             form=config["form"],
             adapter=config["adapter"]["name"],
+            options=dict(config["adapter"].get("options", {})),
             builder=config["builder"] or {},
             contract=_contract(config["contract"]),
             taps=dict(config["taps"]),
@@ -442,7 +455,7 @@ def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapte
             f"'{folder.path}' holds weights of a network that no adapter builds. Make the full-size network by its own "
             "class and call gansdk.load(dir, network=net); its weights do not matter."
         )
-    adapter: Adapter = registry().load("adapter", folder.adapter)()
+    adapter = open_adapter({"name": folder.adapter, **folder.options})
     return _filled(_built(adapter, folder.builder), folder), adapter
 
 

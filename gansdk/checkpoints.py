@@ -123,6 +123,9 @@ class _FittedAdapter(Adapter):
         self._kind = type(module)
         self._taps = {tap: paths[path] for tap, path in family.taps(reference).items() if path in paths}
 
+    def options(self) -> dict[str, Any]:
+        return self._family.options()
+
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, self._kind)
 

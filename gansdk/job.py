@@ -62,6 +62,7 @@ class Job:
             "steps": self.steps if self.distillers else 0,
             "discriminator": self.discriminator,
             "seed": self.seed,
+            "adapter": {"name": self.generator.adapter.name, **self.generator.adapter.options()},
             **self.asked,
             "learning_rate": self.learning_rate,
         }

@@ -6,7 +6,6 @@ import inspect as introspection
 import json
 import os.path
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,16 @@ from gansdk.wrapping import other_types, plain_module
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
+    A folder remembers the options of its adapter; those given here count before them.
+
     Raises:
         NeedsContract: a bare module of no known family.
         CheckpointError: a file that cannot be read, or fits no family.
     """
     if isinstance(model, Generator):
         return model
-    adapters = _adapters(adapter)
     if isinstance(model, nn.Module):
+        adapters = _adapters(adapter)
         model = plain_module(model)
         found = detect(model, adapters)
         if found is None:
@@ -70,13 +71,12 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     if os.path.isdir(path):  # as the next one, no error for names too long to be one
         from gansdk.artifact import load_generator
 
-        found = load_generator(path)
-        return found if adapter == "auto" else replace(found, adapter=open_adapter(adapter).bind(found.module))
+        return load_generator(path, adapter)
     if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
-    return recognise(read_state(path), adapters, source=path.name)
+    return recognise(read_state(path), _adapters(adapter), source=path.name)
 
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:

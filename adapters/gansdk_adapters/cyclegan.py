@@ -47,6 +47,10 @@ class CycleGAN(Translation):
         self._cycle_weight = cycle_weight
         self._identity_weight = identity_weight
 
+    def options(self) -> dict[str, Any]:
+        own = {"cycle_weight": self._cycle_weight, "identity_weight": self._identity_weight}
+        return {**super().options(), **own}
+
     def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
         """Return a teacher of both directions: `module` from A to B, and a fresh network of its sizes back."""
         return CycleTeacher(

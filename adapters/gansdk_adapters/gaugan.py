@@ -85,6 +85,19 @@ class GauGAN(Adapter):
         self._feature_weight = feature_weight
         self._perceptual_weight = perceptual_weight
 
+    def options(self) -> dict[str, Any]:
+        return {
+            "upsampling": self._upsampling,
+            "edges": self._edges,
+            "unknown": self._unknown,
+            "size": None if self._size is None else list(self._size),
+            "slope": self._slope,
+            "perceptual": None if self._perceptual is None else str(self._perceptual),
+            "discriminator_width": self._discriminator_width,
+            "feature_weight": self._feature_weight,
+            "perceptual_weight": self._perceptual_weight,
+        }
+
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, (SPADEGenerator, InceptionSPADEGenerator))
 

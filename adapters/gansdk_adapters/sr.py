@@ -45,6 +45,9 @@ class SuperResolution(Adapter):
         bound._contract = self.contract(module)
         return bound
 
+    def options(self) -> dict[str, Any]:
+        return {"pre_upsampled": self._pre_upsampled}
+
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, NETWORKS)
 

@@ -95,6 +95,18 @@ class Translation(Adapter):
         self._reconstruction_weight = reconstruction_weight
         self._discriminator_width = discriminator_width
 
+    def options(self) -> dict[str, Any]:
+        return {
+            "inference": self._inference,
+            "dropout": self._dropout,
+            "size": None if self._size is None else list(self._size),
+            "gan": self._gan,
+            "gan_weight": self._gan_weight,
+            "reconstruction_weight": self._reconstruction_weight,
+            "discriminator_width": self._discriminator_width,
+            "labels": None if self._labels is None else asdict(self._labels),
+        }
+
     def accepts(self, module: nn.Module) -> bool:
         return isinstance(module, Network)
 

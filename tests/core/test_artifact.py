@@ -19,6 +19,7 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, GansdkWarning, NothingPruned, OutputError, PluginNotFound, VerificationError
 from gansdk.evaluate import inferring
+from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
 from gansdk.specs import AdapterSpec
@@ -328,6 +329,35 @@ def test_a_saved_student_can_be_compressed_and_saved_again(tmp_path):
     assert second.after.params < first.after.params
     again = load_generator(tmp_path / "second")
     assert len(again.carvings) == 2
+
+
+def remembered(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())["adapter"]["options"]
+
+
+def test_the_adapter_comes_back_with_its_options(tmp_path):
+    generator = small(SuperResolution(pre_upsampled=3), make(lambda: SRResNet(replace(SIZES, width=8))))
+    folder = compressed(generator).save(tmp_path / "first")
+    assert remembered(folder) == {"pre_upsampled": 3}
+    for asked in ("auto", "sr", {"name": "sr"}):
+        again = open_generator(folder, asked)
+        assert again.adapter.options() == {"pre_upsampled": 3}
+        assert again.contract == generator.contract
+    for asked in (
+        {"name": "sr", "pre_upsampled": 2},
+        {"name": "auto", "pre_upsampled": 2},
+        SuperResolution(pre_upsampled=2),
+    ):
+        again = open_generator(folder, asked)
+        assert again.adapter.options() == {"pre_upsampled": 2}
+        assert again.contract == replace(generator.contract, size=(64, 64))  # the adapter's own
+    assert remembered(compressed(again).save(tmp_path / "second")) == {"pre_upsampled": 2}
+
+
+def test_folders_from_before_options_were_remembered_open_with_the_defaults(tmp_path):
+    folder = family().save(tmp_path / "student")
+    edit(folder / "config.json", adapter={"name": "sr"})
+    assert load_generator(folder).adapter.options() == SuperResolution().options()
 
 
 def test_a_saved_program_says_why_it_cannot_be_compressed_further(tmp_path):

@@ -76,6 +76,11 @@ def test_wrong_names_and_weights_are_refused(tmp_path):
         vgg("vgg19", ("relu3_1", "relu4_1"), weights("vgg19"))
 
 
+def test_a_file_that_is_gone_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(CheckpointError, match=r"are not at '.*gone\.pth'.*'perceptual': 'vgg19\.pth'"):
+        vgg("vgg19", ("relu1_1",), str(tmp_path / "gone.pth"))
+
+
 def test_without_a_network_it_says_how_to_get_the_weights(monkeypatch):
     import timm
 
