@@ -33,6 +33,11 @@ class SamePruned(gansdk.Pruner):
         self._plan: gansdk.Plan | None = None
         self._repaired: dict[str, Any] | None = None
 
+    def prepare(self, student: gansdk.Student, limits: Any, run: Any) -> None:
+        """What the first search needs."""
+        if self._plan is None:
+            self._pruner.prepare(student, limits, run)
+
     def search(self, student: gansdk.Student, limits: Any, run: Any) -> gansdk.Plan:
         """The plan of the first run."""
         if self._plan is None:

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gansdk.budget import Budget, Ceiling, Cost, Limits, Share
-from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
+from gansdk.budgets import check_order, read_budgets
+from gansdk.errors import BudgetSyntaxError, BudgetUnreachable, InvalidOption
 
 FULL = Cost(macs=10_000_000_007, paper_macs=12_000_000_000, params=1_000_003, bytes=4_000_000)
 
@@ -228,3 +229,42 @@ def test_the_budget_an_error_asks_for_can_be_reached(floor: Cost) -> None:
         limits.check_floor(floor, "net")
     advice = str(caught.value).split('Ask for "')[1].split('"')[0]
     Budget.parse(advice).resolve(floor).check_floor(floor, "net")
+
+
+# Several budgets.
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("2x,4x, 8x", ["macs/2", "macs/4", "macs/8"]),
+        (["2x,4x", "8x"], ["macs/2", "macs/4", "macs/8"]),
+        ("4x", ["macs/4"]),
+        ("4x,params<=25%", ["macs/4, params/4"]),
+        ("macs/2,macs/4", ["macs/2, macs/4"]),
+        (["2x", "macs<=1G, size<=5MB", {"macs": "10%"}], ["macs/2", "macs<=1G, size<=5MB", "macs/10"]),
+        (Budget.parse("2x"), ["macs/2"]),
+    ],
+    ids=str,
+)
+def test_only_a_text_of_nothing_but_ratios_is_a_list(given: object, read: list[str]) -> None:
+    assert [str(budget) for budget in read_budgets(given)] == read
+
+
+@given(budgets=st.lists(budgets, min_size=2, max_size=6))
+def test_different_budgets_have_different_names_fit_for_files(budgets: list[Budget]) -> None:
+    names = {budget.label: budget.bounds for budget in budgets}
+    assert len(names) == len({budget.bounds for budget in budgets})
+    assert not set('/\\<>:"|?* ') & set("".join(names))
+
+
+@given(one=budgets, other=budgets, cost=costs)
+def test_what_fits_the_tighter_limits_fits_the_looser_ones(one: Budget, other: Budget, cost: Cost) -> None:
+    limits = one.resolve(FULL), other.resolve(FULL)
+    if limits[1].tightens(limits[0]):
+        check_order([one, other], limits)
+        assert limits[0].fits(cost) or not limits[1].fits(cost)
+        assert not limits[0].tightens(limits[1])
+    else:
+        with pytest.raises(InvalidOption, match="from the largest to the smallest"):
+            check_order([one, other], limits)

@@ -216,6 +216,56 @@ def test_a_missed_quality_floor_exits_with_4_and_the_student_is_saved(
     assert (tmp_path / "out" / "student" / "config.json").is_file()
 
 
+def test_a_missed_quality_floor_prints_the_result_as_json_too(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert call(*short_run(checkpoint, images, tmp_path / "out"), "--quality", "psnr-y>=99", "--json") == 4
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["student"] == str(tmp_path / "out" / "student")
+    assert "QualityFloorMissed" in shown.err
+
+
+@pytest.mark.parametrize("budgets", [["1.2x,1.5x"], ["macs<=90%", "1.5x"], ["1.2x", "macs<=70%,params<=80%"]], ids=str)
+def test_several_budgets_make_a_ladder(
+    budgets: list[str], checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = short_run(checkpoint, images, tmp_path / "out")
+    asked = [text for budget in budgets for text in ("--budget", budget)]
+    made = answer(capsys, *run[:2], *run[4:], *asked)
+    teacher, first, second = made["curve"]
+    assert teacher["macs"] > first["macs"] > second["macs"]
+    assert list(made["students"]) == [first["name"], second["name"]]
+    for name, student in made["students"].items():
+        assert student["student"] == str(tmp_path / "out" / name / "student")
+        assert (Path(student["student"]) / "model.safetensors").is_file()
+        assert student["widths"]
+
+
+def test_a_ladder_is_one_table_for_people_also_where_its_floor_is_missed(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = short_run(checkpoint, images, tmp_path / "out")
+    assert call(*run[:2], *run[4:], "--budget", "1.2x,1.5x", "--quality", "ssim-y>=2") == 4
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines() if line.startswith(("teacher", "1."))] == [
+        "teacher",
+        "1.2x",
+        "1.5x",
+    ]
+    assert "ladder.html" in shown.out
+    assert "QualityFloorMissed" in shown.err
+    assert "1.2x/distil-0" in shown.err
+
+
+def test_two_ratios_with_another_limit_are_refused_in_words(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("compress", checkpoint, "--budget", "2x,4x,params<=25%") == 2
+    assert "--budget several times" in capsys.readouterr().err
+    assert call("plan", checkpoint, "--budget", "2x,4x") == 2
+
+
 def test_a_dry_run_writes_nothing(
     checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

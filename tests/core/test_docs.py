@@ -18,7 +18,7 @@ from gansdk.registry import registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-EXAMPLES = ("README.md", "docs/budgets.md", "docs/wrap-your-generator.md")
+EXAMPLES = ("README.md", "docs/budgets.md", "docs/ladder.md", "docs/wrap-your-generator.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:

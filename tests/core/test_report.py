@@ -279,3 +279,81 @@ def test_wide_tables_scroll_and_both_colour_schemes_are_served(result):
     assert html.count("<table>") == html.count('<div class="wide">')
     assert "prefers-color-scheme: dark" in html
     assert 'name="viewport"' in html
+
+
+# Searches and ladders.
+
+GENERATIONS = [
+    {"generation": 1, "generations": 2, "scored": 4, "best": 0.5, "macs": 200_000},
+    {
+        "generation": 2,
+        "generations": 2,
+        "scored": 6,
+        "best": 0.25,
+        "macs": 180_000,
+        "front": [[100_000, math.inf], [150_000, 0.4], [180_000, 0.25]],
+    },
+]
+
+
+def test_a_search_is_shown_with_its_front(result):
+    found = replace(result, search=GENERATIONS)
+    page = Page(report.render_html(found))
+    shown = [image for title, image in page.images if title.startswith("Score against MACs")]
+    assert len(shown) == 1
+    assert "6 subnets were scored in 2 generation(s)" in page.text
+    assert report.report_data(found)["search"][1]["front"][0] == [100_000, None]
+    assert "subnets were scored" not in Page(report.render_html(result)).text
+
+
+@pytest.fixture
+def ladder(result):
+    """Two students, the second with a value that could not be measured."""
+    kid = replace(result.quality[0], metric="kid", teacher=None, student=0.125, extra={})
+    smaller = replace(
+        result,
+        budget="macs/4, params/4",
+        after=replace(result.after, macs=90_000),
+        warnings=["Something else."],
+        evaluation=replace(result.evaluation, qualities=(replace(result.quality[0], student=29.0),)),
+    )
+    first = replace(result, evaluation=replace(result.evaluation, qualities=(*result.quality, kid)))
+    return gansdk.Ladder(results=[first, smaller])
+
+
+def test_a_ladder_has_one_table_a_curve_per_metric_and_all_students_side_by_side(ladder, tmp_path):
+    page = Page(ladder.report(tmp_path / "ladder.html").read_text())
+    assert [title for title, _ in page.images[:2]] == [
+        "psnr-y to ground-truth against MACs",
+        "kid to ground-truth against MACs",
+    ]
+    titles = [title.removeprefix("cat <1>.png: ") for title, _ in page.images[2:]]
+    assert titles == ["input", "ground truth", "teacher", "2x", "4x_params-over-4"]
+    for shown in (
+        "teacher 467 K 1.00x",
+        "31.5000 - 2x 181 K 2.57x",
+        "30.2500 0.1250 4x_params-over-4 90 K 5.18x",
+        "29.0000 -",
+    ):
+        assert shown in page.text
+    assert "not> scored on 2 images. Something else." in page.text
+
+
+def test_a_ladder_as_json_is_its_curve_and_every_students_summary(ladder, tmp_path):
+    told = json.loads(ladder.report(tmp_path / "ladder.json").read_text())
+    assert told == to_json(ladder.summary())
+    teacher, first, second = told["curve"]
+    assert teacher["quality"] == [{"metric": "psnr-y", "reference": "ground-truth", "value": 31.5}]
+    assert [item["value"] for item in first["quality"]] == [30.25, 0.125]
+    assert (second["name"], second["macs"]) == ("4x_params-over-4", 90_000)
+    assert told["students"]["2x"]["budget"] == "macs/2"
+    with pytest.raises(InvalidOption, match=r"\.pdf"):
+        ladder.report(tmp_path / "ladder.pdf")
+
+
+def test_a_ladder_is_saved_as_folders_by_budget(bare, tmp_path):
+    made = gansdk.Ladder(results=[bare, replace(bare, budget="macs/4")])
+    made.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2x", "4x", "ladder.html", "ladder.json"]
+    assert (tmp_path / "4x" / "student" / "config.json").is_file()
+    assert repr(made) == "<Ladder of 466,560 MACs: 2x, 4x>"
