@@ -204,7 +204,7 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
         step=learner.learn,
         state=lambda: {"teacher": learner.state_dict()},
         load_state=load_state,
-        parameters=lambda: (p for network in learner.networks().values() for p in network.parameters()),
+        networks=lambda: learner.networks().values(),
         saved=show,
     )
 

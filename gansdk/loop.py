@@ -92,11 +92,14 @@ class Loop:
         step: Callable[[Batch], Metrics],
         state: Callable[[], State],
         load_state: Callable[[State], None],
-        parameters: Callable[[], Iterable[nn.Parameter]],
+        networks: Callable[[], Iterable[nn.Module]],
         before_step: Callable[[int], None] | None = None,
         saved: Callable[[int], None] | None = None,
     ) -> None:
         """Take `steps` steps, or what a killed run left of them; `saved` is called after each save.
+
+        `networks` are those that train. At every save all processes agree on the running statistics of their norms,
+        which each of them has gathered from its own images.
 
         What networks draw from torch's global generator (dropout) follows the seed and the number of the step, so a
         resumed run repeats it; afterwards the generator is as it was.
@@ -121,7 +124,8 @@ class Loop:
                 if done % interval.length == 0 or done == steps:
                     self.history.append({"stage": number, **interval.close(done)})
                 if done % keep_every == 0 or done == steps:
-                    self._check_weights(parameters(), done, steps)
+                    self._check_weights(networks(), done, steps)
+                    self.processes.average_statistics(networks())
                     self.save(stage, {**state(), "step": done})
                     if saved is not None:
                         saved(done)
@@ -141,9 +145,9 @@ class Loop:
         interval.wait_s += time.perf_counter() - before
         return self.processes.to_device(batch)
 
-    def _check_weights(self, parameters: Iterable[nn.Parameter], step: int, steps: int) -> None:
+    def _check_weights(self, networks: Iterable[nn.Module], step: int, steps: int) -> None:
         """The last update of an interval is not seen by its losses; what it broke must not replace a good state."""
-        if not all(bool(p.isfinite().all()) for p in parameters):
+        if not all(bool(p.isfinite().all()) for network in networks for p in network.parameters()):
             raise TrainingDiverged(f"A weight is no longer finite at step {step} of {steps}. {self.advice}")
 
     def _resume(self, stage: str, load_state: Callable[[State], None]) -> int:

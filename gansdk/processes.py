@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption
+from gansdk.toolkit.norms import tracked_norms
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,14 +65,20 @@ class Processes:
         self._accelerator.backward(loss)
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.count > 1:
+            self._average([p.grad for p in parameters if p.grad is not None])
+
+    def average_statistics(self, networks: Iterable[nn.Module]) -> None:
+        """Give every process the mean of all running statistics that norms in training mode have gathered.
+
+        Their variances are means of variances within a process's batches, as one process's are within its own.
+        """
         if self.count == 1:
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = self._accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+        norms = [norm for network in networks for norm in tracked_norms(network) if norm.training]
+        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
+        if statistics:
+            self._average(statistics)
 
     def agree(self, value: Any) -> Any:
         """The main process's value, in every process."""
@@ -113,3 +120,11 @@ class Processes:
             inputs={route: x.to(self.device) for route, x in batch.inputs.items()},
             targets={route: y.to(self.device) for route, y in batch.targets.items()},
         )
+
+    def _average(self, tensors: Sequence[Tensor]) -> None:
+        """Put the mean over the processes into each of the tensors, all in one exchange."""
+        flat = self._accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
+        start = 0
+        for tensor in tensors:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
@@ -159,7 +159,7 @@ class CompressionRun:
             step=self._regime.step,
             state=self._state,
             load_state=self._load_state,
-            parameters=self.student.parameters,
+            networks=self._networks,
             before_step=before_step,
         )
         self.student.train(False)
@@ -201,6 +201,11 @@ class CompressionRun:
                 "front": [list(point) for point in event.front],
             }
         )
+
+    def _networks(self) -> Iterator[nn.Module]:
+        yield from self.student.networks().values()
+        for teacher in self._teachers:
+            yield from teacher.networks().values()
 
     def _state(self) -> State:
         return {

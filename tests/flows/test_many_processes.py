@@ -147,6 +147,39 @@ def test_generator_and_discriminator_of_all_processes_stay_the_same_to_the_bit(t
     assert (tmp_path / "out-2" / "teacher" / "discriminator.safetensors").is_file()
 
 
+FRESH = (
+    TEACHING.replace('"width": 4,', '"width": 4, "norm": "batch",')
+    .replace(
+        "rank = os.environ",
+        """
+small = gansdk.compress(
+    trained.generator, budget="1.5x", data=Colours(), distiller="pixel", steps=3, batch_size=4, device="cpu",
+    pruner={"name": "one-step", "importance": "consumer-norm", "inherit": "none"},
+)
+rank = os.environ""",
+    )
+    .replace(
+        "**trained.generator.module.state_dict(), **",
+        "**trained.generator.module.state_dict(), **{f's.{k}': v for k, v in small.student.state_dict().items()}, **",
+    )
+)
+
+
+def test_processes_agree_on_the_running_statistics_of_what_trains_from_scratch(tmp_path, photos):
+    done = launch(2, tmp_path, photos, script=FRESH)
+    assert done.returncode == 0, done.stderr
+    first, second = (told(tmp_path, 2, rank) for rank in (0, 1))
+    # A discriminator judges by the statistics of its batch, and nobody reads its running ones.
+    first = {name: tensor for name, tensor in first.items() if not name.startswith("d.")}
+    gathered = [name for name in first if name.endswith(("running_mean", "running_var"))]
+    assert any(name.startswith("s.") for name in gathered)
+    assert not any(torch.equal(first[name], torch.zeros_like(first[name])) for name in gathered)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    saved = gansdk.load(tmp_path / "out-2" / "teacher").state_dict()
+    assert all(torch.equal(saved[name], first[name]) for name in saved)
+
+
 SEARCH = """
 import os, pathlib, sys, torch, gansdk
 from gansdk.run import CompressionRun
