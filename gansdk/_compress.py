@@ -17,8 +17,7 @@ from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
 from gansdk.result import CompressionResult, Ladder
 from gansdk.session import Session, begin
-from gansdk.stages import CARVED, TRACED, carve, check_traced, find_plan, recover, score, start
-from gansdk.student import ElasticStudent
+from gansdk.stages import CARVED, TRACED, carve, check_traced, find_plan, make_student, recover, score, start
 
 
 def compress(
@@ -42,6 +41,7 @@ def compress(
     patch: int | None = None,
     learning_rate: float | None = None,
     discriminator: str | Path | None = None,
+    transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> CompressionResult:
     """Make a small student of a generator that looks like it.
@@ -67,6 +67,9 @@ def compress(
         learning_rate: the largest of the schedule; the family's own if left out.
         discriminator: checkpoint of the discriminator that the generator was trained against, for the student to go
             on with; a folder saved by `train_teacher` brings its own, and else the student's starts fresh.
+        transform: one of those that the family's adapter offers, such as "mobile": the student is carved from the
+            generator in that architecture, partly with fresh weights, which training must make up for. Budgets stay
+            relative to the generator as given.
         observers: called with every event of the run.
 
     Raises:
@@ -100,6 +103,7 @@ def ladder(
     patch: int | None = None,
     learning_rate: float | None = None,
     discriminator: str | Path | None = None,
+    transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> Ladder:
     """Make several students of a generator, from large to small, and the curve of their quality against their cost.
@@ -134,13 +138,13 @@ def _make(session: Session, job: Job) -> CompressionResult:
     began = time.perf_counter()
     loop = session.loop(job)
     with session.collecting(loop) as warnings:
-        student = ElasticStudent.of(job.generator)
+        student, before = make_student(job)
         student.module.to(loop.processes.device)
         run = start(job, loop, student, session.rung(job))
-        limits = session.limits(student)
+        limits = session.limits(student, before)
         checks = {TRACED: check_traced(job, run, student)}
-        plan = loop.processes.agree(find_plan(job, run, student, limits))
-        carved, checks[CARVED] = carve(job, run, student, plan)
+        plan = loop.processes.agree(find_plan(job, run, student, limits, job.budget.resolve(before)))
+        carved, checks[CARVED] = carve(job, run, student, plan, before)
         if not session.dry_run:
             recover(job, run, student, carved, plan)
             if job.distillers:
@@ -151,11 +155,12 @@ def _make(session: Session, job: Job) -> CompressionResult:
             evaluation=None if session.dry_run else score(run, job, carved.module, session.metrics),
             student=carved.module.cpu().eval(),
             teacher=job.generator.module,
-            generator=job.generator,
+            generator=job.origin,
             space=student.space,
             plan=plan,
             budget=str(job.budget),
-            before=student.cost(student.space.full_plan()),
+            before=before,
+            transformed=student.cost(student.space.full_plan()) if job.origin is not job.generator else None,
             after=carved.cost(carved.space.full_plan()),
             warnings=warnings,
             history=loop.history,

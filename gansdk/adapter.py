@@ -34,6 +34,8 @@ class Adapter(ABC):
     """A family of generators. Nothing here changes the module it is given."""
 
     name: str = ""
+    transforms: tuple[str, ...] = ()
+    """Names that `transform` takes."""
 
     @abstractmethod
     def accepts(self, module: nn.Module) -> bool:
@@ -117,6 +119,19 @@ class Adapter(ABC):
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
         """A fresh network of the same family, wider by `width` and on request deeper (OMGD's teachers)."""
         raise Unsupported(f"The adapter {self.name!r} cannot rebuild its networks wider or deeper.")
+
+    def transform(self, module: nn.Module, name: str) -> nn.Module:
+        """A network of the family in another, usually cheaper architecture, for the student to start from.
+
+        It maps the same inputs to the same outputs and has the same taps, perhaps at other paths. What carries over is
+        copied; other layers have fresh weights, drawn from torch's global generator.
+
+        Raises:
+            Unsupported: the family has no such transform, or this network does not allow it; the message says why.
+        """
+        raise Unsupported(
+            f"The family {self.name!r} has no transform {name!r}; it has {', '.join(self.transforms) or 'none'}."
+        )
 
     def degrade(self, image: Tensor) -> Tensor:
         """(N, channels_out, sH, sW) -> (N, channels_in, H, W): the input an image came from.

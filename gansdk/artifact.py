@@ -229,6 +229,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) -> dict[str, Any]:
     summary, generator = result.summary(), result.generator
+    teacher = generator.module if result.teacher is None else result.teacher
     return {
         "schema_version": SCHEMA_VERSION,
         "gansdk": summary["gansdk"],
@@ -240,7 +241,7 @@ def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) ->
         "contract": summary["contract"],
         "taps": dict(generator.taps),
         "shared": dict(shared),
-        "teacher": {"source": generator.source, "sha256": fingerprint(generator.module)},
+        "teacher": {"source": generator.source, "sha256": fingerprint(teacher)},
         **{key: summary[key] for key in ("budget", "before", "after", "settings")},
     }
 

@@ -175,6 +175,7 @@ def compress(
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
     discriminator: Annotated[Path | None, typer.Option(help="Checkpoint of the teacher's discriminator.")] = None,
+    transform: Annotated[str | None, typer.Option(help="The family's, such as 'mobile': what to start from.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where run, student and report go.")] = Path("gansdk-out"),
     resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
@@ -215,6 +216,7 @@ def compress(
                 patch=patch,
                 learning_rate=learning_rate,
                 discriminator=discriminator,
+                transform=transform,
                 observers=(progress,),
             )
         _print_made(made, as_json=as_json)

@@ -37,6 +37,9 @@ class Job:
     """One student that was asked for: everything opened and checked, before any compute is spent."""
 
     generator: Generator
+    """The teacher, whose cost budgets are relative to."""
+    origin: Generator
+    """What the student is carved from: the teacher, or what a transform made of it."""
     budget: Budget
     pruner: Pruner
     distillers: tuple[Distiller, ...]
@@ -82,6 +85,7 @@ def prepare(
     patch: int | None,
     learning_rate: float | None,
     discriminator: str | Path | None,
+    transform: str | None,
 ) -> tuple[Job, ...]:
     """Open everything that `gansdk.compress` was given; its docstring says what that may be.
 
@@ -95,6 +99,7 @@ def prepare(
     generator = open_generator(model, adapter)
     _check_values(generator)
     _check_parts(generator, pruner, distiller, has_data=data is not None)
+    origin = generator if transform is None else _transformed(generator, transform, seed)
     trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     jobs = []
@@ -108,6 +113,7 @@ def prepare(
         jobs.append(
             Job(
                 generator=generator,
+                origin=origin,
                 budget=budget,
                 pruner=chosen,
                 distillers=distillers,
@@ -124,6 +130,7 @@ def prepare(
                     "distiller": [_described(one) for item in distillers for one in (*item.terms, item.regime) if one],
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
+                    "transform": transform,
                 },
             )
         )
@@ -145,6 +152,21 @@ def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job:
             f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
             "to hold some out of training. Pass eval_data='folder/'."
         )
+
+
+def _transformed(generator: Generator, name: str, seed: int) -> Generator:
+    """The generator in another architecture of its family; fresh weights follow the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = generator.adapter.transform(generator.module, name).eval()
+    adapter = generator.adapter.bind(module)
+    return Generator(
+        module=module,
+        contract=generator.contract,
+        adapter=adapter,
+        taps=adapter.taps(module),
+        source=generator.source,
+    )
 
 
 def _task(generator: Generator, trained_against: Mapping[str, Tensor] | None, seed: int) -> Task:

@@ -31,6 +31,9 @@ Made by gansdk {{ gansdk }} from {{ source or "a generator" }}.
 {% for row in costs -%}
 | {{ row.title }} | {{ row.before }} | {{ row.after }} | {{ row.ratio }} |
 {% endfor %}
+{%- if transformed %}
+{{ transformed }}
+{% endif %}
 {%- if quality %}
 | metric | compared with | teacher | student | images |
 |---|---|---|---|---|
@@ -160,6 +163,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
             }
             for metric, title in titles.items()
         ],
+        "transformed": _transformed(result),
         "quality": [
             {
                 **row,
@@ -171,6 +175,17 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
         ],
         "protocols": protocols(result.quality),
     }
+
+
+def _transformed(result: CompressionResult) -> str:
+    """What the student was carved from, if not from the teacher as it was given; else ""."""
+    made = result.transformed
+    if made is None:
+        return ""
+    return (
+        f"The student was carved from the teacher's form {result.settings['transform']!r}, which at full width costs "
+        f"{made.macs:,} MACs (true counting) and has {made.params:,} parameters."
+    )
 
 
 def _context(result: CompressionResult) -> dict[str, Any]:

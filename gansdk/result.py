@@ -30,13 +30,16 @@ class CompressionResult:
     teacher: nn.Module | None
     """The generator as it was given, in eval mode; None if it is not kept."""
     generator: Generator
-    """The teacher with its adapter and contract."""
+    """What the student was carved from, with its adapter and contract: the teacher, or a transform's network."""
     space: Space
-    """The channel groups of the full generator."""
+    """Its channel groups."""
     plan: Plan
     budget: str
     before: Cost
+    """Of the teacher."""
     after: Cost
+    transformed: Cost | None = None
+    """Of what the student was carved from, where a transform made that of the teacher."""
     evaluation: Evaluation | None = None
     warnings: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -117,6 +120,7 @@ class CompressionResult:
             "budget": self.budget,
             "before": asdict(self.before),
             "after": asdict(self.after),
+            "transformed": asdict(self.transformed) if self.transformed is not None else None,
             "ratios": ratios(self.before, self.after),
             "quality": [asdict(quality) for quality in self.quality],
             "warnings": self.warnings,

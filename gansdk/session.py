@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gansdk.artifact import check_target
-from gansdk.budget import Budget, Limits
+from gansdk.budget import Budget, Cost, Limits
 from gansdk.budgets import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
 from gansdk.events import Event, Finished, Warned
@@ -71,15 +71,14 @@ class Session:
         """The folder that a student's folder goes into."""
         return None if self.target is None else self.target / self.rung(job)
 
-    def limits(self, student: Student) -> list[Limits]:
-        """What all budgets come to, in the order of the jobs.
+    def limits(self, student: Student, full: Cost) -> list[Limits]:
+        """What all budgets come to, in the order of the jobs, where the generator costs `full`.
 
         Raises:
             InvalidOption: the budgets are not in order.
             BudgetUnreachable: one is below the cost of the smallest plan.
             NothingPruned: there is nothing to prune.
         """
-        full = student.cost(student.space.full_plan())
         limits = [job.budget.resolve(full) for job in self.jobs]
         check_order([job.budget for job in self.jobs], limits)
         for one in limits:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gansdk.budget import Limits
+from gansdk.budget import Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN
 from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
@@ -26,6 +26,13 @@ from gansdk.teachers import FrozenTeacher
 TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
 EQUAL = 1e-4
 """Two forms of one student may differ by this share of the output range: float rounding, nothing else."""
+
+
+def make_student(job: Job) -> tuple[ElasticStudent, Cost]:
+    """The student at full size, and the cost of the generator, which after a transform is another."""
+    student = ElasticStudent.of(job.origin, fresh=job.origin is not job.generator)
+    given = student if job.origin is job.generator else ElasticStudent.of(job.generator)
+    return student, given.cost(given.space.full_plan())
 
 
 def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
@@ -47,7 +54,7 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
 
 
 def check_traced(job: Job, run: CompressionRun, student: Student) -> float:
-    """Largest difference between the teacher's image and that of the student, still at full size."""
+    """Largest difference between the image of what the student is made from and its own, still at full size."""
     x = _example(job, student)
     student.train(False)
     with torch.no_grad():
@@ -66,15 +73,18 @@ def check_traced(job: Job, run: CompressionRun, student: Student) -> float:
             "apart: it draws noise or keeps a state. Make it a function of its input, with noise as a further channel "
             "or a fixed buffer."
         )
+    if job.origin is not job.generator:
+        source = FrozenTeacher(job.origin.module, job.origin.contract, {}, device=x.device)
+        original = source.observe(x).image
+        assert original is not None
     return _proved(job, TRACED, image, original)
 
 
-def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[Limits]) -> Plan:
-    """The pruner's plan for the job's budget, or the one an earlier start of this run found; always within it.
+def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[Limits], own: Limits) -> Plan:
+    """The pruner's plan within the job's `own` limits, or the one an earlier start of this run found.
 
     `limits` are those of all budgets, for what the pruner does once for all of them.
     """
-    own = job.budget.resolve(student.cost(student.space.full_plan()))
     run.enter("prepare", student)
     job.pruner.prepare(student, limits, run)
     run.enter("search", student)
@@ -127,7 +137,9 @@ def _check_plan(plan: Plan, space: Space, pruner: str) -> None:
             )
 
 
-def carve(job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan) -> tuple[ElasticStudent, float]:
+def carve(
+    job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan, before: Cost
+) -> tuple[ElasticStudent, float]:
     """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
     carved = student.carve(plan, inherit=job.pruner.inherit)
     exact = carved if job.pruner.inherit == "all" else student.carve(plan)
@@ -149,7 +161,7 @@ def carve(job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan) ->
             stage="cost",
             max_error=abs(real - predicted.params),
         )
-    run.emit(Carved(cost=after, full=student.cost(student.space.full_plan()), max_error=error))
+    run.emit(Carved(cost=after, full=before, max_error=error))
     return carved, error
 
 

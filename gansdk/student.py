@@ -69,8 +69,11 @@ class ElasticStudent(Student):
         module.requires_grad_(True)
 
     @classmethod
-    def of(cls, generator: Generator) -> ElasticStudent:
-        """The full-size student of a generator; the generator's module is copied, never touched."""
+    def of(cls, generator: Generator, *, fresh: bool = False) -> ElasticStudent:
+        """The full-size student of a generator; the generator's module is copied, never touched.
+
+        `fresh`: its weights, or some of them, were never trained.
+        """
         module, notes = fold(generator.module)
         module.eval()
         contract = generator.contract
@@ -81,7 +84,7 @@ class ElasticStudent(Student):
             notes = (*notes, REOPENED)
         name = generator.source or type(generator.module).__name__
         space = replace(space, name=name, notes=(*notes, *space.notes))
-        return cls(module, space, contract, generator.taps, initialise=generator.adapter.initialise)
+        return cls(module, space, contract, generator.taps, fresh=fresh, initialise=generator.adapter.initialise)
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         paths = tapping.select(self._paths, taps)
@@ -120,7 +123,7 @@ class ElasticStudent(Student):
             self._paths,
             tap_ids=tap_ids,
             tap_widths=self._tap_widths,
-            fresh=inherit != "all",
+            fresh=self._fresh or inherit != "all",
             initialise=self._initialise,
         )
 

@@ -26,6 +26,7 @@ from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
 from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
+from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
 State = Mapping[str, Tensor]
@@ -59,6 +60,7 @@ class GauGAN(Adapter):
     """
 
     name = "gaugan"
+    transforms = ("mobile",)
 
     def __init__(
         self,
@@ -239,6 +241,19 @@ class GauGAN(Adapter):
         made: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
         self.initialise(made)
         return made
+
+    def transform(self, module: nn.Module, name: str) -> nn.Module:
+        """As "mobile": the MobileSPADE of a SPADE generator, with separable convolutions for gamma and beta.
+
+        Raises:
+            Unsupported: another name, CAT's generator, or one that was pruned or is mobile.
+        """
+        if name not in self.transforms:
+            return super().transform(module, name)
+        network = _known(module)
+        if not isinstance(network, SPADEGenerator):
+            raise Unsupported("Only SPADE generators have a mobile form; CAT's are made to be pruned as they are.")
+        return separable(network, self.initialise)
 
     def _labels(self, channels: int) -> Labels:
         known = KNOWN_LABELS.get(channels, Labels(classes=channels))

@@ -19,9 +19,10 @@ from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSiz
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.norms import unused_statistics
-from gansdk_adapters.networks.resnet import ResNetSizes
+from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.unet import UNetSizes
 from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
+from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
@@ -66,6 +67,7 @@ class Translation(Adapter):
         InvalidOption: an option has none of these values.
     """
 
+    transforms = ("mobile",)
     conditional: bool
     """Whether the discriminator sees the input beside the image."""
 
@@ -247,6 +249,19 @@ class Translation(Adapter):
         network = self._known(module)
         sizes = resized(network.sizes, width, deeper)
         return initialise(layout_of(sizes).network(sizes))
+
+    def transform(self, module: nn.Module, name: str) -> nn.Module:
+        """As "mobile": the MobileResNet of a ResNet, with separable convolutions in the blocks (GAN Compression).
+
+        Raises:
+            Unsupported: another name or network, or one that was pruned or is mobile.
+        """
+        if name not in self.transforms:
+            return super().transform(module, name)
+        network = self._known(module)
+        if not isinstance(network, ResNetGenerator):
+            raise Unsupported(f"Only ResNets have a mobile form, and this is of the class {type(network).__name__}.")
+        return separable(network, self.initialise)
 
     def _known(self, module: nn.Module) -> Network:
         if isinstance(module, Network):
