@@ -167,7 +167,7 @@ def _make(session: Session, job: Job) -> CompressionResult:
             search=run.searched,
             checks=checks,
             settings=session.settings_of(job, seconds=time.perf_counter() - began),
-            discriminator=job.task.discriminator if job.distillers else job.generator.discriminator,
+            discriminator=(job.task if job.learns_by_task else job.generator).discriminator,
             out_dir=session.place(job),
         )
         session.save(result)

@@ -116,6 +116,18 @@ class Adapter(ABC):
             module, self.contract(module), self.taps(module), self.task(module, discriminator=discriminator)
         )
 
+    def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
+        """Teachers that learn side by side, from the modules' weights on: each on its own, or with a common critic.
+
+        `shared`: how many of the discriminator's first stages judge all of them, before each has stages of its own;
+        the family's usual number if left out. Such a discriminator takes its step when all teachers have taken theirs.
+        The default is for families that share nothing, and takes no notice of it.
+
+        Raises:
+            InvalidOption: the family's discriminator cannot be shared so.
+        """
+        return [self.learner(module) for module in modules]
+
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
         """A fresh network of the same family, wider by `width` and on request deeper (OMGD's teachers)."""
         raise Unsupported(f"The adapter {self.name!r} cannot rebuild its networks wider or deeper.")

@@ -121,3 +121,8 @@ class Observation:
     """(N, channels_out, sH, sW) in output_range; None if it was not asked for."""
     features: Mapping[str, Tensor]
     """tap -> (N, C_tap, H_tap, W_tap), only the taps asked for."""
+
+    def detached(self) -> Observation:
+        """The same without gradient."""
+        image = None if self.image is None else self.image.detach()
+        return Observation(image, {tap: feature.detach() for tap, feature in self.features.items()})

@@ -105,6 +105,15 @@ class Teacher(ABC):
         """Take one optimiser step of an online teacher; a frozen one has nothing to learn."""
         return {}
 
+    def teach(self, batch: Batch, taps: Sequence[str] = ()) -> tuple[Mapping[Route, Observation], Metrics]:
+        """Learn from a batch, and give what was shown of it before that step, detached, by the batch's routes.
+
+        The default observes and learns; a teacher that can share the forward pass between both does so here.
+        """
+        with torch.no_grad():
+            shown = {route: self.observe(x, taps, route=route) for route, x in batch.inputs.items()}
+        return shown, self.learn(batch)
+
     def networks(self) -> Mapping[Route, nn.Module]:
         """Plain modules, for scoring and reports."""
         return {}
@@ -189,7 +198,9 @@ class Task(ABC):
     needs_pairs: bool = False
     """Whether a target must show what its input should become; samples of the other domain do not serve."""
     generator_first: bool = False
-    """Whether the generator's step precedes the discriminator's, which then judges fresh images (SPADE)."""
+    """Whether the generator's step precedes the discriminator's."""
+    judges_fresh: bool = True
+    """Whether a discriminator whose step comes second judges fresh images (SPADE), or those of the first step."""
 
     @property
     def discriminator(self) -> Mapping[str, Tensor] | None:
@@ -276,15 +287,25 @@ class Term(ABC):
         """Which of the taps that both sides offer it wants observed; () for images only."""
         return ()
 
+    def prepare(self) -> None:
+        """Load what the term needs, such as another network, or say what is missing; called before any compute."""
+
     def bind(self, stage: Stage) -> None:
         """Called once per stage, before its first step: size connectors by `stage.student.width(tap)`.
 
-        `stage.teachers` is then the one teacher that the term is compared with.
+        `stage.teachers` are then those that the term is compared with: one, if it reads feature maps.
         """
+
+    def encode(self, seen: Observation) -> Observation:
+        """What the term reads off one side alone, by default what was seen.
+
+        Called once a step for the student, however many teachers it is compared with, and once for each of them.
+        """
+        return seen
 
     @abstractmethod
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
-        """(), unweighted, with gradient to the student only."""
+        """Compare both sides, as `encode` gave them: (), unweighted, with gradient to the student only."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Connectors, trained with the student."""
@@ -299,8 +320,14 @@ class Term(ABC):
 class Regime(ABC):
     """Which networks exist, who supplies inputs, and who is updated when. One per run."""
 
+    uses_task: bool = True
+    """Whether the student learns by the family's task too, so that its discriminator is saved with it."""
+
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
-        """The teachers of the run; the default is the given generator, frozen."""
+        """The teachers of the run; the default is the given generator, frozen.
+
+        What is drawn from torch's global generator follows the run's seed.
+        """
         return (reference,)
 
     def source(self, data: DataSource | None, adapter: Adapter) -> DataSource:

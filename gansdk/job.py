@@ -55,6 +55,11 @@ class Job:
     learning_rate: float
     asked: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def learns_by_task(self) -> bool:
+        """Whether the student is trained by the family's task, so that the discriminator goes with it."""
+        return bool(self.distillers) and self.regime.uses_task
+
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""
         return {
@@ -110,6 +115,9 @@ def prepare(
             source = regime.source(given, generator.adapter)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
             task.prepare()
+            for term in (term for item in distillers for term in item.terms):
+                term.prepare()
+        has_critic = regime.uses_task and task.discriminator is not None
         jobs.append(
             Job(
                 generator=generator,
@@ -119,7 +127,7 @@ def prepare(
                 distillers=distillers,
                 regime=regime,
                 task=task,
-                discriminator=None if task.discriminator is None else _ORIGINS[trained_against is None],
+                discriminator=_ORIGINS[trained_against is None] if has_critic else None,
                 source=source,
                 scored_on=source,
                 steps=DEFAULT_STEPS if steps is None else steps,

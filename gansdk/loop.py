@@ -184,7 +184,8 @@ class _Interval:
         self._stage = stage
         self._steps = steps
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
+        self._steps_taken = 0
         self._began = time.perf_counter()
         self._first: float | None = None
         self._worse = 0
@@ -192,18 +193,20 @@ class _Interval:
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1  # not every step has every metric
+        self._steps_taken += 1
 
     def close(self, step: int) -> dict[str, float]:
         """Read the means, check them, tell them, and begin anew."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         seconds = time.perf_counter() - self._began
-        rate = self._count / seconds if seconds else 0.0
+        rate = self._steps_taken / seconds if seconds else 0.0
         self._check(step, means)
         self._loop.emit(
             StepDone(stage=self._stage, step=step, steps=self._steps, metrics=means, wait_s=self.wait_s, rate=rate)
         )
-        self._sums, self._count, self.wait_s, self._began = {}, 0, 0.0, time.perf_counter()
+        self._sums, self._counts, self._steps_taken = {}, {}, 0
+        self.wait_s, self._began = 0.0, time.perf_counter()
         return {"step": float(step), **means}
 
     def _check(self, step: int, means: dict[str, float]) -> None:
@@ -211,7 +214,9 @@ class _Interval:
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingDiverged(f"{broken[0]} is no longer finite at step {step} of {self._steps}. {advice}")
-        loss = means.get("loss", 0.0)
+        if "loss" not in means:
+            return
+        loss = means["loss"]
         self._first = loss if self._first is None else self._first
         self._worse = self._worse + 1 if self._first > 0 and loss > DIVERGED_FACTOR * self._first else 0
         if self._worse == 3:

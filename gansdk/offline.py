@@ -84,7 +84,7 @@ class OfflineRegime(Regime):
         loss = torch.stack(losses).sum()
         self._descend(loss)
         if late and self.task_weight:
-            judged = self._discriminate(batch, self._fresh(batch))
+            judged = self._discriminate(batch, self._fresh(batch) if self._stage.task.judges_fresh else fakes)
         return {"loss": loss.detach(), **judged, **told}
 
     def state_dict(self) -> State:

@@ -53,23 +53,28 @@ class OnlineTeacher(Teacher):
         return FrozenTeacher(self.module, self.contracts[MAIN], self._paths, device=device).widths(taps, device)
 
     def learn(self, batch: Batch) -> Metrics:
-        """One step of the discriminator and one of the generator, in the task's order.
+        return self.teach(batch)[1]
+
+    def teach(self, batch: Batch, taps: Sequence[str] = ()) -> tuple[Mapping[Route, Observation], Metrics]:
+        """One step of the discriminator and one of the generator, in the task's order, after one forward pass.
 
         Raises:
             MissingData: the batch has no target images.
         """
         if not batch.targets:
             raise MissingData("A teacher learns from images of what it should make, and this data has inputs only.")
-        fake = self.module(batch.inputs[MAIN])
+        x = batch.inputs[MAIN]
+        seen = tapping.observe(self.module, self.module, x, tapping.select(self._paths, taps))
+        assert seen.image is not None
         late = self.task.generator_first
-        judged: Metrics = {} if late else self.task.discriminate(batch, {MAIN: fake.detach()})
-        loss, parts = self.task.generator_loss(batch, {MAIN: fake}, batch.targets if batch.paired else {})
+        judged: Metrics = {} if late else self.task.discriminate(batch, {MAIN: seen.image.detach()})
+        loss, parts = self.task.generator_loss(batch, {MAIN: seen.image}, batch.targets if batch.paired else {})
         self._descend(loss)
         if late:
             with torch.no_grad():
-                fresh = self.module(batch.inputs[MAIN])
-            judged = self.task.discriminate(batch, {MAIN: fresh})
-        return {"loss": loss.detach(), **judged, **parts}
+                judged_image = self.module(x) if self.task.judges_fresh else seen.image.detach()
+            judged = self.task.discriminate(batch, {MAIN: judged_image})
+        return {MAIN: seen.detached()}, {"loss": loss.detach(), **judged, **parts}
 
     def networks(self) -> Mapping[Route, nn.Module]:
         return {MAIN: self.module}

@@ -211,13 +211,14 @@ class CompressionRun:
         return {
             "student": self.student.state_dict(),
             "regime": self._regime.state_dict(),
-            "task": self.task.state_dict(),
+            "task": self.task.state_dict() if self._regime.uses_task else {},
             "teachers": [teacher.state_dict() for teacher in self._teachers],
         }
 
     def _load_state(self, state: State) -> None:
         self.student.load_state_dict(state["student"])
         self._regime.load_state_dict(state["regime"])
-        self.task.load_state_dict(state["task"])
+        if self._regime.uses_task:
+            self.task.load_state_dict(state["task"])
         for teacher, saved in zip(self._teachers, state["teachers"], strict=True):
             teacher.load_state_dict(saved)

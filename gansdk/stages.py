@@ -39,12 +39,15 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
     """The run of one student; see `CompressionRun` for `rung`."""
     generator = job.generator
     reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=loop.processes.device)
+    with torch.random.fork_rng(devices=[]):  # fresh teachers follow the seed
+        torch.manual_seed(job.seed)
+        teachers = job.regime.teachers(reference, generator.adapter)
     return CompressionRun(
         loop,
         generator=generator,
         student=student,
         teacher=reference,
-        teachers=job.regime.teachers(reference, generator.adapter),
+        teachers=teachers,
         task=job.task,
         regime=job.regime,
         terms=[term for item in job.distillers for term in item.terms],

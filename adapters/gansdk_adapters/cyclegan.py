@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from gansdk.errors import InvalidOption
 from gansdk.interfaces import Teacher
 from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTeacher
 from gansdk_adapters.tasks.losses import Kind
@@ -63,3 +64,13 @@ class CycleGAN(Translation):
             cycle_weight=self._cycle_weight,
             identity_weight=self._identity_weight,
         )
+
+    def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
+        """Return teachers of both directions, each with two discriminators of its own, as in OMGD's CycleGANs.
+
+        Raises:
+            InvalidOption: they are to share stages.
+        """
+        if shared:
+            raise InvalidOption(f"shared={shared!r}: discriminators of a CycleGAN's teachers share nothing; pass 0.")
+        return [self.learner(module) for module in modules]

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Variant
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
-from gansdk.interfaces import Task
+from gansdk.interfaces import Task, Teacher
+from gansdk.online import OnlineTeacher
 from gansdk_adapters.networks.inception_spade import (
     InceptionSPADEGenerator,
     InceptionSPADESizes,
@@ -27,6 +27,7 @@ from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiSc
 from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
+from gansdk_adapters.tasks.adversarial import Critics
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
 State = Mapping[str, Tensor]
@@ -151,24 +152,24 @@ class GauGAN(Adapter):
         Raises:
             CheckpointError: the weights are of no multi-scale discriminator, or of one for other images.
         """
-        sizes = _known(module).sizes
-        channels = sizes.labels + sizes.channels_out
-        if discriminator is None:
-            network = MultiScaleDiscriminator(MultiScaleSizes(channels_in=channels, width=self._discriminator_width))
-            initialise(network, "xavier", generator=torch.Generator().manual_seed(0))
-        else:
-            network = multi_scale_discriminator(discriminator)
-        if network.sizes.channels_in != channels:
-            raise CheckpointError(
-                f"The discriminator judges {network.sizes.channels_in} channels, but this generator's label map and "
-                f"image have {sizes.labels} + {sizes.channels_out}. Give the one it was trained against."
-            )
-        return SemanticSynthesisTask(
-            network,
-            perceptual=self._perceptual,
-            feature_weight=self._feature_weight,
-            perceptual_weight=self._perceptual_weight,
-        )
+        return self._task(self._judge(module, discriminator))
+
+    def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
+        """Return teachers with a discriminator each, or, with `shared` all of its five stages, with one for all.
+
+        Raises:
+            InvalidOption: `shared` is neither 0 nor all.
+        """
+        networks = [self._judge(module) for module in modules]
+        stages = networks[0].sizes.layers + 1
+        if shared not in (None, 0, stages):
+            raise InvalidOption(f"shared={shared!r}: multi-scale discriminators share nothing (0) or all ({stages}).")
+        networks = [networks[0]] * len(networks) if shared else networks
+        critics = Critics(networks)
+        return [
+            OnlineTeacher(module, self.contract(module), self.taps(module), self._task(network, critics))
+            for module, network in zip(modules, networks, strict=True)
+        ]
 
     def variants(self, state: State) -> Iterable[Variant]:
         fc, image = state.get("fc.weight"), state.get("conv_img.weight")
@@ -254,6 +255,30 @@ class GauGAN(Adapter):
         if not isinstance(network, SPADEGenerator):
             raise Unsupported("Only SPADE generators have a mobile form; CAT's are made to be pruned as they are.")
         return separable(network, self.initialise)
+
+    def _judge(self, module: nn.Module, weights: State | None = None) -> MultiScaleDiscriminator:
+        sizes = _known(module).sizes
+        channels = sizes.labels + sizes.channels_out
+        if weights is None:
+            network = MultiScaleDiscriminator(MultiScaleSizes(channels_in=channels, width=self._discriminator_width))
+            initialise(network, "xavier")
+        else:
+            network = multi_scale_discriminator(weights)
+        if network.sizes.channels_in != channels:
+            raise CheckpointError(
+                f"The discriminator judges {network.sizes.channels_in} channels, but this generator's label map and "
+                f"image have {sizes.labels} + {sizes.channels_out}. Give the one it was trained against."
+            )
+        return network
+
+    def _task(self, network: MultiScaleDiscriminator, critics: Critics | None = None) -> Task:
+        return SemanticSynthesisTask(
+            network,
+            perceptual=self._perceptual,
+            feature_weight=self._feature_weight,
+            perceptual_weight=self._perceptual_weight,
+            critics=critics,
+        )
 
     def _labels(self, channels: int) -> Labels:
         known = KNOWN_LABELS.get(channels, Labels(classes=channels))

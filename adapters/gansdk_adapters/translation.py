@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 from torch.nn.utils import spectral_norm
 
@@ -14,8 +13,14 @@ from gansdk.adapter import Adapter, Variant, reset_parameters
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
-from gansdk.interfaces import Task
-from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, patch_discriminator
+from gansdk.interfaces import Task, Teacher
+from gansdk.online import OnlineTeacher
+from gansdk_adapters.networks.discriminators import (
+    PatchDiscriminator,
+    PatchSizes,
+    patch_discriminator,
+    share_stages,
+)
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.norms import unused_statistics
@@ -23,7 +28,7 @@ from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.unet import UNetSizes
 from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
 from gansdk_adapters.separable import separable
-from gansdk_adapters.tasks.adversarial import ImageToImageTask
+from gansdk_adapters.tasks.adversarial import Critics, ImageToImageTask
 from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
     ARCHITECTURES,
@@ -42,6 +47,9 @@ from gansdk_adapters.translation_layouts import (
 )
 
 Inference = Literal["auto", "eval", "batch-statistics"]
+
+SHARED = 3
+"""Stages that discriminators of teachers side by side share: the usual number of OMGD's scripts."""
 
 SIDE = 256
 """Pixels of a side at which costs are quoted, where the network takes them."""
@@ -154,13 +162,21 @@ class Translation(Adapter):
         Raises:
             CheckpointError: the weights are of no PatchGAN, or of one for other images.
         """
-        return ImageToImageTask(
-            self.judge(module, discriminator),
-            gan=self._gan,
-            conditional=self.conditional,
-            gan_weight=self._gan_weight,
-            reconstruction_weight=self._reconstruction_weight,
-        )
+        return self._task(self.judge(module, discriminator))
+
+    def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
+        """Return teachers whose discriminators share their first `shared` of five stages, three if left out (OMGD).
+
+        Raises:
+            InvalidOption: a discriminator has fewer stages.
+        """
+        networks = [self.judge(module) for module in modules]
+        share_stages(networks, SHARED if shared is None else shared)
+        critics = Critics(networks)
+        return [
+            OnlineTeacher(module, self.contract(module), self.taps(module), self._task(network, critics))
+            for module, network in zip(modules, networks, strict=True)
+        ]
 
     def judge(self, module: nn.Module, weights: State | None = None) -> PatchDiscriminator:
         """Return the discriminator of the weights, or a fresh one with the generator's norm; errors as `task`."""
@@ -170,7 +186,7 @@ class Translation(Adapter):
             fresh = PatchDiscriminator(
                 PatchSizes(channels_in=channels, width=self._discriminator_width, norm=sizes.norm)
             )
-            initialise(fresh, generator=torch.Generator().manual_seed(0))
+            initialise(fresh)
             return fresh
         found = patch_discriminator(weights)
         if found.sizes.channels_in != channels:
@@ -262,6 +278,16 @@ class Translation(Adapter):
         if not isinstance(network, ResNetGenerator):
             raise Unsupported(f"Only ResNets have a mobile form, and this is of the class {type(network).__name__}.")
         return separable(network, self.initialise)
+
+    def _task(self, network: PatchDiscriminator, critics: Critics | None = None) -> Task:
+        return ImageToImageTask(
+            network,
+            gan=self._gan,
+            conditional=self.conditional,
+            gan_weight=self._gan_weight,
+            reconstruction_weight=self._reconstruction_weight,
+            critics=critics,
+        )
 
     def _known(self, module: nn.Module) -> Network:
         if isinstance(module, Network):

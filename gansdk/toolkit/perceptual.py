@@ -13,9 +13,7 @@ from gansdk.errors import CheckpointError, InvalidOption
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
-_WHERE = (
-    "(for GauGAN: adapter={'name': 'gaugan', 'perceptual': 'vgg19.pth'}), or leave the term out ('perceptual': None)."
-)
+_WHERE = "(perceptual='{}.pth'), or leave the term out (perceptual=None)."
 
 
 class Features(nn.Module):
@@ -103,7 +101,7 @@ def _given(name: str, weights: str | Path | Mapping[str, Tensor]) -> dict[str, T
     elif weights == PRETRAINED:
         state = _pretrained(name)
     elif not Path(weights).is_file():
-        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {_WHERE}")
+        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {_WHERE.format(name)}")
     else:
         state = read_state(Path(weights))
     return {key.removeprefix("features."): tensor for key, tensor in state.items()}
@@ -117,7 +115,7 @@ def _pretrained(name: str) -> dict[str, Tensor]:
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise CheckpointError(
             f"The weights of {name} cannot be had from timm ({first_line(error)}). Download the checkpoint of "
-            f"torchvision's or timm's {name} where there is a network and give its path {_WHERE}"
+            f"torchvision's or timm's {name} where there is a network and give its path {_WHERE.format(name)}"
         ) from error
     return state
 

@@ -19,38 +19,45 @@ def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:
 
 
 class TermSum:
-    """Terms of one stage against one teacher. Each is bound, and shown only the taps it asked for.
+    """Terms of one stage against one teacher or several. Each is bound, and shown only the taps it asked for.
 
-    Metrics have the terms' names; a second term of the same name is told apart by a number ("pixel-2").
+    Terms on images are summed over the teachers; those on feature maps are compared with the first alone, whose layers
+    are the student's. Metrics have the terms' names; a second term of the same name is told apart by a number
+    ("pixel-2").
 
     Raises:
         IncompatibleParts: a term wants taps that are not available.
     """
 
-    def __init__(self, stage: Stage, teacher: Teacher) -> None:
-        available = common_taps(stage.student, teacher)
+    def __init__(self, stage: Stage, *teachers: Teacher) -> None:
+        available = common_taps(stage.student, teachers[0])
         self._terms = _numbered(stage.terms)
         self._wanted = {name: term.taps(available) for name, term in self._terms.items()}
-        for term in self._terms.values():
-            term.bind(replace(stage, teachers=(teacher,)))
+        for name, term in self._terms.items():
+            term.bind(replace(stage, teachers=teachers[:1] if self._wanted[name] else teachers))
         wanted = {tap for taps in self._wanted.values() for tap in taps}
         self.taps = tuple(tap for tap in available if tap in wanted)
-        """What to observe of both sides: the union over terms."""
+        """What to observe of the student and the first teacher: the union over terms."""
         self.needs_image = any(term.needs_image for term in self._terms.values())
-        """Whether to observe the teacher's image."""
+        """Whether to observe the teachers' images."""
         self.anchors_low_frequencies = any(term.anchors_low_frequencies for term in self._terms.values())
 
     def __len__(self) -> int:
         return len(self._terms)
 
-    def __call__(self, student: Observation, teacher: Observation) -> tuple[Tensor, Metrics]:
+    def __call__(self, student: Observation, *teachers: Observation) -> tuple[Tensor, Metrics]:
         """The weighted sum, a 0-d tensor, and every term without its weight, detached; needs at least one term."""
-        values = {
-            name: term(_only(student, self._wanted[name]), _only(teacher, self._wanted[name]))
-            for name, term in self._terms.items()
-        }
+        values = {name: self._value(name, student, teachers) for name in self._terms}
         total = torch.stack([self._terms[name].weight * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
+
+    def _value(self, name: str, student: Observation, teachers: Sequence[Observation]) -> Tensor:
+        term, wanted = self._terms[name], self._wanted[name]
+        own = term.encode(_only(student, wanted))
+        first, *others = (
+            term(own, term.encode(_only(teacher, wanted))) for teacher in (teachers[:1] if wanted else teachers)
+        )
+        return sum(others, first)
 
     def check_batch(self, size: int) -> None:
         """Raise IncompatibleParts if a term is not defined for batches of `size` images."""

@@ -34,6 +34,17 @@ def positive(given: object, option: str) -> float:
     raise InvalidOption(f"{option}={given!r} must be a finite number above zero; to do without, leave the part out.")
 
 
+def at_least_zero(given: object, option: str) -> float:
+    """`given` as a float, if it is a finite number from zero.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf:
+        return float(given)
+    raise InvalidOption(f"{option}={given!r} must be a finite number from zero.")
+
+
 def count(given: object, option: str) -> int:
     """`given`, if it is a whole number from 1.
 

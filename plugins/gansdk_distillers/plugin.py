@@ -36,3 +36,24 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         summary="Distance between the detail bands of a wavelet transform",
         source="Wavelet knowledge distillation (Zhang et al., CVPR 2022)",
     )
+    for name, module, summary, needs in (
+        ("ssim", "ssim", "Structural similarity of the images", frozenset[str]()),
+        ("perceptual", "perceptual", "Style and features of the images as VGG-16 sees them", frozenset[str]()),
+        ("tv", "variation", "Total variation of the student's image", frozenset[str]()),
+        ("channel", "channel", "Mean activity of channels behind learned connectors", frozenset({"taps"})),
+    ):
+        yield DistillerSpec(
+            name=name,
+            factory=f"gansdk_distillers.{module}:{name}",
+            summary=summary,
+            source="OMGD (Ren et al., ICCV 2021)",
+            needs=needs,
+        )
+    yield DistillerSpec(
+        name="omgd",
+        factory="gansdk_distillers.omgd:omgd",
+        summary="A wider and a deeper teacher that learn in the run; the student needs no discriminator",
+        source="OMGD (Ren et al., ICCV 2021)",
+        needs=frozenset({"rebuild", "taps"}),
+        kind="both",
+    )

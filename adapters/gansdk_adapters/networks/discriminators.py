@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.errors import CheckpointError, ContractError
+from gansdk.errors import CheckpointError, ContractError, InvalidOption
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm, norm_in, unused_statistics
 
 
@@ -55,6 +55,24 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, 1, about H / 8, about W / 8) for three layers: 256x256 gives 30x30."""
         return cast("Tensor", self.model(x))
+
+
+def share_stages(networks: Sequence[PatchDiscriminator], count: int) -> None:
+    """Make the first `count` convolutions, with norm and activation, of the first network those of all (OMGD).
+
+    0 leaves every network on its own, `layers + 2` makes them one. Only what is used is kept.
+
+    Raises:
+        InvalidOption: they do not have so many.
+    """
+    first, *others = networks
+    starts = [index for index, part in enumerate(first.model) if isinstance(part, nn.Conv2d)]
+    if not 0 <= count <= len(starts):
+        raise InvalidOption(f"shared={count!r}: these discriminators can share 0 to {len(starts)} stages.")
+    end = [*starts, len(first.model)][count]
+    for network in others:
+        for index in range(end):
+            network.model[index] = first.model[index]
 
 
 def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:

@@ -13,18 +13,12 @@ Initialisation = Literal["normal", "xavier"]
 
 
 @torch.no_grad()
-def initialise(
-    network: nn.Module,
-    kind: Initialisation = "normal",
-    *,
-    gain: float = 0.02,
-    generator: torch.Generator | None = None,
-) -> nn.Module:
-    """Draw the weights of `network` in place, and return it.
+def initialise(network: nn.Module, kind: Initialisation = "normal", *, gain: float = 0.02) -> nn.Module:
+    """Draw the weights of `network` in place from torch's global generator, and return it.
 
     Convolutions and linear layers: N(0, gain) for "normal" (pix2pix, CycleGAN), Xavier normal of that gain for
     "xavier" (SPADE); their biases are 0. Scales of batch norms: N(1, gain), shifts 0. Instance norms keep their
-    scales and shifts, as in the released code. `generator`: torch's global one if left out.
+    scales and shifts, as in the released code.
 
     Raises:
         InvalidOption: `kind` is neither.
@@ -34,12 +28,12 @@ def initialise(
     for part in network.modules():
         if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
             if kind == "normal":
-                nn.init.normal_(part.weight, 0.0, gain, generator=generator)
+                nn.init.normal_(part.weight, 0.0, gain)
             else:
-                nn.init.xavier_normal_(part.weight, gain, generator=generator)
+                nn.init.xavier_normal_(part.weight, gain)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.modules.batchnorm._BatchNorm) and part.affine:
-            nn.init.normal_(part.weight, 1.0, gain, generator=generator)
+            nn.init.normal_(part.weight, 1.0, gain)
             nn.init.zeros_(part.bias)
     return network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,29 +15,55 @@ from gansdk.toolkit.optim import Descent
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
 
 
+class Critics:
+    """Discriminators, perhaps with layers in common, that take one step once each of them has judged."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = nn.ModuleList(networks)
+        self._judged: list[Tensor] = []
+
+    def bind(self, training: Training, optimisation: Optimisation, *, rate: float) -> None:
+        """Move them to the training's device and make their optimiser anew."""
+        self.networks.to(training.device)
+        self.descent = Descent(self.networks.parameters(), training, optimisation, rate=rate)
+
+    def descend(self, loss: Tensor) -> None:
+        """Take the loss of one of them; the last one's turn is the step of all, down the sum."""
+        self._judged.append(loss)
+        if len(self._judged) == len(self.networks):
+            self.descent(torch.stack(self._judged).sum())
+            self._judged.clear()
+
+
 class DiscriminatorTask(Task):
-    """A task that owns one discriminator, trained by Adam beside the generator, `rate` times as fast."""
+    """A task with one discriminator, trained by Adam beside the generator, `rate` times as fast.
+
+    `critics` are those it is trained together with. Then the generator learns from a discriminator that has not taken
+    its step yet, whatever the family's own order, and no second image is made for it (OMGD, Ren et al., ICCV 2021).
+    """
 
     optimisation = Optimisation(learning_rate=2e-4, betas=(0.5, 0.999), schedule="constant-linear")
     rate = 1.0
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, critics: Critics | None = None) -> None:
         self.network = network.train().requires_grad_(True)
+        self.critics = critics or Critics([network])
+        if critics is not None:
+            self.generator_first, self.judges_fresh = True, False
 
     @property
     def discriminator(self) -> Mapping[str, Tensor]:
         return {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
 
     def bind(self, training: Training) -> None:
-        self.network.to(training.device)
-        self.descend = Descent(self.network.parameters(), training, self.optimisation, rate=self.rate)
+        self.critics.bind(training, self.optimisation, rate=self.rate)
 
     def state_dict(self) -> State:
-        return {"discriminator": self.network.state_dict(), "descent": self.descend.state_dict()}
+        return {"discriminator": self.network.state_dict(), "descent": self.critics.descent.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.network.load_state_dict(state["discriminator"])
-        self.descend.load_state_dict(state["descent"])
+        self.critics.descent.load_state_dict(state["descent"])
 
 
 class ImageToImageTask(DiscriminatorTask):
@@ -62,8 +88,9 @@ class ImageToImageTask(DiscriminatorTask):
         conditional: bool = True,
         gan_weight: float = 1.0,
         reconstruction_weight: float = 100.0,
+        critics: Critics | None = None,
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, critics)
         check_kind(gan)
         for name, weight in (("gan_weight", gan_weight), ("reconstruction_weight", reconstruction_weight)):
             if not 0 <= weight < float("inf"):
@@ -85,7 +112,7 @@ class ImageToImageTask(DiscriminatorTask):
             ).sum()
             for images, is_real in ((batch.targets, True), (fakes, False))
         )
-        self.descend(0.5 * (real + fake))
+        self.critics.descend(0.5 * (real + fake))
         return {"d/real": real.detach(), "d/fake": fake.detach()}
 
     def generator_loss(

@@ -63,7 +63,9 @@ class CycleTeacher(Teacher):
         self._descend_critics = Descent(self.critics.parameters(), training, self.optimisation)
         self._pools = {route: ImagePool(POOL, training.rng) for route in (A2B, B2A)}
 
-    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = A2B) -> Observation:
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
+        """As the interface says; the main route of a batch is the way from A to B."""
+        route = A2B if route == MAIN else route
         self.contracts[route].check_input(x)
         paths = tapping.select(self._paths, taps)
         generator = self.generators[route]
@@ -71,7 +73,10 @@ class CycleTeacher(Teacher):
             return tapping.observe(generator, generator, x, paths, image=image)
 
     def learn(self, batch: Batch) -> Metrics:
-        """One step of both generators, then one of both discriminators.
+        return self.teach(batch)[1]
+
+    def teach(self, batch: Batch, taps: Sequence[str] = ()) -> tuple[Mapping[Route, Observation], Metrics]:
+        """One step of both generators, then one of both discriminators; shown is the way from A to B.
 
         Raises:
             MissingData: the batch has no images of the other domain.
@@ -82,13 +87,17 @@ class CycleTeacher(Teacher):
                 "trainB."
             )
         real = {A2B: batch.inputs[MAIN], B2A: batch.targets[MAIN]}
-        fakes = {route: self.generators[route](x) for route, x in real.items()}
+        generator = self.generators[A2B]
+        seen = tapping.observe(generator, generator, real[A2B], tapping.select(self._paths, taps))
+        assert seen.image is not None
+        fakes = {A2B: seen.image, B2A: self.generators[B2A](real[B2A])}
         loss, parts = self._generator_losses(real, fakes)
         self._descend(loss)
         judged = self._critic_losses({A2B: real[B2A], B2A: real[A2B]}, fakes)
         self._descend_critics(torch.stack([0.5 * loss for loss in judged.values()]).sum())
         told = {**parts, **{f"d/{route}": value for route, value in judged.items()}}
-        return {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
+        metrics = {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
+        return {MAIN: seen.detached()}, metrics
 
     def networks(self) -> Mapping[Route, nn.Module]:
         return {A2B: self.generators[A2B], B2A: self.generators[B2A]}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.interfaces import Optimisation, Training
 from gansdk.toolkit.perceptual import Features, vgg
-from gansdk_adapters.tasks.adversarial import DiscriminatorTask, untrained
+from gansdk_adapters.tasks.adversarial import Critics, DiscriminatorTask, untrained
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss, over_scales
 
 PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -44,8 +44,9 @@ class SemanticSynthesisTask(DiscriminatorTask):
         perceptual: str | Path | Mapping[str, Tensor] | None,
         feature_weight: float = 10.0,
         perceptual_weight: float = 10.0,
+        critics: Critics | None = None,
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, critics)
         self.perceptual: Features | None = None
         self._perceptual_weights = perceptual if perceptual_weight else None
         self.feature_weight = feature_weight
@@ -76,7 +77,7 @@ class SemanticSynthesisTask(DiscriminatorTask):
                 fake.append(discriminator_loss("hinge", made, real=False))
                 real.append(discriminator_loss("hinge", true, real=True))
         losses = {"d/real": over_scales(real), "d/fake": over_scales(fake)}
-        self.descend(torch.stack(list(losses.values())).sum())
+        self.critics.descend(torch.stack(list(losses.values())).sum())
         return {name: loss.detach() for name, loss in losses.items()}
 
     def generator_loss(

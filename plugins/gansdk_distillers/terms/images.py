@@ -53,11 +53,34 @@ def images(student: Observation, teacher: Observation) -> tuple[Tensor, Tensor]:
     return student.image, teacher.image
 
 
+def total_variation(image: Tensor, *, mean: bool = False) -> Tensor:
+    """Sum of the absolute differences between neighbours in rows and columns, over the batch; or their mean."""
+    with full_precision(image):
+        image = promoted(image)
+        across, down = (image.diff(dim=dim).abs() for dim in (-1, -2))
+        total = across.sum() + down.sum()
+        return total / (across.numel() + down.numel()) if mean else total
+
+
+def output_range(stage: Stage) -> tuple[float, float]:
+    """Lowest and highest value of the student's images. Routes share one range."""
+    return next(iter(stage.student.contracts.values())).output_range
+
+
+def rescaled(image: Tensor, given: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
+    """`image` in the range `wanted` instead of `given`."""
+    if given == wanted:
+        return image
+    (low, high), (lowest, highest) = given, wanted
+    factor = (highest - lowest) / (high - low)
+    return promoted(image) * factor + (lowest - low * factor)
+
+
 def gain(stage: Stage, norm: Norm) -> float:
     """What a distance is multiplied by, to be that of images in [-1, 1] whatever range the student's have.
 
-    The losses are homogeneous, so scaling the result equals scaling the images. Routes share one range.
+    The losses are homogeneous, so scaling the result equals scaling the images.
     """
-    low, high = next(iter(stage.student.contracts.values())).output_range
+    low, high = output_range(stage)
     scale = _PAPERS_RANGE / (high - low)
     return scale if norm == "l1" else scale**2

@@ -1,0 +1,95 @@
+"""The distiller "omgd": Online Multi-Granularity Distillation (Ren et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import get_args
+
+from torch import nn
+
+from gansdk.errors import GansdkWarning, InvalidOption
+from gansdk.interfaces import Distiller, Term
+from gansdk_distillers.channel import channel
+from gansdk_distillers.online import OnlineTeachers, Schedule
+from gansdk_distillers.options import at_least_zero, count, one_of, positive
+from gansdk_distillers.perceptual import Weights
+from gansdk_distillers.perceptual import perceptual as perceptual_term
+from gansdk_distillers.ssim import ssim
+from gansdk_distillers.variation import tv
+
+
+def omgd(
+    perceptual: Weights | None = "pretrained",
+    wide: float | None = 1.0,
+    deep: float | None = 0.25,
+    warm: bool = False,
+    share: int | None = None,
+    student_steps: int | None = None,
+    schedule: str = "auto",
+    select: Callable[[nn.Module], float] | None = None,
+    ssim_weight: float = 10.0,
+    style_weight: float = 1e4,
+    feature_weight: float = 10.0,
+    tv_weight: float = 1e-5,
+    channel_weight: float = 50.0,
+    channel_reduction: str = "sum",
+    tv_reduction: str = "sum",
+) -> Distiller:
+    """Distil from a wider and a deeper teacher that learn in the run; the student sees neither critic nor truth.
+
+    `perceptual`: VGG-16's weights, as for the distiller "perceptual", or None to do without style and features.
+    `wide`, `deep`: the teachers' widths relative to the given generator, None to do without one. The defaults are
+    for students pruned to about a quarter of its width; for a student that is the given generator (budget "1x")
+    published are wide=4, deep=1, and for the smallest ones wide=6, deep=1.5. `warm`: begin the wider teacher with the
+    given weights instead of fresh ones. `share`: stages of the discriminator that both teachers share; the family's
+    usual number if left out. `student_steps`, `schedule`, `select`: of `OnlineTeachers`.
+    The other options are of the distillers "ssim", "perceptual", "tv" and "channel"; a weight of 0 leaves a term out.
+
+    Raises:
+        InvalidOption: an option has a value that is not known.
+    """
+    if wide is None and deep is None:
+        raise InvalidOption("wide=None and deep=None leave no teacher; give one of them a width.")
+    if warm and wide != 1.0:
+        raise InvalidOption(f"warm=True begins with the weights of the given generator, so wide={wide!r} must be 1.")
+    if student_steps == 0:
+        raise InvalidOption(
+            "student_steps=0 would leave the teachers as they are. A frozen teacher is imitated without 'omgd': "
+            "distiller=['ssim', 'perceptual', 'tv', 'channel']."
+        )
+    regime = OnlineTeachers(
+        wide=None if wide is None else positive(wide, "wide"),
+        deep=None if deep is None else positive(deep, "deep"),
+        warm=warm,
+        share=share,
+        student_steps=None if student_steps is None else count(student_steps, "student_steps"),
+        schedule=one_of(get_args(Schedule), schedule, "schedule"),
+        select=select,
+    )
+    return Distiller(
+        terms=(
+            *_unless_zero(ssim_weight, "ssim_weight", ssim),
+            *_perceptual(perceptual, style_weight, feature_weight),
+            *_unless_zero(tv_weight, "tv_weight", lambda weight: tv(weight, tv_reduction)),
+            *_unless_zero(
+                channel_weight, "channel_weight", lambda weight: channel(weight, reduction=channel_reduction)
+            ),
+        ),
+        regime=regime,
+    )
+
+
+def _unless_zero(weight: float, option: str, made: Callable[[float], Distiller]) -> tuple[Term, ...]:
+    return made(weight).terms if at_least_zero(weight, option) else ()
+
+
+def _perceptual(weights: Weights | None, style_weight: float, feature_weight: float) -> tuple[Term, ...]:
+    if not (style_weight or feature_weight):
+        return ()
+    if weights is None:
+        warnings.warn(
+            "perceptual=None: the student learns without OMGD's style and feature terms.", GansdkWarning, stacklevel=2
+        )
+        return ()
+    return perceptual_term(weights, style_weight=style_weight, feature_weight=feature_weight).terms

@@ -1,0 +1,231 @@
+"""The regime of OMGD: a wider and a deeper teacher learn in the run, and the student imitates them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from gansdk.adapter import Adapter
+from gansdk.channels.fold import copy_module
+from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
+from gansdk.errors import IncompatibleParts, MissingData
+from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher
+from gansdk.teachers import FrozenTeacher
+from gansdk.toolkit.optim import Descent
+from gansdk.toolkit.terms import TermSum
+
+Schedule = Literal["auto", "steps", "blocks"]
+Select = Callable[[nn.Module], float]
+"""Lower is better; asked of a teacher's network at the end of every block, in all processes alike."""
+
+BLOCKS = 20
+"""Published: 800 epochs of the student in blocks of 40, for horse->zebra."""
+
+
+class OnlineTeachers(Regime):
+    """Train teachers by the adapter's task, and the student on nothing but terms that compare it with them.
+
+    The student sees neither a discriminator nor the ground truth. Teachers run in training mode and are shown to the
+    student as they were before their step.
+
+    "steps" (Ren et al., ICCV 2021): every `student_steps`-th step of the student, the teachers learn from the same
+    batch. "blocks" (the released code's CycleGAN): blocks of steps in which the first teacher learns, each followed
+    by `student_steps` times as many of the student against that teacher, frozen. Then both kinds count as steps.
+    "auto" is "blocks" for unpaired images and "steps" for others.
+
+    Raises:
+        IncompatibleParts: when bound, with no term that fixes colours and brightness.
+        MissingData: there are no images, or no targets for teachers to learn from.
+    """
+
+    uses_task = False
+
+    def __init__(
+        self,
+        *,
+        wide: float | None = 1.0,
+        deep: float | None = 0.25,
+        warm: bool = False,
+        share: int | None = None,
+        student_steps: int | None = None,
+        schedule: Schedule = "auto",
+        select: Select | None = None,
+    ) -> None:
+        self.wide = wide
+        self.deep = deep
+        self.warm = warm
+        self.share = share
+        self.student_steps = student_steps
+        self.schedule: Schedule = schedule
+        self.select = select
+        self._blocks = schedule == "blocks"
+        self._roles: tuple[str, ...] = ()
+        self._taps: Mapping[str, str] = {}
+
+    def source(self, data: DataSource | None, adapter: Adapter) -> DataSource:
+        source = super().source(data, adapter)
+        if source.pairing is Pairing.INPUTS_ONLY:
+            raise MissingData(
+                "Teachers that learn in the run need images of what they should make, and this data has inputs only. "
+                "Give targets, or use the terms without the regime: distiller=['ssim', 'perceptual', 'tv', 'channel'] "
+                "imitates the given generator as it is."
+            )
+        self._blocks = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
+        return source
+
+    def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
+        """A wider and a deeper one of the given generator's architecture; of blocks only the first of them.
+
+        Raises:
+            Unsupported: the adapter cannot build one of them.
+            InvalidOption: their discriminators cannot share as many stages.
+        """
+        module = reference.networks()[MAIN]
+        built: dict[str, nn.Module] = {}
+        if self.wide is not None:
+            built["wider"] = copy_module(module) if self.warm else adapter.rebuild(module, width=self.wide)
+        if self.deep is not None and not (built and self._blocks):
+            built["deeper"] = adapter.rebuild(module, width=self.deep, deeper=True)
+        for network in built.values():
+            for part in network.modules():
+                if isinstance(part, _DropoutNd):
+                    part.p = 0.0  # as published: noise is nothing to imitate
+        self._roles = tuple(built)
+        first = next(iter(built.values()))
+        self._taps = adapter.taps(first)
+        return [adapter.learner(first)] if self._blocks else adapter.learners(list(built.values()), shared=self.share)
+
+    def bind(self, stage: Stage) -> None:
+        if not any(term.anchors_low_frequencies for term in stage.terms):
+            raise IncompatibleParts(
+                "Nothing tells the student which colours and brightness to give: online teachers are imitated by terms "
+                "alone, and none of these compares more than details or features. Keep 'ssim', or add 'pixel'."
+            )
+        self._stage = stage
+        self._teachers = tuple(stage.teachers)
+        self._done = 0
+        self._plan = _Blocks.of(stage.steps, self.student_steps or 4) if self._blocks else None
+        self._every = self.student_steps or 1
+        taught = stage.steps // self._every if self._plan is None else self._plan.count * self._plan.length
+        for teacher in self._teachers:
+            teacher.bind(replace(stage, steps=max(1, taught)))
+        self._frozen = self._snapshot() if self._blocks else None
+        self._best: float | None = None
+        shown = self._teachers if self._frozen is None else (self._frozen,)
+        self._terms = TermSum(stage, *shown)
+        own = stage.steps if self._plan is None else stage.steps - taught
+        self._descend = Descent(
+            [*stage.student.parameters(), *self._terms.parameters()],
+            replace(stage, steps=max(1, own)),
+            stage.task.optimisation,
+        )
+        stage.student.train()
+
+    def step(self, batch: Batch) -> Metrics:
+        self._terms.check_batch(min(len(x) for x in batch.inputs.values()))
+        self._done += 1
+        if self._plan is None:
+            return self._distil(batch, *self._shown(batch, learning=self._done % self._every == 0))
+        if self._plan.teaches(self._done):
+            told = self._named(0, self._teachers[0].learn(batch))
+            if self._plan.ends(self._done):
+                self._keep()
+            return told
+        assert self._frozen is not None
+        with torch.no_grad():
+            shown = {route: self._frozen.observe(x, self._terms.taps, route=route) for route, x in batch.inputs.items()}
+        return self._distil(batch, [shown], {})
+
+    def state_dict(self) -> State:
+        state: State = {"done": self._done, "descent": self._descend.state_dict(), "terms": self._terms.state_dict()}
+        if self._frozen is not None:
+            state |= {"frozen": self._frozen.networks()[MAIN].state_dict(), "best": self._best}
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        self._done = state["done"]
+        self._descend.load_state_dict(state["descent"])
+        self._terms.load_state_dict(state["terms"])
+        if self._frozen is not None:
+            self._frozen.networks()[MAIN].load_state_dict(state["frozen"])
+            self._best = state["best"]
+
+    def _shown(self, batch: Batch, *, learning: bool) -> tuple[list[Mapping[Route, Observation]], dict[str, Tensor]]:
+        """What every teacher shows of the batch, before it learns from it if it does; and what it tells of that."""
+        shown: list[Mapping[Route, Observation]] = []
+        told: dict[str, Tensor] = {}
+        for number, teacher in enumerate(self._teachers):
+            taps = () if number else self._terms.taps
+            if learning:
+                seen, metrics = teacher.teach(batch, taps)
+                told |= self._named(number, metrics)
+            else:
+                with torch.no_grad():
+                    seen = {route: teacher.observe(x, taps, route=route) for route, x in batch.inputs.items()}
+            shown.append(seen)
+        return shown, told
+
+    def _distil(
+        self, batch: Batch, shown: Sequence[Mapping[Route, Observation]], told: Mapping[str, Tensor]
+    ) -> Metrics:
+        """One step of the student towards what was shown, summed over routes."""
+        losses: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
+        for route, x in batch.inputs.items():
+            seen = self._stage.student.observe(x, self._terms.taps, route=route)
+            loss, values = self._terms(seen, *(teacher[route] for teacher in shown))
+            losses.append(loss)
+            terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
+        loss = torch.stack(losses).sum()
+        self._descend(loss)
+        return {"loss": loss.detach(), **terms, **told}
+
+    def _named(self, number: int, metrics: Metrics) -> dict[str, Tensor]:
+        return {f"{self._roles[number]}/{name}": value for name, value in metrics.items()}
+
+    def _network(self) -> nn.Module:
+        """That of the first teacher, in the student's direction."""
+        return next(iter(self._teachers[0].networks().values()))
+
+    def _snapshot(self) -> FrozenTeacher:
+        contract = next(iter(self._teachers[0].contracts.values()))
+        return FrozenTeacher(self._network(), contract, self._taps, device=self._stage.device)
+
+    def _keep(self) -> None:
+        """Freeze the teacher as it is now for the student's steps, unless an earlier one was better."""
+        assert self._frozen is not None
+        if self.select is not None:
+            score = float(self.select(self._network()))
+            if self._best is not None and self._best <= score:
+                return
+            self._best = score
+        self._frozen.networks()[MAIN].load_state_dict(self._network().state_dict())
+
+
+class _Blocks:
+    """Which steps are the teacher's: the first of every block, then `ratio` times as many are the student's."""
+
+    def __init__(self, length: int, count: int, ratio: int) -> None:
+        self.length = length
+        self.count = count
+        self._whole = length * (1 + ratio)
+
+    @classmethod
+    def of(cls, steps: int, ratio: int) -> _Blocks:
+        """`BLOCKS` blocks, or fewer in a short run; steps that are left over are the student's."""
+        length = max(1, steps // (BLOCKS * (1 + ratio)))
+        return cls(length, max(1, min(BLOCKS, steps // (length * (1 + ratio)))), ratio)
+
+    def teaches(self, step: int) -> bool:
+        """Whether the `step`-th, counted from 1, is the teacher's."""
+        block, place = divmod(step - 1, self._whole)
+        return block < self.count and place < self.length
+
+    def ends(self, step: int) -> bool:
+        """Whether it is the teacher's last of its block."""
+        return self.teaches(step) and not self.teaches(step + 1)
