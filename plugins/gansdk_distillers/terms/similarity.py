@@ -20,7 +20,7 @@ Moments = tuple[Tensor, Tensor]
 
 def local_mean(x: Tensor) -> Tensor:
     """Gaussian mean over 11x11 pixels, each channel alone; beyond its border an image counts as zero."""
-    kernel = torch.tensor(_gaussian(), dtype=x.dtype, device=x.device)
+    kernel = _gaussian(x.dtype, x.device)
     planes = x.flatten(0, 1)[:, None]
     planes = F.conv2d(planes, kernel[None, None, None, :], padding=(0, WINDOW // 2))
     planes = F.conv2d(planes, kernel[None, None, :, None], padding=(WINDOW // 2, 0))
@@ -47,7 +47,9 @@ def similarity(student: Tensor, teacher: Tensor, of_student: Moments, of_teacher
         return ssim.mean()
 
 
-@lru_cache(maxsize=1)
-def _gaussian() -> tuple[float, ...]:
-    weights = [exp(-((i - WINDOW // 2) ** 2) / (2 * DEVIATION**2)) for i in range(WINDOW)]
-    return tuple(weight / sum(weights) for weight in weights)
+@lru_cache(maxsize=8)  # making it anew would stop every step to copy it to the device
+def _gaussian(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(11,) weights that sum to 1: single precision numbers, as released, which variances of smooth images show."""
+    exponents = [-((i - WINDOW // 2) ** 2) / (2 * DEVIATION**2) for i in range(WINDOW)]
+    weights = torch.tensor([exp(exponent) for exponent in exponents], dtype=torch.float32)
+    return (weights / weights.sum()).to(device, dtype)
