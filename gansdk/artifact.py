@@ -343,7 +343,10 @@ def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
     """
     folder = _read(Path(directory))
     with _readable(folder.path):
-        return _load(folder, network)[0]
+        module = _load(folder, network)[0]
+    if folder.form != "program" and folder.contract.inference == "batch-statistics":
+        forget_statistics(module)  # a plain module has no contract that says how to run
+    return module
 
 
 def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
@@ -479,8 +482,6 @@ def _filled(network: nn.Module, folder: _Folder) -> nn.Module:
         _check_sizes(network, carving.space)
         network = carve(network, carving.space, carving.plan)
     _fill(network, load_file(folder.path / WEIGHTS), folder.shared)
-    if folder.contract.inference == "batch-statistics":
-        forget_statistics(network)
     return network.eval()
 
 

@@ -101,7 +101,9 @@ def _given(name: str, weights: str | Path | Mapping[str, Tensor]) -> dict[str, T
     elif weights == PRETRAINED:
         state = _pretrained(name)
     elif not Path(weights).is_file():
-        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {_WHERE.format(name)}")
+        raise CheckpointError(
+            f"The weights of {name} are not at {str(weights)!r}. Say where they are {_WHERE.format(name)}"
+        )
     else:
         state = read_state(Path(weights))
     return {key.removeprefix("features."): tensor for key, tensor in state.items()}

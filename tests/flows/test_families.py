@@ -140,7 +140,15 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
         assert saved.discriminator
         assert saved.contract == generator.contract
         assert saved.adapter.options() == adapter(name).options()
-        result = gansdk.compress(folder, budget="1.5x", data=Scenes(family(name)), steps=1, batch_size=2, device="cpu")
+        result = gansdk.compress(
+            folder,
+            budget="1.5x",
+            data=Scenes(family(name)),
+            steps=1,
+            batch_size=2,
+            device="cpu",
+            out_dir=tmp_path / "again" / route,
+        )
         assert result.discriminator.keys() == saved.discriminator.keys()
 
 
