@@ -57,6 +57,14 @@ class Adapter(ABC):
         """
         return {}
 
+    def blocks(self, module: nn.Module) -> Sequence[str]:
+        """Paths of the blocks that the network still makes images without, in execution order.
+
+        Their output may be replaced by their (first) input. Those that change its shape, as some do in a carved
+        network, are kept. They are the depth along which data-free distillation grows a student.
+        """
+        return ()
+
     def knobs(self, module: nn.Module) -> Sequence[Knob]:
         """Widths that the family's papers set together, by the path of the layer that makes the channels.
 

@@ -85,10 +85,12 @@ def check(
         parts = [f"pruner {pruner.name!r}"] if pruner else []
         parts += [f"distiller {distiller.name!r}" for distiller in distillers]
         wanted = "; ".join(f"{word} ({CAPABILITIES.get(word, 'a word of the plugin')})" for word in absent)
+        advice = [part.advice for part in (pruner, *distillers) if part and part.advice and part.needs & {*absent}]
+        advice.append("Choose other parts, or see `gansdk plugins --compat` for what fits.")
         has = ", ".join(sorted(adapter.provides | data_provides)) or "nothing"
         raise IncompatibleParts(
             f"Adapter {adapter.name!r} cannot be used with {' and '.join(parts)}: missing {wanted}. Adapter and data "
-            f"provide {has}. Choose other parts, or see `gansdk plugins --compat` for what fits.",
+            f"provide {has}. {' '.join(advice)}",
             missing=absent,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -20,13 +21,15 @@ from gansdk.errors import MissingData
 from gansdk.events import Event
 
 if TYPE_CHECKING:
-    from gansdk.adapter import Adapter
+    from gansdk.adapter import Adapter, Generator
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Inherit = Literal["none", "norms", "all"]
 State = dict[str, Any]
 """Tensors, numbers, strings and containers of them: what `torch.load(weights_only=True)` reads back."""
+PROBE_STEP = 10**9
+"""Probe batches are training batches of steps no training reaches."""
 
 
 class TrainingProcesses(Protocol):
@@ -34,6 +37,10 @@ class TrainingProcesses(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate, with mixed precision scaling where it is on."""
@@ -136,6 +143,14 @@ class Student(ABC):
     space: Space
     plan: Plan
     """Active now; starts full."""
+    fresh: bool = False
+    """Whether its weights are new, rather than inherited from the teacher."""
+    blocks: tuple[str, ...] = ()
+    """Paths of the blocks that can be left out, in execution order: depth, which is independent of width."""
+
+    def at_depth(self, depth: int) -> AbstractContextManager[None]:
+        """Leave out all but the first `depth` of `blocks` while this lasts; those give what they are given."""
+        return nullcontext()
 
     @abstractmethod
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
@@ -242,6 +257,10 @@ class DataSource(ABC):
     def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
         """The batch of one training step: a pure function of its arguments, so a resumed run sees the same."""
 
+    def probe(self, index: int, *, seed: int) -> Batch:
+        """One image for importance, recovery and calibration: the same before, while and after anything is trained."""
+        return self.train_batch(1, seed=seed, step=PROBE_STEP + index)
+
     @abstractmethod
     def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
         """One pass over whole images in fixed order, one image a batch."""
@@ -330,8 +349,11 @@ class Regime(ABC):
         """
         return (reference,)
 
-    def source(self, data: DataSource | None, adapter: Adapter) -> DataSource:
-        """Where inputs come from; a data-free regime returns its own."""
+    def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
+        """Where inputs come from; a data-free regime returns its own, and may refuse the generator.
+
+        `data` is what the user gave, opened. `patch`: the side of training inputs that was asked for.
+        """
         if data is None:
             raise MissingData(
                 "This distiller needs images and data=None was given. Pass data='folder/' or "
@@ -359,6 +381,8 @@ class Distiller:
 
     terms: tuple[Term, ...] = ()
     regime: Regime | None = None
+    needs: frozenset[str] | None = None
+    """The capabilities it needs with these options, where they differ from those that its spec names."""
 
 
 class Run(Protocol):

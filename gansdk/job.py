@@ -103,7 +103,7 @@ def prepare(
     parts = [_open_parts(pruner, distiller) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
-    _check_parts(generator, pruner, distiller, has_data=data is not None)
+    _check_parts(generator, pruner, distiller, parts[0][1], has_data=data is not None)
     origin = generator if transform is None else _transformed(generator, transform, seed)
     trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
@@ -112,7 +112,7 @@ def prepare(
         task = _task(generator, trained_against, seed)
         source = given
         if distillers:
-            source = regime.source(given, generator.adapter)
+            source = regime.source(given, generator, patch=patch)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
             task.prepare()
             for term in (term for item in distillers for term in item.terms):
@@ -206,16 +206,20 @@ def _check_values(generator: Generator) -> None:
         )
 
 
-def _check_parts(generator: Generator, pruner: Any, distiller: Any, *, has_data: bool) -> None:
+def _check_parts(
+    generator: Generator, pruner: Any, distiller: Any, opened: Sequence[Distiller], *, has_data: bool
+) -> None:
     """Needs against what adapter and data provide, for every part that was asked for by name."""
     known = registry()
     adapters = known.specs("adapter")
     spec = adapters.get(generator.adapter.name, WRAPPED)
     names = [_name(item) for item in (distiller if isinstance(distiller, (list, tuple)) else [distiller])]
+    specs = known.specs("distiller")
+    asked = [(specs[name], made) for name, made in zip(names, opened, strict=False) if name in specs]
     check(
         spec,
         known.specs("pruner").get(_name(pruner)),
-        [known.specs("distiller")[name] for name in names if name in known.specs("distiller")],
+        [spec if made.needs is None else replace(spec, needs=made.needs) for spec, made in asked],
         frozenset({IMAGES, "paired"}) if has_data else frozenset({IMAGES}),
     )
 

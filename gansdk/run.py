@@ -18,8 +18,6 @@ from gansdk.events import Event, SearchStep, StageStarted
 from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
 
-PROBE_STEP = 10**9
-"""Probe batches are training batches of steps no training reaches."""
 SCORED_IMAGES = 8
 
 
@@ -90,7 +88,7 @@ class CompressionRun:
         source = self.loop.source
         if source is None:
             return None
-        batches = (source.train_batch(1, seed=self.seed, step=PROBE_STEP + i) for i in range(count))
+        batches = (source.probe(i, seed=self.seed) for i in range(count))
         return [self.loop.processes.to_device(batch) for batch in batches]
 
     def score(self, plan: Plan) -> float:

@@ -35,6 +35,8 @@ class Spec:
     """Paper or address."""
     needs: frozenset[str] = field(default=frozenset())
     """Capabilities that adapter or data must provide; see `gansdk.compatibility`."""
+    advice: str = ""
+    """What to do where something it needs is missing: the end of the refusal."""
     install: str = ""
     """What to `pip install` if the factory's module misses a dependency: `"acme-gan[ofa]"`."""
     api: int = PLUGIN_API

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class ElasticStudent(Student):
         tap_ids: Mapping[str, Tensor] | None = None,
         tap_widths: Mapping[str, int] | None = None,
         fresh: bool = False,
+        blocks: Sequence[str] = (),
         initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.module = module
@@ -62,7 +64,8 @@ class ElasticStudent(Student):
         self._costs = CostModel(space)
         self._tap_ids = dict(tap_ids) if tap_ids is not None else {tap: self._own_ids(tap) for tap in taps}
         self._tap_widths = dict(tap_widths or {tap: len(ids) for tap, ids in self._tap_ids.items()})
-        self._fresh = fresh
+        self.fresh = fresh
+        self._candidates = tuple(blocks)
         self._initialise = initialise or reset_parameters
         self._norms = tracked_norms(module)
         self._dropouts = [part for part in module.modules() if isinstance(part, _DropoutNd)]
@@ -84,13 +87,49 @@ class ElasticStudent(Student):
             notes = (*notes, REOPENED)
         name = generator.source or type(generator.module).__name__
         space = replace(space, name=name, notes=(*notes, *space.notes))
-        return cls(module, space, contract, generator.taps, fresh=fresh, initialise=generator.adapter.initialise)
+        return cls(
+            module,
+            space,
+            contract,
+            generator.taps,
+            blocks=adapter.blocks(module),
+            fresh=fresh,
+            initialise=adapter.initialise,
+        )
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         paths = tapping.select(self._paths, taps)
         batch_statistics = self.contract.inference == "batch-statistics" and not self.module.training
         with input_statistics(self._norms) if batch_statistics else nullcontext():
             return tapping.observe(lambda y: self._elastic.call(self.plan, y), self.module, x, paths, image=image)
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the adapter's whose output has the shape of their input, at this student's widths."""
+        kept: list[str] = []
+        with ExitStack() as hooks:
+            for path in self._candidates:
+
+                def note(part: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
+                    if output.shape == args[0].shape:
+                        kept.append(path)
+
+                hooks.enter_context(self.module.get_submodule(path).register_forward_hook(note))
+            if self._candidates:
+                self._elastic.dry_run(self.space.full_plan(), torch.zeros(self.contract.example_shape))
+        return tuple(path for path in self._candidates if path in kept)
+
+    @contextmanager
+    def at_depth(self, depth: int) -> Iterator[None]:
+        # Only what the blocks do is replaced, so that names of weights and hooks on taps stay as they are.
+        left_out = [self.module.get_submodule(path) for path in self.blocks[depth:]]
+        try:
+            for block in left_out:
+                block.forward = _given_back
+            yield
+        finally:
+            for block in left_out:
+                vars(block).pop("forward", None)
 
     def activate(self, plan: Plan) -> None:
         self.plan = plan
@@ -123,7 +162,8 @@ class ElasticStudent(Student):
             self._paths,
             tap_ids=tap_ids,
             tap_widths=self._tap_widths,
-            fresh=self._fresh or inherit != "all",
+            fresh=self.fresh or inherit != "all",
+            blocks=self._candidates,
             initialise=self._initialise,
         )
 
@@ -137,13 +177,17 @@ class ElasticStudent(Student):
         self.module.train(mode)
         for dropout in self._dropouts:
             dropout.eval()
-        if mode and not self._fresh and self.contract.inference == "eval":
+        if mode and not self.fresh and self.contract.inference == "eval":
             for norm in self._norms:
                 norm.eval()
 
     def _own_ids(self, tap: str) -> Tensor:
         dims = self.space.axes_of.get(f"tap:{tap}", {1: ()})
         return torch.arange(self.space.shapes[f"tap:{tap}"][next(iter(dims))])
+
+
+def _given_back(x: Tensor, *_: object) -> Tensor:
+    return x
 
 
 def _afresh(module: nn.Module, initialise: Callable[[nn.Module], None], *, keep_norms: bool) -> None:

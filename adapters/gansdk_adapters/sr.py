@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, ContractError, Unsupported
+from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes
@@ -74,6 +74,11 @@ class SuperResolution(Adapter):
         network = _known(module)
         return _layout_of(network).taps(network.sizes)
 
+    def blocks(self, module: nn.Module) -> Sequence[str]:
+        """Return the paths of all residual blocks, of VDSR of all layers between the first and the last."""
+        network = _known(module)
+        return tuple(_layout_of(network).body(index + 1) for index in range(network.sizes.blocks))
+
     def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
         """L1 to the reference, in units of the output range; there is no discriminator."""
         return ReconstructionTask()
@@ -101,6 +106,34 @@ class SuperResolution(Adapter):
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{_strange(description)} The sizes do not fit: {error}.") from error
         raise CheckpointError(_strange(description))
+
+    def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
+        """Make a fresh network, with weights from torch's global generator.
+
+        `architecture`: "srresnet" (the usual one), "srgan", "msrresnet", "edsr", "edsr-basicsr" or "vdsr". `sizes`:
+        `width` (64), `blocks` (16, VDSR 18), `channels` (3, VDSR 1), `scale` (4) and others of theirs. The scale of
+        VDSR is that of its inputs: the adapter's `pre_upsampled`.
+
+        Raises:
+            InvalidOption: there is no such architecture or size.
+        """
+        layout = next((layout for layout in LAYOUTS if layout.name == (architecture or "srresnet")), None)
+        if layout is None:
+            names = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+            raise InvalidOption(f"architecture={architecture!r} is none of those of the adapter 'sr': {names}.")
+        if layout.upsampling is None and "scale" in sizes:
+            raise InvalidOption(
+                f"{layout.title} does not enlarge; its inputs are enlarged before it. Give the factor to the adapter: "
+                f"pre_upsampled={sizes['scale']}."
+            )
+        usual = {"blocks": 18, "channels": 1} if layout.upsampling is None else {"blocks": 16, "scale": 4}
+        chosen = {"width": 64, **usual, **sizes}
+        if layout.sizes is EDSRSizes and isinstance(chosen["width"], int):
+            chosen.setdefault("res_scale", published_res_scale(chosen["width"]))
+        try:
+            return layout.network(layout.sizes(**chosen))
+        except TypeError as error:
+            raise InvalidOption(f"The architecture {layout.name!r} has no such size: {error}.") from error
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
         """Make a fresh network `width` times as wide; deeper means one more block for every four, at least one."""

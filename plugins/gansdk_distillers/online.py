@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gansdk.adapter import Adapter
+from gansdk.adapter import Adapter, Generator
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
 from gansdk.errors import IncompatibleParts, MissingData
@@ -67,8 +67,8 @@ class OnlineTeachers(Regime):
         self._roles: tuple[str, ...] = ()
         self._taps: Mapping[str, str] = {}
 
-    def source(self, data: DataSource | None, adapter: Adapter) -> DataSource:
-        source = super().source(data, adapter)
+    def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
+        source = super().source(data, generator, patch=patch)
         if source.pairing is Pairing.INPUTS_ONLY:
             raise MissingData(
                 "Teachers that learn in the run need images of what they should make, and this data has inputs only. "

@@ -57,3 +57,16 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         needs=frozenset({"rebuild", "taps"}),
         kind="both",
     )
+    yield DistillerSpec(
+        name="data-free",
+        factory="gansdk_distillers.data_free:data_free",
+        summary="No data: images made by a network that is trained against the student",
+        source="Data-free super-resolution distillation (Zhang et al., CVPR 2021)",
+        needs=frozenset({"degrade"}),
+        advice=(
+            "For data-free, translation at one resolution has no way from the teacher's image back to its input; "
+            "opt in to cycle=REVERSE_GENERATOR or to reconstruction_weight=0 to go without."
+        ),
+        data=False,
+        kind="regime",
+    )

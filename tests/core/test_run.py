@@ -9,11 +9,11 @@ from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import TrainingDiverged
 from gansdk.events import StageStarted, StepDone
-from gansdk.interfaces import DataSource, Regime
+from gansdk.interfaces import PROBE_STEP, DataSource, Regime
 from gansdk.loop import Loop
 from gansdk.offline import OfflineRegime
 from gansdk.processes import Processes
-from gansdk.run import PROBE_STEP, CompressionRun
+from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher

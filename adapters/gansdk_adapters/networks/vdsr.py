@@ -19,9 +19,9 @@ class VDSR(nn.Module):
         super().__init__()
         self.sizes = sizes
         width = sizes.width
-        self.input = _conv(sizes.channels, width)
+        self.input = _Conv(sizes.channels, width)
         self.residual_layer = nn.Sequential(*(_ConvReLU(width) for _ in range(sizes.blocks)))
-        self.output = _conv(width, sizes.channels)
+        self.output = _Conv(width, sizes.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the predicted detail to `x`."""
@@ -32,13 +32,15 @@ class VDSR(nn.Module):
 class _ConvReLU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = _conv(width, width)
+        self.conv = _Conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv(x))
 
 
-def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
-    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
+class _Conv(nn.Conv2d):
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,112 @@
+"""What a generator's inputs look like, whether they can be made, and of which size."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from gansdk.adapter import Adapter, Generator
+from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
+from gansdk.interfaces import Teacher
+from gansdk.opening import open_generator
+from gansdk_distillers.datafree.network import GRID
+
+PATCH = 24
+"""Side of the inputs of networks that enlarge."""
+ENLARGED_PATCH = 48
+"""Side of inputs that are enlarged already."""
+SCALES = (2, 3, 4)
+"""Factors of enlargement that one pre-upsampled network serves."""
+NO_WAY_BACK = (
+    "Data-free distillation keeps made images like real inputs by asking that the teacher's image, shrunk, gives the "
+    "input back. Translation at one resolution has no such way back. Choose another distiller and give data, or opt in "
+    "to one of two ways that no paper has tested: cycle='folder or checkpoint of the reverse generator', or "
+    "reconstruction_weight=0."
+)
+
+
+def check_possible(generator: Generator, *, reconstruction_weight: float, cycle: str | None) -> None:
+    """Refuse a generator whose inputs cannot be made, and warn where nothing keeps them like real ones.
+
+    Raises:
+        IncompatibleParts: the reason is in the message.
+    """
+    if generator.contract.labels is not None:
+        raise IncompatibleParts(
+            "Data-free distillation makes inputs by a network with continuous outputs, but this generator takes label "
+            "maps, whose values are 0 or 1. Give label maps as data, and choose another distiller."
+        )
+    enlarged = generator.contract.pre_upsampled > 1
+    has_degrade = enlarged or type(generator.adapter).degrade is not Adapter.degrade
+    if reconstruction_weight and cycle is None and not has_degrade:
+        raise IncompatibleParts(NO_WAY_BACK, missing=("degrade",))
+    if not reconstruction_weight:
+        warnings.warn(
+            "reconstruction_weight=0: nothing keeps the made images like the generator's real inputs, and all of them "
+            "may become alike (mode collapse). Trust the student only by its scores on real images.",
+            GansdkWarning,
+            stacklevel=2,
+        )
+
+
+def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int] | None) -> dict[int, tuple[int, int]]:
+    """Scale -> (H, W) of the images to make; the scale is 1 unless inputs are enlarged before the network.
+
+    `patch` is the side of the network's inputs: 48 if left out for enlarged ones, 24 for networks that enlarge, and
+    else the contract's size.
+
+    Raises:
+        InvalidOption: the generator does not take images of that size, or no scales.
+    """
+    contract = generator.contract
+    if contract.pre_upsampled > 1:
+        side = patch or ENLARGED_PATCH
+        return {scale: (side // scale, side // scale) for scale in scales or SCALES}
+    if scales is not None:
+        raise InvalidOption(
+            f"scales={list(scales)} are for networks whose inputs are enlarged before them, such as VDSR. Leave them "
+            "out: this network has one scale of its own."
+        )
+    usual = (PATCH, PATCH) if contract.scale > 1 else contract.size
+    size = usual if patch is None else (patch, patch)
+    if wrong := [side for side in size if side // GRID * GRID % contract.multiple_of]:
+        raise InvalidOption(
+            f"Inputs of {size[0]}x{size[1]} pixels do not fit: {wrong[0] // GRID * GRID} is no multiple of "
+            f"{contract.multiple_of}. Pass another patch."
+        )
+    return {1: size}
+
+
+def open_reverse(path: str, generator: Generator) -> Generator:
+    """The generator that leads from the teacher's images back to its inputs.
+
+    Raises:
+        IncompatibleParts: it takes or gives other images.
+        GansdkError: it cannot be opened.
+    """
+    reverse = open_generator(path, generator.adapter)
+    forth, back = generator.contract, reverse.contract
+    if (
+        (back.channels_in, back.channels_out, back.scale * forth.scale) != (forth.channels_out, forth.channels_in, 1)
+        or back.input_range != forth.output_range
+        or back.output_range != forth.input_range
+    ):
+        raise IncompatibleParts(
+            f"cycle={path!r} is no way back: it makes {back.channels_out} channels in {back.output_range} of "
+            f"{back.channels_in} in {back.input_range}, but the generator {forth.channels_out} in {forth.output_range} "
+            f"of {forth.channels_in} in {forth.input_range}."
+        )
+    return reverse
+
+
+def image_of(teacher: Teacher) -> Callable[[Tensor], Tensor]:
+    """What it makes of an image, and nothing else."""
+
+    def image(x: Tensor) -> Tensor:
+        made = teacher.observe(x).image
+        assert made is not None
+        return made
+
+    return image

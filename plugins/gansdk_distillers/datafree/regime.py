@@ -1,0 +1,241 @@
+"""The regime: a student, and a network that looks for images on which it differs from its teacher, in turn."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gansdk.adapter import Generator
+from gansdk.contracts import MAIN, Batch, Metrics
+from gansdk.errors import GansdkWarning, IncompatibleParts
+from gansdk.interfaces import DataSource, Optimisation, Regime, Stage, State
+from gansdk.teachers import FrozenTeacher
+from gansdk.toolkit.calibration import tracks_statistics
+from gansdk.toolkit.optim import Descent
+from gansdk.toolkit.terms import TermSum
+from gansdk_distillers.datafree.growth import active_parameters, depth_at
+from gansdk_distillers.datafree.inputs import check_possible, image_of, input_sizes, open_reverse
+from gansdk_distillers.datafree.optimisers import StairDescent, published_adam, published_sgd
+from gansdk_distillers.datafree.passage import Passage
+from gansdk_distillers.datafree.source import GeneratedImages
+from gansdk_distillers.terms.images import Norm, magnitude
+
+_log = logging.getLogger(__name__)
+
+Reduction = Literal["mean", "sum"]
+NewBlocks = Literal["kept", "fresh"]
+
+
+@dataclass(eq=False, kw_only=True)
+class DataFree(Regime):
+    """`student_steps` steps of the student on made images, then one of the network that makes them, and so on.
+
+    Both read one distance of the images of student and teacher, D, in units of the output range: the student descends
+    it, plus the terms; the other network descends -log(1 + D) + `reconstruction_weight` times the distance between
+    what it made and the input that the teacher's image leads back to. What the options mean, the factory
+    `gansdk_distillers.data_free.data_free` says.
+
+    Raises:
+        IncompatibleParts: before any compute, for a generator whose inputs cannot be made.
+        InvalidOption: images of the asked size cannot be made.
+    """
+
+    norm: Norm
+    reduction: Reduction
+    published: bool
+    """Whether optimisers are those of the released code."""
+    reconstruction_weight: float
+    student_steps: int
+    latent: int
+    generator_learning_rate: float
+    stages: int | None
+    usual_stages: int
+    new_blocks: NewBlocks
+    scales: tuple[int, ...] | None
+    cycle: str | None
+
+    uses_task = False
+
+    def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
+        check_possible(generator, reconstruction_weight=self.reconstruction_weight, cycle=self.cycle)
+        self._adapter = generator.adapter
+        self._reverse = None if self.cycle is None else open_reverse(self.cycle, generator)
+        self._source = GeneratedImages(
+            Passage(contract=generator.contract, degrade=generator.adapter.degrade),
+            input_sizes(generator, patch=patch, scales=self.scales),
+            latent=self.latent,
+            data=data,
+        )
+        return self._source
+
+    def bind(self, stage: Stage) -> None:
+        if len(stage.teachers) != 1:
+            raise IncompatibleParts(
+                f"Data-free distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
+                f"distiller that brings a regime of its own."
+            )
+        self._stage = stage
+        self._student = stage.student
+        self._teacher = stage.teachers[0]
+        self._warn()
+        low, high = self._student.contracts[MAIN].output_range
+        self._peak = high - low
+        self._terms = TermSum(stage, self._teacher)
+        self._source.renew(self._drawn(), stage.device)
+        if self._reverse is not None:
+            reverse = FrozenTeacher(self._reverse.module, self._reverse.contract, {}, device=stage.device)
+            self._source.passage = replace(self._source.passage, degrade=image_of(reverse))
+        self._descend_generator = self._generator_descent()
+        self._stages = self._usable_stages()
+        self._step = 0
+        if self.new_blocks == "fresh":
+            self._renew_blocks(self._drawn())
+        self._grow(self._depth_now())
+        self._student.train()
+
+    def step(self, batch: Batch) -> Metrics:
+        """One step of the student; behind every `student_steps` of them also one of the network that makes images."""
+        x = batch.inputs[MAIN]
+        self._terms.check_batch(len(x))
+        if self._depth_now() != self._depth:
+            self._grow(self._depth_now())
+        with torch.no_grad():
+            teacher = self._teacher.observe(x, self._terms.taps)
+        with self._student.at_depth(self._depth):
+            student = self._student.observe(x, self._terms.taps)
+        loss = imitation = self._distance(student.image, teacher.image)
+        told: Metrics = {}
+        if len(self._terms):
+            added, told = self._terms(student, teacher)
+            loss = loss + added
+        self._descend(loss)
+        self._step += 1
+        search = {} if self._step % self.student_steps else self._search(len(x))
+        return {"loss": loss.detach(), "imitation": imitation.detach(), **told, **search}
+
+    def state_dict(self) -> State:
+        return {
+            "step": self._step,
+            "depth": self._depth,
+            "student": self._descend.state_dict(),
+            "terms": self._terms.state_dict(),
+            "generators": self._source.generators.state_dict(),
+            "generator": self._descend_generator.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self._step = state["step"]
+        self._grow(state["depth"])
+        self._descend.load_state_dict(state["student"])
+        self._terms.load_state_dict(state["terms"])
+        self._source.generators.load_state_dict(state["generators"])
+        self._descend_generator.load_state_dict(state["generator"])
+
+    def _search(self, size: int) -> Metrics:
+        """One step of the network that makes images, towards those on which student and teacher differ."""
+        source, rng = self._source, self._stage.rng
+        # Every process trains the network of the same scale, on noise of its own.
+        scale = source.scales[int(torch.randint(len(source.scales), (), generator=rng))]
+        own = torch.Generator().manual_seed(hash((self._drawn(), self._stage.processes.rank)))
+        made = source.make(size, scale, own)
+        x = source.passage.enter(made, scale)
+        image = self._teacher.observe(x).image
+        with self._at_rest(), self._student.at_depth(self._depth):
+            student = self._student.observe(x)
+        # Through both of them, as the image is to change where they come apart.
+        losses = {"g/adversarial": -torch.log1p(self._distance(student.image, image))}
+        loss = losses["g/adversarial"]
+        if self.reconstruction_weight:
+            assert image is not None
+            losses["g/reconstruction"] = self._reduced(source.passage.back(image, scale) - made)
+            loss = loss + self.reconstruction_weight * losses["g/reconstruction"]
+        self._descend_generator(loss)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _distance(self, student: Tensor | None, teacher: Tensor | None) -> Tensor:
+        assert student is not None
+        assert teacher is not None
+        return self._reduced((student - teacher) / self._peak)
+
+    def _reduced(self, error: Tensor) -> Tensor:
+        values = magnitude(error, self.norm)
+        return values.mean() if self.reduction == "mean" else values.sum()
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """The student as it will run, without gradients for its weights and without moving its statistics."""
+        parameters = list(self._student.parameters())
+        self._student.train(False)
+        try:
+            for p in parameters:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in parameters:
+                p.requires_grad_(True)
+            self._student.train()
+
+    def _drawn(self) -> int:
+        """A number for a generator of random numbers."""
+        return int(torch.randint(2**62, (), generator=self._stage.rng))
+
+    def _depth_now(self) -> int:
+        return depth_at(self._step, self._stage.steps, len(self._student.blocks), self._stages)
+
+    def _grow(self, depth: int) -> None:
+        """From now on run that many blocks, under a new optimiser whose schedule begins anew."""
+        self._depth = depth
+        training = replace(self._stage, steps=max(1, self._stage.steps - self._step))
+        parameters = [*active_parameters(self._student, depth), *self._terms.parameters()]
+        self._descend = (
+            published_sgd(parameters, training)
+            if self.published
+            else Descent(parameters, training, self._stage.task.optimisation)
+        )
+
+    def _generator_descent(self) -> Descent | StairDescent:
+        parameters = list(self._source.generators.parameters())
+        training = replace(
+            self._stage,
+            steps=math.ceil(self._stage.steps / self.student_steps),
+            learning_rate=self.generator_learning_rate,
+        )
+        return published_adam(parameters, training) if self.published else Descent(parameters, training, Optimisation())
+
+    def _usable_stages(self) -> int:
+        """A student that inherits its weights is whole already, and grows only if it was asked to."""
+        stages = self.stages or (self.usual_stages if self._student.fresh else 1)
+        if stages > 1 and not self._student.blocks:
+            _log.info("The student has no blocks that could be left out, so it is trained whole, in a single stage.")
+            return 1
+        return stages
+
+    def _renew_blocks(self, seed: int) -> None:
+        """Give fresh weights to the blocks that come later."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for path in self._student.blocks[self._depth_now() :]:
+                self._adapter.initialise(self._student.networks()[MAIN].get_submodule(path))
+
+    def _warn(self) -> None:
+        told = []
+        if self._student.fresh and tracks_statistics(self._student):
+            told.append(
+                "The student's batch norms start afresh and will know made images only. Let the student inherit the "
+                "teacher's weights, or calibrate it on real images before use."
+            )
+        if self._stage.steps < self.student_steps:
+            told.append(
+                f"The network that makes images learns after every {self.student_steps} steps, which "
+                f"{self._stage.steps} steps never reach. Train for longer, or lower student_steps."
+            )
+        for message in told:
+            warnings.warn(message, GansdkWarning, stacklevel=3)
