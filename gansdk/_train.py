@@ -254,9 +254,13 @@ def _sheet(learner: Teacher, loop: Loop) -> Pixels:
         columns.append([to_uint8(image, contract.output_range) for image in made])
         if batch.paired:
             columns.append([picture(image, contract.output_range) for image in other])
-    return np.concatenate(
-        [np.concatenate([_rgb(image) for image in row], axis=1) for row in zip(*columns, strict=True)]
-    )
+    return np.concatenate([np.concatenate(_alike(row), axis=1) for row in zip(*columns, strict=True)])
+
+
+def _alike(row: Sequence[Pixels]) -> list[Pixels]:
+    """In colour, and small inputs in large pixels, as high as what is made of them."""
+    height = max(len(image) for image in row)
+    return [_rgb(image).repeat(height // len(image), axis=0).repeat(height // len(image), axis=1) for image in row]
 
 
 def _rgb(image: Pixels) -> Pixels:

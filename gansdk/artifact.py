@@ -360,10 +360,11 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
         module, builder = _load(folder, None)
     asked = _asked(adapter, folder)
     chosen = asked or builder or WrappedAdapter(folder.contract, {})
+    contract = asked.contract(module) if asked and asked.accepts(module) else folder.contract
     return SavedStudent(
         module=module,
-        contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,
-        adapter=chosen.bind(module),
+        contract=contract,
+        adapter=chosen.bind(module, contract),
         taps=folder.taps if builder else {},
         source=folder.path.name,
         carvings=folder.carvings if builder else (),

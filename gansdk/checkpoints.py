@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class _FittedAdapter(Adapter):
         self._reference = reference
         self._kind = type(module)
         self._taps = {tap: paths[path] for tap, path in family.taps(reference).items() if path in paths}
+        self._blocks = [paths[path] for path in family.blocks(reference) if path in paths]
 
     def options(self) -> dict[str, Any]:
         return self._family.options()
@@ -134,6 +135,9 @@ class _FittedAdapter(Adapter):
 
     def taps(self, module: nn.Module) -> Mapping[str, str]:
         return self._taps
+
+    def blocks(self, module: nn.Module) -> Sequence[str]:
+        return self._blocks
 
     def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
         return self._family.task(self._reference, discriminator=discriminator)

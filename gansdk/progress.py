@@ -78,8 +78,9 @@ def _costs(cost: Cost) -> str:
 
 
 def _details(event: StepDone) -> str:
-    """Loss, steps per second and seconds to go; what was not measured is left out."""
-    facts = [f"loss {event.metrics['loss']:.4f}"] if "loss" in event.metrics else []
+    """The loss (or the first metric), steps per second and seconds to go; what was not measured is left out."""
+    shown = "loss" if "loss" in event.metrics else next(iter(event.metrics), None)
+    facts = [] if shown is None else [f"{shown} {event.metrics[shown]:.4f}"]
     if event.rate:
         facts += [f"{event.rate:.1f} steps/s", f"{(event.steps - event.step) / event.rate:.0f} s left"]
     return ", ".join(facts)

@@ -66,7 +66,7 @@ def bound(distiller: Distiller, given=None, *, steps: int = 12, source=None, ext
     """The regime as a run binds it: teachers from the seed, a student of the whole generator."""
     given = given or generator()
     regime = distiller.regime
-    regime.source(source or Pairs(), given.adapter)
+    regime.source(source or Pairs(), given)
     reference = FrozenTeacher(given.module, given.contract, given.taps)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -407,7 +407,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(MissingData, match=r"inputs only.*distiller=\['ssim', 'perceptual', 'tv', 'channel'\]"):
         bound(omgd(**SMALL), source=Inputs())
     with pytest.raises(MissingData, match="data=None"):
-        omgd(**SMALL).regime.source(None, given.adapter)
+        omgd(**SMALL).regime.source(None, given)
     for options, words in (
         ({"wide": None, "deep": None}, "no teacher"),
         ({"warm": True, "wide": 4.0}, "must be 1"),

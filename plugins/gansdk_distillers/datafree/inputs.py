@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from gansdk.adapter import Adapter, Generator
-from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
+from gansdk.adapter import Generator
+from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
 from gansdk.opening import open_generator
 from gansdk_distillers.datafree.network import GRID
@@ -39,8 +40,7 @@ def check_possible(generator: Generator, *, reconstruction_weight: float, cycle:
             "maps, whose values are 0 or 1. Give label maps as data, and choose another distiller."
         )
     enlarged = generator.contract.pre_upsampled > 1
-    has_degrade = enlarged or type(generator.adapter).degrade is not Adapter.degrade
-    if reconstruction_weight and cycle is None and not has_degrade:
+    if reconstruction_weight and cycle is None and not enlarged and not _has_way_back(generator):
         raise IncompatibleParts(NO_WAY_BACK, missing=("degrade",))
     if not reconstruction_weight:
         warnings.warn(
@@ -49,6 +49,17 @@ def check_possible(generator: Generator, *, reconstruction_weight: float, cycle:
             GansdkWarning,
             stacklevel=2,
         )
+
+
+def _has_way_back(generator: Generator) -> bool:
+    """Whether a black image can be degraded; adapters say that they cannot by raising."""
+    contract = generator.contract
+    shape = (1, contract.channels_out, *(contract.scale * side for side in contract.size))
+    try:
+        generator.adapter.degrade(torch.full(shape, contract.output_range[0]))
+    except Unsupported:
+        return False
+    return True
 
 
 def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int] | None) -> dict[int, tuple[int, int]]:

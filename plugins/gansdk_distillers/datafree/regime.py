@@ -98,7 +98,7 @@ class DataFree(Regime):
         self._step = 0
         if self.new_blocks == "fresh":
             self._renew_blocks(self._drawn())
-        self._grow(self._depth_now())
+        self._grow(self._depth_now(), self._step)
         self._student.train()
 
     def step(self, batch: Batch) -> Metrics:
@@ -106,7 +106,7 @@ class DataFree(Regime):
         x = batch.inputs[MAIN]
         self._terms.check_batch(len(x))
         if self._depth_now() != self._depth:
-            self._grow(self._depth_now())
+            self._grow(self._depth_now(), self._step)
         with torch.no_grad():
             teacher = self._teacher.observe(x, self._terms.taps)
         with self._student.at_depth(self._depth):
@@ -119,12 +119,14 @@ class DataFree(Regime):
         self._descend(loss)
         self._step += 1
         search = {} if self._step % self.student_steps else self._search(len(x))
-        return {"loss": loss.detach(), "imitation": imitation.detach(), **told, **search}
+        # Not as "loss": a run is stopped where that grows tenfold, and here somebody sees to it that it grows.
+        return {"student": loss.detach(), "imitation": imitation.detach(), **told, **search}
 
     def state_dict(self) -> State:
         return {
             "step": self._step,
             "depth": self._depth,
+            "grown_at": self._grown_at,
             "student": self._descend.state_dict(),
             "terms": self._terms.state_dict(),
             "generators": self._source.generators.state_dict(),
@@ -133,7 +135,7 @@ class DataFree(Regime):
 
     def load_state_dict(self, state: State) -> None:
         self._step = state["step"]
-        self._grow(state["depth"])
+        self._grow(state["depth"], state["grown_at"])
         self._descend.load_state_dict(state["student"])
         self._terms.load_state_dict(state["terms"])
         self._source.generators.load_state_dict(state["generators"])
@@ -190,10 +192,10 @@ class DataFree(Regime):
     def _depth_now(self) -> int:
         return depth_at(self._step, self._stage.steps, len(self._student.blocks), self._stages)
 
-    def _grow(self, depth: int) -> None:
-        """From now on run that many blocks, under a new optimiser whose schedule begins anew."""
-        self._depth = depth
-        training = replace(self._stage, steps=max(1, self._stage.steps - self._step))
+    def _grow(self, depth: int, step: int) -> None:
+        """From `step` on run that many blocks, under a new optimiser whose schedule begins anew."""
+        self._depth, self._grown_at = depth, step
+        training = replace(self._stage, steps=self._stage.steps - step)
         parameters = [*active_parameters(self._student, depth), *self._terms.parameters()]
         self._descend = (
             published_sgd(parameters, training)
