@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gansdk.checkpoints import read_state, recognise
 from gansdk.contracts import Batch
-from gansdk.errors import CheckpointError, ContractError, Unsupported
+from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsupported
+from gansdk.opening import open_generator
+from gansdk.student import ElasticStudent
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes, upsampling_factors
 from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
@@ -480,3 +482,92 @@ def luma(image: torch.Tensor) -> torch.Tensor:
     """BT.601 in studio range, (3, H, W) in [0, 1] -> (H, W)."""
     red, green, blue = image
     return (65.481 * red + 128.553 * green + 24.966 * blue + 16) / 255
+
+
+# Depth, and networks made by name.
+
+
+@tiny_networks
+def test_every_block_can_be_left_out_and_the_last_one_alone_too(make):
+    network = make().eval()
+    student = ElasticStudent.of(open_generator(network))
+    assert len(student.blocks) == network.sizes.blocks
+    x = torch.rand(1, network.sizes.channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = student.observe(x).image
+    for depth in range(len(student.blocks) + 1):
+        with student.at_depth(depth):
+            image = student.observe(x).image
+        assert image.shape == whole.shape
+        assert torch.equal(image, whole) == (depth == len(student.blocks))
+        assert torch.equal(student.observe(x).image, whole)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_vdsr_at_a_depth_is_the_smaller_network(depth):
+    torch.manual_seed(0)
+    network = VDSR(Sizes(width=4, blocks=3, channels=1))
+    smaller = VDSR(Sizes(width=4, blocks=depth, channels=1))
+    smaller.load_state_dict({key: value for key, value in network.state_dict().items() if key in smaller.state_dict()})
+    student = ElasticStudent.of(open_generator(network))
+    x = torch.rand(1, 1, 8, 8)
+    with student.at_depth(depth):
+        assert torch.equal(student.observe(x).image, smaller(x))
+
+
+def test_blocks_that_change_widths_in_a_carved_network_are_kept():
+    student = ElasticStudent.of(open_generator(VDSR(Sizes(width=4, blocks=3, channels=1))))
+    plan = student.space.full_plan()
+    group = next(group for group in student.space.prunable if "residual_layer.1.conv.weight" in str(group.axes))
+    carved = student.carve(type(plan)({**plan.keep, group.name: (0, 2)}))
+    wide = [path for path in student.blocks if path not in carved.blocks]
+    assert wide
+    with carved.at_depth(0):
+        assert carved.observe(torch.rand(1, 1, 8, 8)).image.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "count"),
+    [
+        ("vdsr", {}, 664_704),
+        ("vdsr", {"width": 32}, 166_464),
+        ("vdsr", {"width": 32, "blocks": 9}, 83_520),
+        ("edsr", {"scale": 2}, 1_369_859),
+        ("edsr", {"scale": 2, "width": 256, "blocks": 32}, 40_729_603),
+        ("edsr-basicsr", {"scale": 3, "width": 32}, 390_179),
+        ("srresnet", {}, 1_547_350),
+        ("", {"scale": 2}, 1_399_637),
+    ],
+)
+def test_networks_are_made_by_name_at_their_published_sizes(architecture, sizes, count):
+    network = on_meta(lambda: SuperResolution().create(architecture, **sizes))
+    assert params(network) == count
+
+
+def test_what_cannot_be_made_is_refused():
+    for architecture, sizes, words in (
+        ("rcan", {}, "srresnet"),
+        ("edsr", {"depth": 3}, "depth"),
+        ("vdsr", {"scale": 3}, "pre_upsampled=3"),
+    ):
+        with pytest.raises(InvalidOption, match=words):
+            SuperResolution().create(architecture, **sizes)
+    with pytest.raises(ContractError, match="powers of two"):
+        SuperResolution().create("edsr", scale=5)
+
+
+def test_a_vdsr_starts_afresh_with_the_variance_of_its_paper():
+    adapter = SuperResolution()
+    network = VDSR(Sizes(width=32, blocks=2, channels=1))
+    torch.nn.init.zeros_(network.residual_layer[0].conv.weight)
+    torch.manual_seed(0)
+    adapter.initialise(network)
+    assert network.residual_layer[0].conv.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+
+
+def test_the_scale_of_a_saved_networks_inputs_is_what_its_folder_says():
+    network = TINY["vdsr"]()
+    contract = SuperResolution(pre_upsampled=2).contract(network)
+    image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    bound = SuperResolution().bind(network, contract)
+    assert torch.equal(bound.degrade(image), SuperResolution(pre_upsampled=2).bind(network).degrade(image))
+    assert not torch.equal(bound.degrade(image), SuperResolution().bind(network).degrade(image))

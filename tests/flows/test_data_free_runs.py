@@ -1,0 +1,220 @@
+"""Whole runs without an image: compressed, resumed, combined with terms and other pruners, and refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import gansdk
+from gansdk.cli import app
+from gansdk.contracts import MAIN
+from gansdk.errors import GansdkError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
+from gansdk.events import Event, StepDone, Warned
+from gansdk.offline import OfflineRegime
+from gansdk.opening import open_adapter, open_generator
+
+STEPS = 6
+NETWORKS = ("srresnet", "edsr", "vdsr")
+PATCH = {"srresnet": 8, "edsr": 8, "vdsr": 32}
+FREE = {"name": "data-free", "student_steps": 2, "latent": 8}
+
+
+class Interrupted(Exception):
+    """Raised by an observer in place of a kill."""
+
+
+def run(model, name="edsr", **changes):
+    settings = {
+        "budget": "macs<=60%",
+        "distiller": FREE,
+        "steps": STEPS,
+        "batch_size": 2,
+        "patch": PATCH[name],
+        "device": "cpu",
+    }
+    return gansdk.compress(model, **{**settings, **changes})
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    return list(module.state_dict().values())
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_student_is_made_of_the_teacher_alone_and_the_teacher_stays(name, build, content, photos, tmp_path):
+    teacher = build(name)
+    before = content(teacher)
+    result = run(teacher, name, out_dir=tmp_path, eval_data=str(photos))
+    assert content(teacher) == before
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert result.quality[0].images == 10
+    assert {"student", "imitation", "g/adversarial", "g/reconstruction"} <= set().union(*result.history)
+    assert same(gansdk.load(tmp_path / "student"), result.student)
+
+
+def test_data_is_for_scores_only(build, photos, content):
+    with pytest.warns(GansdkWarning, match="not scored"):
+        without = run(build())
+    given = run(build(), data=str(photos))
+    assert content(given.student) == content(without.student)
+    assert not without.quality
+    assert given.quality
+
+
+@pytest.mark.parametrize("killed_at", [3, 5])
+@pytest.mark.parametrize(
+    ("name", "pruner"), [("srresnet", "one-step"), ("vdsr", {"name": "uniform", "inherit": "none"})]
+)
+def test_a_killed_run_continues_to_the_same_bytes(killed_at, name, pruner, build, content, photos, tmp_path):
+    def kill(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == killed_at:
+            raise Interrupted
+
+    settings = {"distiller": [FREE, "wavelet", "gka"], "eval_data": str(photos), "pruner": pruner, "patch": 32}
+    straight = run(build(name), name, **settings)
+    with pytest.raises(Interrupted):
+        run(build(name), name, **settings, out_dir=tmp_path, observers=[kill])
+    resumed = run(build(name), name, **settings, out_dir=tmp_path)
+    assert content(resumed.student) == content(straight.student)
+    assert resumed.history == straight.history
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
+@pytest.mark.parametrize("terms", [["wavelet"], ["gka"], ["gka", "feature", "wavelet"]])
+def test_terms_join_the_students_loss(name, terms, build):
+    result = run(build(name), name, distiller=[FREE, *terms])
+    assert set(terms) <= set().union(*result.history)
+
+
+@pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
+def test_a_supernet_is_trained_and_searched_without_data(build):
+    search = {"name": "once-for-all", "steps": 4, "population": 3, "iterations": 1, "calibration": 2, "multiple_of": 1}
+    result = run(build("srresnet"), "srresnet", pruner=search)
+    assert result.after.macs <= 0.6 * result.before.macs
+
+
+def test_the_command_line_needs_no_data(build, photos, tmp_path):
+    torch.save(build("edsr").state_dict(), tmp_path / "edsr.pth")
+    command = ["compress", str(tmp_path / "edsr.pth"), "--budget", "macs<=60%", "--distiller", "data-free"]
+    command += ["--distiller-option", "data-free.student_steps=2", "--steps", "4", "--batch-size", "2", "--patch", "8"]
+    command += ["--eval-data", str(photos), "--device", "cpu", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "student" / "model.safetensors").exists()
+
+
+# Refusals, before anything is computed.
+
+
+@pytest.fixture
+def translator():
+    adapter = open_adapter({"name": "pix2pix", "size": [16, 16]})
+    torch.manual_seed(0)
+    return open_generator(adapter.create("resnet", width=4, blocks=1), adapter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({}, IncompatibleParts, "degrade (inputs made from outputs)"),
+        ({}, IncompatibleParts, "reconstruction_weight=0"),
+        ({"distiller": [FREE, gansdk.Distiller(regime=OfflineRegime())]}, IncompatibleParts, "regime"),
+        ({"distiller": {**FREE, "reconstruction_weight": 0, "scales": [2]}}, InvalidOption, "VDSR"),
+        ({"distiller": {**FREE, "reconstruction_weight": 0}, "patch": 4}, InvalidOption, "at least 8"),
+        ({"distiller": {**FREE, "cycle": "nowhere"}}, GansdkError, "no such file"),
+        (
+            {"distiller": {**FREE, "reconstruction_weight": 0}, "quality": "psnr>=1", "patch": None},
+            MissingData,
+            "eval_data",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:reconstruction_weight=0")
+def test_what_cannot_work_is_refused_before_any_compute(changes, kind, words, translator, tmp_path):
+    seen = []
+    with pytest.raises(kind) as refused:
+        run(translator, **{"patch": 16, **changes}, out_dir=tmp_path / "out", observers=[seen.append])
+    assert words in str(refused.value)
+    assert seen == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrapped_module_is_refused_too(given):
+    with pytest.raises(IncompatibleParts, match="missing degrade"):
+        run(given("wrapped"))
+
+
+# The two ways around.
+
+
+@pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")
+def test_without_reconstruction_translation_runs_and_the_result_keeps_the_warning(translator):
+    result = run(translator, distiller={**FREE, "reconstruction_weight": 0}, patch=16, budget="macs<=70%")
+    assert any("mode collapse" in text for text in result.warnings)
+    assert "g/reconstruction" not in set().union(*result.history)
+
+
+@pytest.mark.filterwarnings("ignore:The student was not scored")
+def test_the_reverse_generator_leads_back(translator, tmp_path):
+    torch.manual_seed(1)
+    adapter = open_adapter({"name": "pix2pix", "size": [16, 16]})
+    reverse = adapter.create("resnet", width=4, blocks=1)
+    torch.save(reverse.state_dict(), tmp_path / "reverse.pth")
+    result = run(translator, distiller={**FREE, "cycle": str(tmp_path / "reverse.pth")}, patch=16, budget="macs<=70%")
+    row = next(row for row in result.history if "g/reconstruction" in row)
+    assert 0 < row["g/reconstruction"] < 1
+
+
+def test_a_reverse_generator_that_does_not_lead_back_is_refused(translator, build, tmp_path):
+    torch.manual_seed(1)
+    adapter = open_adapter({"name": "pix2pix", "size": [16, 16]})
+    torch.save(adapter.create("resnet", width=4, blocks=1, channels_in=1).state_dict(), tmp_path / "grey.pth")
+    with pytest.raises(IncompatibleParts, match="no way back"):
+        run(translator, distiller={**FREE, "cycle": str(tmp_path / "grey.pth")}, patch=16)
+
+
+# Teachers of super-resolution.
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "sizes"),
+    [
+        ("vdsr", {"pre_upsampled": 2}, {}),
+        ("srresnet", {}, {"scale": 2}),
+        ("edsr", {}, {"scale": 2}),
+    ],
+)
+def test_teachers_are_trained_saved_and_compressed_without_data(architecture, options, sizes, photos, tmp_path):
+    trained = gansdk.train_teacher(
+        {"name": "sr", **options},
+        str(photos),
+        architecture=architecture,
+        sizes={"width": 4, "blocks": 2, **sizes},
+        steps=2,
+        batch_size=2,
+        patch=8,
+        out_dir=tmp_path,
+        device="cpu",
+    )
+    assert trained.evaluations[MAIN].qualities[0].metric == "psnr-y"
+    assert list((tmp_path / "samples").iterdir())
+    loaded = open_generator(tmp_path / "teacher")
+    assert loaded.contract == trained.generator.contract
+    # What a saved VDSR's inputs were enlarged by comes from its folder, not from the adapter's usual factor.
+    image = torch.rand(1, loaded.contract.channels_out, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = trained.generator.adapter.degrade(image)
+    np.testing.assert_array_equal(loaded.adapter.degrade(image), expected)
+    result = run(loaded, patch=32, eval_data=str(photos), budget="macs<=70%")
+    assert result.quality
+
+
+@pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")
+def test_warnings_are_events_too(build):
+    seen = []
+    run(build(), distiller={**FREE, "student_steps": 50}, steps=2, observers=[seen.append])
+    assert any("never reach" in event.message for event in seen if isinstance(event, Warned))
