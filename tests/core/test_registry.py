@@ -429,6 +429,14 @@ def test_parts_that_do_not_fit_are_refused_with_what_is_missing() -> None:
     compatibility.check(compatibility.WRAPPED, SLIM_SPEC, [distiller("pixel")], {"images"})
 
 
+def test_a_refusal_ends_in_the_advice_of_those_whose_needs_are_missing() -> None:
+    free = distiller("free", needs=frozenset({"degrade"}), advice="Give a way back.")
+    other = distiller("other", advice="Never said.")
+    with pytest.raises(IncompatibleParts, match=r"Give a way back\. Choose other parts") as caught:
+        compatibility.check(BARE, None, [free, other], {"images"})
+    assert "Never said" not in str(caught.value)
+
+
 def test_two_regimes_are_refused_and_one_with_terms_is_not() -> None:
     regime, both, term = distiller("omgd", kind="regime"), distiller("free", kind="both"), distiller("gka")
     with pytest.raises(IncompatibleParts, match="'omgd' and 'free' each bring a regime"):

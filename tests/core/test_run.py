@@ -255,3 +255,19 @@ def test_training_leaves_the_global_random_generator_alone():
     run.distil(2)
     run.score(run.student.space.full_plan())
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_metric_of_some_steps_is_the_mean_over_those():
+    class Rarely(Regime):
+        def bind(self, stage):
+            self.steps = 0
+
+        def step(self, batch):
+            self.steps += 1
+            rare = {"rare": torch.tensor(6.0)} if self.steps % 3 == 0 else {}
+            return {"often": torch.tensor(1.0 + self.steps), **rare}
+
+    run = started(Rarely(), Waves())
+    run.distil(120)
+    assert run.loop.history
+    assert {row["rare"] for row in run.loop.history if "rare" in row} == {6.0}
