@@ -265,3 +265,28 @@ def test_two_processes_go_on_within_a_generation_and_score_only_what_is_missing(
     again = [told(searched, 2, rank)["again"] for rank in (0, 1)]
     assert sum(row["scored"] for row in again) == len(whole) - 3
     assert all(row["plan"] == told(searched, 1, 0)["straight"]["plan"] for row in again)
+
+
+FREE = """
+import os, sys, torch, gansdk
+from gansdk_adapters.networks.sizes import Sizes
+from gansdk_adapters.networks.vdsr import VDSR
+
+photos, out_dir, state, told = sys.argv[1:5]
+torch.manual_seed(0)
+result = gansdk.compress(
+    VDSR(Sizes(width=4, blocks=3, channels=1)).eval(), budget="macs<=60%", steps=8, batch_size=4, patch=32,
+    pruner={"name": "uniform", "inherit": "none"}, distiller={"name": "data-free", "student_steps": 2, "latent": 8},
+    eval_data=photos, out_dir=out_dir, resume=sys.argv[5], device="cpu",
+)
+torch.save({"weights": result.student.state_dict()}, f"{told}-{os.environ['RANK']}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_processes_agree_on_one_student_without_data(photos, tmp_path):
+    (tmp_path / "net.pth").touch()
+    done = launch(2, tmp_path, photos, script=FREE)
+    assert done.returncode == 0, done.stderr
+    first, second = told(tmp_path, 2, 0)["weights"], told(tmp_path, 2, 1)["weights"]
+    assert all(torch.equal(first[key], second[key]) for key in first)
