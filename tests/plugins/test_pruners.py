@@ -112,11 +112,12 @@ def test_a_plan_fits_the_budget_or_the_error_names_the_floor(student, pruner, bu
 
 
 @students
+@pruners
 @budgets
-def test_a_budget_is_used_to_95_percent_or_as_far_as_the_networks_steps_allow(student, budget):
+def test_a_budget_is_used_to_95_percent_or_as_far_as_the_networks_steps_allow(student, pruner, budget):
     if not can_reach(student, budget):
         return
-    plan, allowed = search(student, budget), limits(student, budget)
+    plan, allowed = search(student, budget, pruner), limits(student, budget)
     widths = plan.widths(student.space)
     steps = [
         student._costs.cost({**widths, group.name: widths[group.name] + 1})
