@@ -385,3 +385,12 @@ def _round_up(amount: int) -> int:
 
 def _step(amount: int) -> int:
     return int(10 ** max(len(str(amount)) - 3, 0))
+
+
+def short(amount: int) -> str:
+    """2604412345 -> "2.6 G"; three digits, and the unit that leaves one to three of them before the point."""
+    value, units = float(amount), iter(("", " K", " M", " G", " T"))
+    unit = next(units)
+    while value >= 999.5 and unit != " T":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g}{unit}" if unit else str(amount)

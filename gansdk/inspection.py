@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gansdk.adapter import Generator
-from gansdk.budget import Budget, Cost, Limits
+from gansdk.budget import Budget, Cost, Limits, short
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
 from gansdk.contracts import Batch, Contract
@@ -109,7 +109,7 @@ def inspect(model: Any, budget: Any = None) -> Inspection:
     student = ElasticStudent.of(generator)
     full = student.cost(student.space.full_plan())
     floor = student.cost(floor_plan(student.space))
-    verdict = f"Can shrink to {floor.macs / full.macs:.1%} of its {full.macs / 1e9:.2f} G MACs."
+    verdict = f"Can shrink to {floor.macs / full.macs:.1%} of its {short(full.macs)} MACs."
     if not student.space.prunable:
         verdict = "Nothing can be pruned: every channel group is frozen."
     if budget is not None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gansdk.budget import short
 from gansdk.figures import png, quality_curve
 from gansdk.metrics import TEACHER
 from gansdk.pictures import side_by_side
 from gansdk.quality import protocols
-from gansdk.report import rendered, score_text, short, times, write_text
+from gansdk.report import rendered, score_text, times, write_text
 from gansdk.result import Ladder, json_text
 
 

@@ -197,11 +197,13 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
             raise DataError(f'data={data!r} is no JSON: {error}. Write {{"name": ..., option: value}}.') from error
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
         return data["name"], {option: value for option, value in data.items() if option != "name"}
-    named = isinstance(data, (str, Path))
-    shown = f"data={str(data)!r}" if named else f"data is a {type(data).__name__}"
-    problem = "is a file, not a folder" if named and os.path.isfile(data) else "no such folder"
+    if isinstance(data, (str, Path)):
+        problem = "is a file, not a folder" if os.path.isfile(data) else "no such folder"
+        shown = f"data={str(data)!r}: {problem}"
+    else:
+        shown = f"data is a {type(data).__name__}, which gives no images by itself"
     raise DataError(
-        f"{shown}: {problem}. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
+        f"{shown}. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
         f"or one of: {', '.join(names)}."
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gansdk.budget import short
 from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
@@ -259,15 +260,6 @@ def _groups(result: CompressionResult) -> Iterator[dict[str, Any]]:
 
 
 # Text.
-
-
-def short(amount: int) -> str:
-    """2604412345 -> "2.60 G"."""
-    value, units = float(amount), iter(("", " K", " M", " G", " T"))
-    unit = next(units)
-    while value >= 1000 and unit != " T":
-        value, unit = value / 1000, next(units)
-    return f"{value:.3g}{unit}" if unit else str(amount)
 
 
 def times(ratio: float | None) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INPUT_REASON = "it is the image input"
 OUTPUT_REASON = "it is the image output"
+JOINED_REASON = "the image input is joined with it"
 
 Entry = tuple[str, int]
 """(tensor, dim)."""
@@ -30,8 +31,15 @@ def assemble(tracer: Tracer, module: nn.Module, state: Mapping[str, Tensor]) -> 
     group_of = {root: (index, place) for index, units in enumerate(members) for place, root in enumerate(units)}
     axes = _axes(roots, members, group_of)
     outputs = {op.weight: op.out_dim for op in tracer.ops}
-    frozen = [tracer.unions.reason(units[0]) for units in members]
-    names = _names(axes, outputs, frozen)
+    makers = [
+        [axis.tensor.rpartition(".")[0] for axis in rows if outputs.get(axis.tensor) == axis.dim] for rows in axes
+    ]
+    reasons = [tracer.unions.reason(units[0]) for units in members]
+    names = _names(axes, makers, reasons)
+    frozen = [
+        JOINED_REASON if made and reason == INPUT_REASON else reason
+        for made, reason in zip(makers, reasons, strict=True)
+    ]
 
     def widths(root_list: Iterable[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
         """Constant part and (group, entries per channel) of a list of labels."""
@@ -139,12 +147,11 @@ def _axes(
     return axes
 
 
-def _names(axes: list[list[Axis]], outputs: Mapping[str, int], frozen: list[str]) -> list[str]:
+def _names(axes: list[list[Axis]], makers: list[list[str]], reasons: list[str]) -> list[str]:
     """A group is called after the first layer that makes its channels, else after its first tensor."""
     names: list[str] = []
-    for rows, reason in zip(axes, frozen, strict=True):
-        makers = [axis.tensor.rpartition(".")[0] for axis in rows if outputs.get(axis.tensor) == axis.dim]
-        base = makers[0] if makers else "input" if reason == INPUT_REASON else rows[0].tensor
+    for rows, made, reason in zip(axes, makers, reasons, strict=True):
+        base = made[0] if made else "input" if reason == INPUT_REASON else rows[0].tensor
         taken, name = 1, base
         while name in names:
             taken += 1

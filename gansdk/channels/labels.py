@@ -86,10 +86,12 @@ class Unions:
             self.unite(table[:, 0], table[:, column])
         return np.ascontiguousarray(table[:, 0])
 
-    def freeze(self, ids: Ids, reason: str) -> None:
-        """Forbid the removal of these channels; the first reason given is kept."""
+    def freeze(self, ids: Ids, reason: str, *, over: str = "") -> None:
+        """Forbid the removal of these channels; the first reason given is kept, unless it is `over`."""
         for index in ids.tolist():
-            self._reason.setdefault(self.find(index), reason)
+            root = self.find(index)
+            if self.reason(root) in ("", over):
+                self._reason[root] = reason
 
     def roots(self, ids: Ids) -> list[int]:
         return [self.find(index) for index in ids.tolist()]

@@ -246,7 +246,7 @@ def _run_on(device: str, module: nn.Module, slots: Slots, example: Tensor, taps:
         tracer.output_shapes.append(tuple(tensor.shape))
         labels = labels_of(tensor)
         if labels is not None:
-            tracer.unions.freeze(labels.ids, OUTPUT_REASON)
+            tracer.unions.freeze(labels.ids, OUTPUT_REASON, over=INPUT_REASON)
     return tracer
 
 

@@ -397,6 +397,18 @@ def test_the_patch_is_the_side_of_the_crop(tmp_path):
     assert source.train_batch(2, seed=0, step=0).inputs["main"].shape == (2, 3, 8, 8)
 
 
+def test_a_patch_larger_than_every_image_is_refused_unless_they_shall_be_enlarged(tmp_path):
+    fill(tmp_path, 2, 8, 12)
+    save(tmp_path / "larger.png", photo(7, 10, 9))
+    with pytest.raises(InvalidOption, match=r"patch=40000 is larger than every image: the largest is 10x9 pixels"):
+        open_folder(tmp_path, contract=contract(), patch=40000)
+    assert (
+        open_folder(tmp_path, contract=contract(), patch=9).train_batch(1, seed=0, step=0).inputs["main"].shape[2] == 9
+    )
+    enlarged = open_folder(tmp_path, contract=contract(), patch=16, load_size=20).train_batch(1, seed=0, step=0)
+    assert enlarged.inputs["main"].shape == (1, 3, 16, 16)
+
+
 def test_images_smaller_than_the_multiple_are_refused(tmp_path):
     fill(tmp_path, 2)
     save(tmp_path / "low.png", photo(0, 3, 20))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gansdk.budget import Budget, Ceiling, Cost, Limits, Share
+from gansdk.budget import Budget, Ceiling, Cost, Limits, Share, short
 from gansdk.budgets import check_order, read_budgets
 from gansdk.errors import BudgetSyntaxError, BudgetUnreachable, InvalidOption
 
@@ -202,6 +202,13 @@ def test_a_larger_budget_fits_whatever_a_smaller_fits(budget: Budget, full: Cost
         budget.counting,
     )
     assert not budget.resolve(full).fits(cost) or looser.resolve(full).fits(cost)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0"), (999, "999"), (1000, "1 K"), (999_600, "1 M"), (2_604_412_345, "2.6 G")]
+)
+def test_amounts_are_shown_in_the_unit_that_fits(amount: int, text: str) -> None:
+    assert short(amount) == text
 
 
 def test_a_reachable_floor_raises_nothing() -> None:

@@ -8,7 +8,7 @@ import torch
 import gansdk
 from gansdk.contracts import Contract
 from gansdk.errors import BudgetUnreachable, GansdkWarning, NothingPruned
-from gansdk.testing.networks import network
+from gansdk.testing.networks import Branch, conv, network
 from gansdk.testing.oracles import measured_macs, measured_params
 
 
@@ -24,6 +24,7 @@ def test_the_cost_is_that_of_the_module():
     assert found.cost.params == measured_params(generator.module)
     assert found.floor.macs < found.cost.macs
     assert f"{found.floor.macs / found.cost.macs:.1%}" in found.verdict
+    assert f"{found.cost.macs / 1e3:.3g} K MACs" in found.verdict
 
 
 def test_every_frozen_group_has_its_reason():
@@ -31,6 +32,19 @@ def test_every_frozen_group_has_its_reason():
     reasons = [group["frozen"] for group in groups if group["frozen"]]
     assert any("cumsum" in reason for reason in reasons)
     assert any("image output" in reason for reason in reasons)
+
+
+def frozen(module, channels=3) -> dict[str, str]:
+    contract = gansdk.Contract(channels_in=channels, channels_out=channels, size=(16, 16))
+    groups = gansdk.inspect(gansdk.wrap(module, contract=contract)).groups
+    return {group["name"]: group["frozen"] for group in groups if group["frozen"]}
+
+
+def test_a_layer_is_never_called_the_input_because_the_image_is_added_to_what_it_makes():
+    assert frozen(network("vdsr").build(), 1) == {"output": "it is the image output"}
+    inner = Branch(torch.nn.Sequential(conv(3, 4), conv(4, 3)))
+    reasons = frozen(torch.nn.Sequential(inner, conv(3, 4), conv(4, 3)))
+    assert reasons == {"0.body.1": "the image input is joined with it", "2": "it is the image output"}
 
 
 def test_a_generator_that_cannot_shrink_is_said_to_be_so_and_has_no_budget():

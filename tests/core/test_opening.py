@@ -44,7 +44,7 @@ def test_data_that_is_no_folder_is_named_by_what_it_is(network, photo):
     generator = open_generator(network)
     with pytest.raises(DataError, match=r"a\.png': is a file"):
         open_source(photo / "a.png", generator)
-    with pytest.raises(DataError, match=r"data is a Tensor: no such folder"):
+    with pytest.raises(DataError, match=r"data is a Tensor, which gives no images by itself\. Pass a folder"):
         open_source(torch.zeros(1, 3, 4, 4), generator)
 
 

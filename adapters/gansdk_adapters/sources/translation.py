@@ -26,7 +26,7 @@ from gansdk_adapters.sources.layouts import (
 )
 from gansdk_adapters.sources.metadata import find_described
 from gansdk_adapters.sources.preparing import Preprocess, SideOrSize, for_evaluation, for_training
-from gansdk_adapters.sources.scenes import SceneReader, Scenes, check_all
+from gansdk_adapters.sources.scenes import Scene, SceneReader, Scenes, check_all
 from gansdk_adapters.sources.store import generators
 
 
@@ -50,7 +50,8 @@ class Translation(DataSource):
     Raises:
         DataError: the folder is missing or empty, files have no partner or other sizes, images are smaller than
             the network's multiple, or label ids are not among the classes: before anything is trained.
-        InvalidOption: an option has a value that it cannot have.
+        InvalidOption: an option has a value that it cannot have; or no image is as large as `patch`, and nothing
+            is said of `load_size`.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Translation(DataSource):
             others, compared = [], found.others_held_out or found.others
         if not (trained or scored):
             raise DataError(f"The folder {str(self._path)!r} holds no image (layout {self._layout!r}).")
+        if patch is not None and crop_size is None and load_size is None:
+            _check_patch(trained, patch)
         shown = dict.fromkeys((*searched, *scored))
         check_all(trained, training.check)
         check_all(tuple(shown), showing.check)
@@ -161,6 +164,20 @@ pairs = partial(Translation, layout="pairs")
 unpaired = partial(Translation, layout="unpaired")
 labels = partial(Translation, layout="labels")
 imagefolder = partial(Translation, layout="imagefolder")
+
+
+def _check_patch(scenes: Sequence[Scene], patch: int) -> None:
+    """Refuse to enlarge every image for the sake of a patch that may be a slip.
+
+    Raises:
+        InvalidOption: no image is as large as the patch.
+    """
+    if scenes and all(min(scene.input.size()) < patch for scene in scenes):
+        height, width = max((scene.input.size() for scene in scenes), key=min)
+        raise InvalidOption(
+            f"patch={patch} is larger than every image: the largest is {height}x{width} pixels. Lower patch, or give "
+            "load_size to enlarge them on purpose."
+        )
 
 
 def _find(
