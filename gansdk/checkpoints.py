@@ -27,9 +27,18 @@ CONTAINERS = (
     "generator",
     "netG",
     "model_state_dict",
+    "g_ema",
+    "G_ema",
     "ema",
+    "G",
+    "g",
 )
-"""Keys under which trainers nest the weights, in the order they are tried: averaged weights before raw ones."""
+"""Keys under which trainers nest the weights, in the order they are tried: averaged weights before raw ones.
+
+Under any other key they are found if they are the only network in the file.
+"""
+DEPTH = 4
+"""Containers inside one another, at most: a damaged file may hold itself."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile put in front of every key."""
 COUNTER = "num_batches_tracked"
@@ -58,18 +67,24 @@ _HOW_TO_SAVE = (
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Return the weights in a .safetensors file or a torch checkpoint, on the CPU, without running any code of it.
 
-    Known containers are opened and the prefixes of DataParallel and torch.compile removed.
+    Containers are opened and the prefixes of DataParallel and torch.compile removed.
 
     Raises:
-        CheckpointError: missing, unreadable, or not a state dict of plain tensors.
+        CheckpointError: missing, unreadable, or not a state dict of plain tensors; or of several networks.
     """
+    return read_weights(path)[0]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """As `read_state`, and the key of the container that they were in: "model.params_ema", or ""."""
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Give the file with the weights.")
     if not path.is_file():
         raise CheckpointError(f"There is no file '{path}'. Check the path of the checkpoint.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _without_wrappers(_weights_in(content, path))
+    found, where = _weights_in(content, path)
+    return _without_wrappers(found), ".".join(where)
 
 
 def recognise(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], source: str = "") -> Generator:
@@ -262,16 +277,26 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
+def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Open containers until the tensors are found; numbers and strings beside them are left out."""
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"'{path}' holds a {type(content).__name__}, but a dict of named tensors was expected. {_HOW_TO_SAVE}"
         )
-    inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-    if inner is not None:
-        return _weights_in(inner, path)
+    known = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if known is not None and len(where) < DEPTH:
+        return _weights_in(content[known], path, (*where, known))
+    if not _is_network(content) and (inner := _networks_in(content)):
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"'{path}' holds several networks ({', '.join(map('.'.join, list(inner)[:5]))}), and nothing tells "
+                f"which of them is the generator. Save the weights of that one alone, and give that file."
+            )
+        [(below, network)] = inner.items()
+        return _weights_in(network, path, (*where, *below))
     weights = {key: value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    if _is_network(content):  # a step or an epoch among them is no weight
+        weights = {key: value for key, value in weights.items() if value.ndim or "." in key}
     hollow = [key for key, value in weights.items() if value.layout != torch.strided or value.is_meta]
     if hollow:
         raise CheckpointError(
@@ -283,7 +308,27 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
             f"'{path}' holds {keys}, but neither named tensors nor a container known to hold them "
             f"({', '.join(CONTAINERS)}). {_HOW_TO_SAVE}"
         )
-    return weights
+    return weights, where
+
+
+def _is_network(content: Mapping[Any, Any]) -> bool:
+    """Whether it holds a layer's weight under a dotted name; what optimisers keep of one has other names."""
+    return any(
+        isinstance(key, str) and isinstance(value, Tensor) and value.ndim > 1 and ".weight" in key
+        for key, value in content.items()
+    )
+
+
+def _networks_in(content: Mapping[Any, Any], depth: int = DEPTH) -> dict[tuple[str, ...], Mapping[Any, Any]]:
+    """Key by key -> state dict of every network below, outermost first."""
+    found: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            if _is_network(value):
+                found[(key,)] = value
+            elif depth:
+                found |= {(key, *rest): inner for rest, inner in _networks_in(value, depth - 1).items()}
+    return found
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:

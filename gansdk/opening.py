@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.checkpoints import detect, read_state, recognise
+from gansdk.checkpoints import detect, read_weights, recognise
 from gansdk.contracts import Pairing
 from gansdk.errors import (
     CheckpointError,
@@ -76,7 +76,8 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
-    return recognise(read_state(path), _adapters(adapter), source=path.name)
+    state, container = read_weights(path)
+    return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
 
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gansdk.adapter import WrappedAdapter
-from gansdk.checkpoints import CONTAINERS, detect, read_state, recognise
+from gansdk.checkpoints import CONTAINERS, detect, read_state, read_weights, recognise
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
@@ -75,6 +75,37 @@ def test_containers_are_opened(tmp_path, container):
     assert same(read_state(tmp_path / "net.pth"))
 
 
+@pytest.mark.parametrize("container", ["net", "weights", "model_state", "generator_weights"])
+def test_the_only_network_of_a_file_is_found_under_any_key_and_its_place_is_told(tmp_path, container):
+    optimiser = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3)}}, "param_groups": [{"lr": 1e-4}]}
+    content = {"step": torch.tensor(3), "optim": optimiser, "nested": {container: WEIGHTS}, "loss": torch.ones(4)}
+    torch.save(content, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+    assert read_weights(tmp_path / "net.pth")[1] == f"nested.{container}"
+
+
+def test_of_several_networks_the_generator_must_be_told(tmp_path):
+    torch.save({"first": WEIGHTS, "second": WEIGHTS}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"several networks \(first, second\)"):
+        read_state(tmp_path / "net.pth")
+    raw = {key: tensor + 1 for key, tensor in WEIGHTS.items()}
+    torch.save({"g": raw, "d": raw, "g_ema": WEIGHTS}, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+def test_a_step_among_the_weights_is_left_out_and_scalars_of_layers_stay(tmp_path):
+    torch.save({"step": torch.tensor(3), **WEIGHTS, "norm.count": torch.tensor(1)}, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"), {**WEIGHTS, "norm.count": torch.tensor(1)})
+
+
+def test_a_container_that_holds_itself_is_refused(tmp_path):
+    endless = {}
+    endless["model"] = endless["other"] = endless
+    torch.save(endless, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="named tensors"):
+        read_state(tmp_path / "net.pth")
+
+
 def test_averaged_weights_are_preferred_and_nesting_is_followed(tmp_path):
     raw = {key: tensor + 1 for key, tensor in WEIGHTS.items()}
     torch.save({"model": {"params": raw, "params_ema": WEIGHTS}}, tmp_path / "net.pth")
@@ -115,7 +146,7 @@ def unreadable(tmp_path):
     (tmp_path / "code.pth").write_bytes(pickle.dumps(print))
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     torch.save({}, tmp_path / "nothing.pth")
-    torch.save({"epoch": 3, "G": WEIGHTS}, tmp_path / "unknown.pth")
+    torch.save({"epoch": 3, "other": {"G": "elsewhere"}}, tmp_path / "unknown.pth")
     torch.save({0: torch.ones(1)}, tmp_path / "numbered.pth")
     (tmp_path / "folder").mkdir()
     return tmp_path
@@ -136,7 +167,7 @@ def unreadable(tmp_path):
         ("image.pth", "no checkpoint"),
         ("list.pth", "a list"),
         ("nothing.pth", "nothing"),
-        ("unknown.pth", "'epoch', 'G'"),
+        ("unknown.pth", "'epoch', 'other'"),
         ("numbered.pth", "named tensors"),
     ],
 )
