@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +189,22 @@ def free_name(path: Path) -> Path:
 
 
 def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    rows = [
-        f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} now"
-        for key in sorted({*known, *wanted})
-        if known.get(key) != wanted.get(key)
-    ]
+    changes = "; ".join(_changes("", known, wanted))
     return (
-        f"{str(out_dir)!r} holds a run with other settings ({'; '.join(rows)}). Use the same settings to continue it, "
+        f"{str(out_dir)!r} holds a run with other settings ({changes}). Use the same settings to continue it, "
         "another out_dir, or resume='never' to move it aside and start anew."
     )
+
+
+def _changes(name: str, known: Any, wanted: Any) -> Iterator[str]:
+    """Where two JSON values differ: "pruner.population: 6 there, 8 now"."""
+    if known == wanted:
+        return
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        for key in sorted({*known, *wanted}):
+            yield from _changes(f"{name}.{key}" if name else key, known.get(key), wanted.get(key))
+    elif isinstance(known, list) and isinstance(wanted, list) and len(known) == len(wanted):
+        for index, pair in enumerate(zip(known, wanted, strict=True)):
+            yield from _changes(f"{name}[{index}]", *pair)
+    else:
+        yield f"{name}: {known!r} there, {wanted!r} now"

@@ -33,6 +33,8 @@ SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
 RANKING, CANDIDATES = "ranking", "candidates"
 """Names of the notes: the order of the channels, and every subnet that was scored."""
 LEAST_IMAGES = 2
+MOST_LISTED = 1_000_000
+"""Subnets whose costs an exhaustive search goes through: minutes."""
 
 
 class OnceForAll(Pruner):
@@ -128,18 +130,25 @@ class OnceForAll(Pruner):
         Raises:
             BudgetUnreachable: before any work, if even the smallest subnet costs more than one of the limits.
             NothingPruned: there is one width only, everywhere.
+            InvalidOption: an exhaustive search has too many subnets to go through.
             MissingData: there are no images.
             DataError: fewer than two of them are held out for the search.
             TrainingDiverged: the training broke.
         """
         space = student.space
         check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
-        least = student.cost(self._subnets(student).plan(self._subnets(student).smallest))
+        subnets = self._subnets(student)
+        least = student.cost(subnets.plan(subnets.smallest))
         needed = [one for one in limits if not one.fits(student.cost(space.full_plan()))]
         for one in needed:
             check_floor(space, one, least)
         if not needed:
             return
+        if self.strategy == "exhaustive" and subnets.count > MOST_LISTED:
+            raise InvalidOption(
+                f"search='exhaustive' would go through {subnets.count:,} subnets, and {MOST_LISTED:,} are the most. "
+                f"Give fewer shares than {self.shares} or a larger multiple_of, or use search='evolution'."
+            )
         _check_images(run)
         subnets = self._subnets(student, self._ranking(student, run))
         if self.steps:

@@ -22,6 +22,7 @@ from gansdk.errors import (
     DataError,
     GansdkError,
     IncompatibleParts,
+    InvalidOption,
     MissingData,
     NothingPruned,
     ResumeMismatch,
@@ -434,7 +435,7 @@ def test_a_search_killed_within_a_generation_or_a_line_scores_only_what_is_missi
 
 def test_a_resumed_search_with_other_settings_is_refused_and_the_difference_shown(tmp_path):
     compress(out_dir=tmp_path)
-    with pytest.raises(ResumeMismatch, match="'population': 6"):
+    with pytest.raises(ResumeMismatch, match=r"settings \(pruner\.population: 6 there, 8 now\)"):
         compress(out_dir=tmp_path, pruner=asked(population=8))
 
 
@@ -474,6 +475,14 @@ def test_a_budget_below_the_smallest_subnet_is_refused_before_any_work():
 def test_a_space_without_a_choice_is_refused_with_what_to_change():
     with pytest.raises(NothingPruned, match="multiple_of=1"):
         compress(pruner=asked(shares=(1.0,)))
+
+
+def test_an_exhaustive_search_of_a_space_too_large_to_list_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("gansdk_pruners.once_for_all.MOST_LISTED", 100)
+    seen = []
+    with pytest.raises(InvalidOption, match=r"exhaustive.* subnets, and 100 are the most.*search='evolution'"):
+        compress(pruner=asked(search="exhaustive"), observers=[seen.append])
+    assert not any(isinstance(event, StepDone) for event in seen)
 
 
 @pytest.mark.parametrize("held_out", [0, 1])
