@@ -96,6 +96,25 @@ def test_a_student_of_a_transform_is_counted_against_the_teacher_saved_loaded_an
         assert result.checks["student -> pt2"] < 1e-4
 
 
+def test_every_student_of_a_ladder_starts_from_the_transform_and_is_counted_against_the_teacher():
+    made = gansdk.ladder(
+        teacher("pix2pix"),
+        budgets=["4x", "6x"],
+        transform="mobile",
+        pruner=PRUNERS["once-for-all"],
+        distiller="pixel",
+        data=Tiles("pix2pix"),
+        steps=1,
+        batch_size=2,
+        device="cpu",
+    )
+    plain = gansdk.inspect(teacher("pix2pix")).cost
+    for result, factor in zip(made.results, (4, 6), strict=True):
+        assert result.before == plain
+        assert result.after.macs <= plain.macs / factor
+        assert result.transformed == made.results[0].transformed
+
+
 def test_fresh_weights_follow_the_seed():
     def mobile(seed):
         return compress("pix2pix", seed=seed, distiller=None).student.state_dict()
