@@ -88,11 +88,8 @@ class Adapter(ABC):
         """JSON options from which its factory makes it again: a saved generator's folder remembers them."""
         return {}
 
-    def bind(self, module: nn.Module, contract: Contract | None = None) -> Adapter:
-        """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`).
-
-        `contract`: the one that a saved student brings along, where it is not that of `self.contract(module)`.
-        """
+    def bind(self, module: nn.Module) -> Adapter:
+        """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`)."""
         return self
 
     def variants(self, state: Mapping[str, Tensor]) -> Iterable[Variant]:

@@ -364,7 +364,7 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
     return SavedStudent(
         module=module,
         contract=contract,
-        adapter=chosen.bind(module, contract),
+        adapter=chosen.bind(module),
         taps=folder.taps if builder else {},
         source=folder.path.name,
         carvings=folder.carvings if builder else (),

@@ -39,10 +39,10 @@ class SuperResolution(Adapter):
         self._pre_upsampled = pre_upsampled
         self._contract: Contract | None = None
 
-    def bind(self, module: nn.Module, contract: Contract | None = None) -> SuperResolution:
-        """Return this adapter with `degrade` fixed to the contract, by default that of `module`."""
-        bound = SuperResolution(pre_upsampled=self._pre_upsampled if contract is None else contract.pre_upsampled)
-        bound._contract = contract or self.contract(module)
+    def bind(self, module: nn.Module) -> SuperResolution:
+        """Return this adapter with `degrade` fixed to the contract of `module`."""
+        bound = SuperResolution(pre_upsampled=self._pre_upsampled)
+        bound._contract = self.contract(module)
         return bound
 
     def options(self) -> dict[str, Any]:

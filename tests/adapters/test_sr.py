@@ -562,12 +562,3 @@ def test_a_vdsr_starts_afresh_with_the_variance_of_its_paper():
     torch.manual_seed(0)
     adapter.initialise(network)
     assert network.residual_layer[0].conv.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
-
-
-def test_the_scale_of_a_saved_networks_inputs_is_what_its_folder_says():
-    network = TINY["vdsr"]()
-    contract = SuperResolution(pre_upsampled=2).contract(network)
-    image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-    bound = SuperResolution().bind(network, contract)
-    assert torch.equal(bound.degrade(image), SuperResolution(pre_upsampled=2).bind(network).degrade(image))
-    assert not torch.equal(bound.degrade(image), SuperResolution().bind(network).degrade(image))
