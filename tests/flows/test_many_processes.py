@@ -290,3 +290,41 @@ def test_processes_agree_on_one_student_without_data(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = told(tmp_path, 2, 0)["weights"], told(tmp_path, 2, 1)["weights"]
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+LADDER = """
+import os, sys, torch, gansdk
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, out_dir, state, told = sys.argv[1:5]
+net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+net.load_state_dict(torch.load(state))
+kept = {} if sys.argv[5] == "never" else {"out_dir": out_dir}
+made = gansdk.ladder(
+    net.eval(), budgets=["1.3x", "2x"], distiller="pixel", steps=2, batch_size=4, patch=8, device="cpu", **kept,
+    data={"name": "folder", "path": photos, "holdout": 0.4},
+    pruner={"name": "once-for-all", "steps": 2, "population": 4, "iterations": 1, "multiple_of": 1},
+)
+rank = os.environ.get("RANK", "0")
+weights = {f"{i}.{name}": w for i, r in enumerate(made.results) for name, w in r.student.state_dict().items()}
+torch.save(weights, f"{told}-{rank}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_ladder_is_the_same_in_all_processes_with_a_folder_and_without(tmp_path, photos, build):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    found = []
+    for resume in ("auto", "never"):
+        done = launch(2, tmp_path, photos, script=LADDER, resume=resume)
+        assert done.returncode == 0, done.stderr
+        found += [told(tmp_path, 2, rank) for rank in (0, 1)]
+    assert all(torch.equal(value, other[name]) for other in found for name, value in found[0].items())
+    assert sorted(path.name for path in (tmp_path / "out-2").iterdir()) == [
+        "1.3x",
+        "2x",
+        "ladder.html",
+        "ladder.json",
+        "run",
+    ]
