@@ -42,6 +42,7 @@ class Session:
     """Where everything goes; None if nothing is written."""
     folder: RunFolder
     settings: dict[str, Any]
+    """JSON facts that decide the results of all students alike."""
     processes: Processes
     batch_size: int
     metrics: Sequence[Metric]
@@ -170,9 +171,10 @@ def begin(
                 check_measurable(floor, measures, job)
     processes = Processes(device)
     processes.share(batch_size)
-    settings = {**jobs[0].settings(), "batch_size": batch_size, "processes": processes.count}
+    shared: dict[str, Any] = {"batch_size": batch_size, "processes": processes.count}
     if is_ladder:
-        settings["budget"] = [str(budget) for budget in budgets]
+        shared["ladder"] = [str(budget) for budget in budgets]
+    settings = {**jobs[0].settings(), **shared}
     # Only the main process has the folder; the others are told what is in it.
     kept = run_in is not None and not dry_run and processes.is_main
     folder = RunFolder(Path(run_in) if kept and run_in is not None else None, settings, resume=resume)
@@ -181,7 +183,7 @@ def begin(
         is_ladder=is_ladder,
         target=None if out_dir is None or dry_run else Path(out_dir),
         folder=folder,
-        settings={"batch_size": batch_size, "processes": processes.count},
+        settings=shared,
         processes=processes,
         batch_size=batch_size,
         metrics=measures,

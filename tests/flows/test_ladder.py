@@ -194,6 +194,7 @@ def test_the_folder_holds_students_reports_and_one_run(shared):
     told = json.loads((out / "ladder.json").read_text())
     assert told["curve"] == json.loads(json.dumps(made.curve()))
     assert list(told["students"]) == NAMES
+    assert told["students"]["3x"]["settings"]["ladder"] == ["macs<=70%", "macs/3"]
     assert told["students"]["3x"]["after"]["macs"] == made.results[1].after.macs
 
 
