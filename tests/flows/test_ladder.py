@@ -226,6 +226,16 @@ def test_pruners_that_share_nothing_give_the_students_of_separate_runs(
     assert bytes_of(made.results[0], content) != bytes_of(made.results[1], content)
 
 
+def test_a_regime_that_trains_networks_of_its_own_begins_anew_for_every_student(given, photos, content):
+    """Data-free distillation trains the generator of its inputs."""
+    free = {"name": "data-free", "student_steps": 2, "latent": 8}
+    call = {"pruner": "uniform", "distiller": free, "eval_data": str(photos), "steps": 4, "batch_size": 2, "patch": 32}
+    made = gansdk.ladder(given("vdsr"), budgets=["1.3x", "1.8x"], device="cpu", **call)
+    for budget, result in zip(["1.3x", "1.8x"], made.results, strict=True):
+        alone = gansdk.compress(given("vdsr"), budget=budget, device="cpu", **call)
+        assert (content(result.student), result.history) == (content(alone.student), alone.history)
+
+
 def test_ladder_takes_what_compress_takes_with_the_same_defaults():
     one, several = (dict(inspect.signature(call).parameters) for call in (gansdk.compress, gansdk.ladder))
     assert (one.pop("budget").name, several.pop("budgets").name) == ("budget", "budgets")
