@@ -360,10 +360,9 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
         module, builder = _load(folder, None)
     asked = _asked(adapter, folder)
     chosen = asked or builder or WrappedAdapter(folder.contract, {})
-    contract = asked.contract(module) if asked and asked.accepts(module) else folder.contract
     return SavedStudent(
         module=module,
-        contract=contract,
+        contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,
         adapter=chosen.bind(module),
         taps=folder.taps if builder else {},
         source=folder.path.name,
