@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.artifact import check_target, fingerprint
 from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning
 from gansdk.evaluate import Evaluation, evaluate, inferring
@@ -26,6 +25,7 @@ from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
 from gansdk.run_folder import RunFolder
+from gansdk.saving import check_target, fingerprint
 from gansdk.student import ElasticStudent
 
 SHEET_ROWS = 4

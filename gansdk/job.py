@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.artifact import fingerprint
 from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, WRAPPED, check
@@ -27,6 +26,7 @@ from gansdk.offline import OfflineRegime
 from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
+from gansdk.saving import fingerprint
 
 DEFAULT_STEPS = 2000
 _ORIGINS = {True: "fresh", False: "inherited"}

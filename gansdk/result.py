@@ -77,7 +77,7 @@ class CompressionResult:
             OutputError: the folder cannot be written, or holds something that is not a student.
             VerificationError: the saved student, read back, gives other images.
         """
-        from gansdk.artifact import save
+        from gansdk.saving import save
 
         return save(self, directory)
 

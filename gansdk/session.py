@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from gansdk.artifact import check_target
 from gansdk.budget import Budget, Cost, Limits
 from gansdk.budgets import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
@@ -27,6 +26,7 @@ from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.result import REPORTS, CompressionResult, Ladder
 from gansdk.run_folder import RunFolder
+from gansdk.saving import check_target
 from gansdk.warned import collected
 
 
