@@ -78,7 +78,7 @@ def teacher_steps(family: str, width: int, batch: Batch) -> tuple[floors.Step, f
     nets = [copy.deepcopy(net) for net in learner.networks().values()]
     by_hand: floors.Step
     if family == "cyclegan":
-        by_hand = floors.cyclegan(nets, [copy.deepcopy(critic) for critic in learner.critics.values()], x, y)
+        by_hand = floors.cyclegan(nets, [copy.deepcopy(critic) for critic in learner.task.critics.values()], x, y)
     else:
         floor = floors.gaugan if family == "gaugan" else floors.pix2pix
         by_hand = floor(nets[0], copy.deepcopy(learner.task.network), x, y, teacher=None, taps=())

@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from gansdk.adapter import Adapter
-from gansdk.budget import Budget
+from gansdk.budget import Budget, sum_of
 from gansdk.budgets import read_budgets
+from gansdk.contracts import Route
 from gansdk.events import Event
 from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
-from gansdk.result import CompressionResult, Ladder
+from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
 from gansdk.stages import CARVED, TRACED, carve, check_traced, find_plan, make_student, recover, score, start
 
@@ -40,15 +41,17 @@ def compress(
     batch_size: int = 8,
     patch: int | None = None,
     learning_rate: float | None = None,
-    discriminator: str | Path | None = None,
+    discriminator: str | Path | Mapping[Route, str | Path] | None = None,
     transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> CompressionResult:
     """Make a small student of a generator that looks like it.
 
     Args:
-        model: a module of a known family, a checkpoint path, a saved student's folder, or `gansdk.wrap(...)`.
-        budget: "10x", "macs<=2.6G", "params<=25%, size<=5MB", or a `gansdk.Budget`.
+        model: a module of a known family, a checkpoint path, a saved student's folder, or `gansdk.wrap(...)`. Several
+            routes that the family trains together (A2B and B2A) are compressed in one run: a folder with a folder for
+            each, or a mapping.
+        budget: "10x", "macs<=2.6G", "params<=25%, size<=5MB", or a `gansdk.Budget`; of all routes together.
         adapter: the family, {"name": ..., option: value}, an instance, or "auto" to recognise it.
         pruner: a name, {"name": ..., option: value}, or an instance.
         distiller: likewise, or a list of them; None prunes only, and then needs neither data nor steps.
@@ -67,7 +70,8 @@ def compress(
         patch: side of the training inputs in pixels; the source's own choice if left out.
         learning_rate: the largest of the schedule; the family's own if left out.
         discriminator: checkpoint of the discriminator that the generator was trained against, for the student to go
-            on with; a folder saved by `train_teacher` brings its own, and else the student's starts fresh.
+            on with; a folder saved by `train_teacher` brings its own, and else the student's starts fresh, as wide as
+            the adapter's `discriminator_width` says. "fresh" starts a new one in any case; {route: ...} for several.
         transform: one of those that the family's adapter offers, such as "mobile": the student is carved from the
             generator in that architecture, partly with fresh weights, which training must make up for. Budgets stay
             relative to the generator as given.
@@ -103,7 +107,7 @@ def ladder(
     batch_size: int = 8,
     patch: int | None = None,
     learning_rate: float | None = None,
-    discriminator: str | Path | None = None,
+    discriminator: str | Path | Mapping[Route, str | Path] | None = None,
     transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
 ) -> Ladder:
@@ -139,9 +143,10 @@ def _make(session: Session, job: Job) -> CompressionResult:
     began = time.perf_counter()
     loop = session.loop(job)
     with session.collecting(loop) as warnings:
-        student, before = make_student(job)
+        student, costs = make_student(job)
         student.module.to(loop.processes.device)
         run = start(job, loop, student, session.rung(job))
+        before = sum_of(costs.values())
         limits = session.limits(student, before)
         checks = {TRACED: check_traced(job, run, student)}
         plan = loop.processes.agree(find_plan(job, run, student, limits, job.budget.resolve(before)))
@@ -152,24 +157,32 @@ def _make(session: Session, job: Job) -> CompressionResult:
                 run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)
-        result = CompressionResult(
-            evaluation=None if session.dry_run else score(run, job, carved.module, session.metrics),
-            student=carved.module.cpu().eval(),
-            teacher=job.generator.module,
-            generator=job.origin,
-            space=student.space,
-            plan=plan,
-            budget=str(job.budget),
-            before=before,
-            transformed=student.cost(student.space.full_plan()) if job.origin is not job.generator else None,
-            after=carved.cost(carved.space.full_plan()),
-            warnings=warnings,
-            history=loop.history,
-            search=run.searched,
-            checks=checks,
-            settings=session.settings_of(job, seconds=time.perf_counter() - began),
-            discriminator=(job.task if job.learns_by_task else job.generator).discriminator,
-            out_dir=session.place(job),
-        )
+        evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
+        carved.module.cpu().eval()
+        settings = session.settings_of(job, seconds=time.perf_counter() - began)
+        critics = job.task.discriminators() if job.learns_by_task else {}
+        parts = {
+            route: CompressionResult(
+                evaluation=evaluations.get(route),
+                student=carved.parts()[route].module,
+                teacher=job.generator.parts[route].module,
+                generator=job.origin.parts[route],
+                space=full.space,
+                plan=student.split(plan)[route],
+                budget=str(job.budget),
+                before=costs[route],
+                transformed=full.cost(full.space.full_plan()) if job.origin is not job.generator else None,
+                after=full.cost(student.split(plan)[route]),
+                warnings=warnings,
+                history=loop.history,
+                search=run.searched,
+                checks=dict(checks),
+                settings=settings,
+                discriminator=critics.get(route, job.generator.parts[route].discriminator),
+                out_dir=session.place(job),
+            )
+            for route, full in student.parts().items()
+        }
+        result = joined(parts, job.origin, job.generator, carved.module, student.space, plan)
         session.save(result)
     return result

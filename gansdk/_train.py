@@ -24,6 +24,7 @@ from gansdk.opening import check_pairing, open_adapter, open_generator, open_sou
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
+from gansdk.routes import the_only
 from gansdk.run_folder import RunFolder
 from gansdk.saving import check_target, fingerprint
 from gansdk.student import ElasticStudent
@@ -180,7 +181,7 @@ def _beginning(
 ) -> Generator:
     """The generator to train: the given one, or a fresh one from the seed."""
     if model is not None:
-        return open_generator(model, adapter)
+        return the_only(open_generator(model, adapter))
     family = open_adapter(adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
-from gansdk.contracts import Batch, Contract, Metrics, Route
+from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
 from gansdk.errors import Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
@@ -36,6 +36,8 @@ class Adapter(ABC):
     name: str = ""
     transforms: tuple[str, ...] = ()
     """Names that `transform` takes."""
+    routes: Mapping[Route, Way] = {}
+    """The routes that generators of this family can be trained on together; empty where each stands alone."""
 
     @abstractmethod
     def accepts(self, module: nn.Module) -> bool:
@@ -87,6 +89,18 @@ class Adapter(ABC):
     def options(self) -> dict[str, Any]:
         """JSON options from which its factory makes it again: a saved generator's folder remembers them."""
         return {}
+
+    def joint_task(
+        self, modules: Mapping[Route, nn.Module], *, discriminators: Mapping[Route, Mapping[str, Tensor]]
+    ) -> Task:
+        """The losses of generators of all `routes` that are trained together; batches have the routes as keys.
+
+        `discriminators`: weights to go on from; that of a route judges its images, and routes left out start fresh.
+
+        Raises:
+            CheckpointError: the weights fit no discriminator of this family.
+        """
+        raise Unsupported(f"The adapter {self.name!r} has no losses for several generators that are trained together.")
 
     def bind(self, module: nn.Module) -> Adapter:
         """The adapter to put into that network's Generator, where methods depend on it (the scale of `degrade`)."""
@@ -173,6 +187,13 @@ class Generator:
     """Where the weights came from, for the report."""
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator it was trained against, where they are known."""
+    routes: Mapping[Route, Generator] = field(default_factory=dict)
+    """One generator per route, where there are several; `module` then holds theirs, and `contract` is the first's."""
+
+    @property
+    def parts(self) -> Mapping[Route, Generator]:
+        """The generators by their routes; itself as "main" where it is one."""
+        return self.routes or {MAIN: self}
 
 
 def reset_parameters(module: nn.Module) -> None:

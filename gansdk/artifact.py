@@ -168,8 +168,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> _Folder:
     if not os.path.isfile(path / CONFIG):  # no error for names too long to be one
+        inside = [file.parent.name for file in sorted(path.glob(f"*/{CONFIG}"))] if os.path.isdir(path) else []
+        found = f"; it holds {', '.join(inside)}, so give one of these" if inside else ""
         raise CheckpointError(
-            f"'{path}' is not the folder of a saved student: it has no {CONFIG}. Give the folder that save() wrote."
+            f"'{path}' is not the folder of a saved student: it has no {CONFIG}{found}. Give the folder that save() "
+            "wrote."
         )
     with _readable(path):
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from math import ceil, floor, inf
 from typing import Literal, NoReturn, get_args
 
@@ -48,6 +49,15 @@ class Cost:
     bytes: int
     """Of the state dict, parameters and buffers."""
 
+    def __add__(self, other: Cost) -> Cost:
+        """What both cost together."""
+        return Cost(
+            macs=self.macs + other.macs,
+            paper_macs=self.paper_macs + other.paper_macs,
+            params=self.params + other.params,
+            bytes=self.bytes + other.bytes,
+        )
+
     def of(self, metric: Metric, counting: Counting) -> int:
         """The number that a bound on `metric` is compared with."""
         if metric == "params":
@@ -55,6 +65,11 @@ class Cost:
         if metric == "size":
             return self.bytes
         return self.macs if counting == "true" else self.paper_macs
+
+
+def sum_of(costs: Iterable[Cost]) -> Cost:
+    """What all cost together; at least one."""
+    return reduce(Cost.__add__, costs)
 
 
 @dataclass(frozen=True, slots=True)

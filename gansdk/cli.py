@@ -174,7 +174,9 @@ def compress(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
-    discriminator: Annotated[Path | None, typer.Option(help="Checkpoint of the teacher's discriminator.")] = None,
+    discriminator: Annotated[
+        str | None, typer.Option(help="Checkpoint of the teacher's discriminator, or 'fresh' for a new one.")
+    ] = None,
     transform: Annotated[str | None, typer.Option(help="The family's, such as 'mobile': what to start from.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where run, student and report go.")] = Path("gansdk-out"),
@@ -284,14 +286,15 @@ def evaluate_student(
         from gansdk.evaluate import evaluate
         from gansdk.metrics import check_metrics
         from gansdk.opening import open_generator, open_metrics, open_source
+        from gansdk.routes import the_only
 
         metrics = open_metrics(_parts(metric, metric_option))
-        generator = open_generator(student)
+        generator = the_only(open_generator(student))
         source = open_source(data, generator, split="all")
         check_metrics(metrics, generator.contract, source)
         scores = evaluate(
             generator.module,
-            teacher=None if reference is None else open_generator(reference).module,
+            teacher=None if reference is None else the_only(open_generator(reference)).module,
             source=source,
             contract=generator.contract,
             metrics=metrics,
@@ -313,8 +316,9 @@ def export(
     with _working():
         from gansdk.export import export as write
         from gansdk.opening import open_generator
+        from gansdk.routes import the_only
 
-        generator = open_generator(student)
+        generator = the_only(open_generator(student))
         record = write(generator.module, generator.contract, format, path)
     if as_json:
         return _print_json({"path": str(path), **record})
@@ -337,6 +341,8 @@ def plugins(
         rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))  # not by _print_json, which costs an import of torch
+    elif compat:
+        _print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
     else:
         _print_rows(rows)
     if check and any(row.get("failure") for row in rows):
@@ -403,7 +409,10 @@ def _failure(known: Registry, row: Row) -> str:
 def _combinations() -> list[dict[str, Any]]:
     from gansdk.compatibility import matrix
 
-    return [{**asdict(item), "missing": list(item.missing), "works": not item.missing} for item in matrix()]
+    return [
+        {**asdict(item), "missing": list(item.missing), "works": not item.missing, "verdict": item.verdict}
+        for item in matrix()
+    ]
 
 
 # What is shown.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import product
@@ -47,6 +47,16 @@ class Combination:
     missing: tuple[str, ...]
     """Capabilities nobody provides when images are given; empty if the three work together."""
 
+    @property
+    def verdict(self) -> str:
+        """What `gansdk plugins --compat` prints: that it runs, or why it cannot."""
+        return f"needs {in_words(self.missing)}" if self.missing else "runs"
+
+
+def in_words(capabilities: Iterable[str]) -> str:
+    """Capabilities with their meanings: "degrade (inputs made from outputs); ..."."""
+    return "; ".join(f"{word} ({CAPABILITIES.get(word, 'a word of the plugin')})" for word in capabilities)
+
 
 def missing(
     adapter: AdapterSpec,
@@ -84,13 +94,12 @@ def check(
     if absent := missing(adapter, pruner, distillers, data_provides):
         parts = [f"pruner {pruner.name!r}"] if pruner else []
         parts += [f"distiller {distiller.name!r}" for distiller in distillers]
-        wanted = "; ".join(f"{word} ({CAPABILITIES.get(word, 'a word of the plugin')})" for word in absent)
         advice = [part.advice for part in (pruner, *distillers) if part and part.advice and part.needs & {*absent}]
         advice.append("Choose other parts, or see `gansdk plugins --compat` for what fits.")
         has = ", ".join(sorted(adapter.provides | data_provides)) or "nothing"
         raise IncompatibleParts(
-            f"Adapter {adapter.name!r} cannot be used with {' and '.join(parts)}: missing {wanted}. Adapter and data "
-            f"provide {has}. {' '.join(advice)}",
+            f"Adapter {adapter.name!r} cannot be used with {' and '.join(parts)}: missing {in_words(absent)}. Adapter "
+            f"and data provide {has}. {' '.join(advice)}",
             missing=absent,
         )
 

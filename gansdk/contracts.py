@@ -16,6 +16,9 @@ Route = str
 
 MAIN: Route = "main"
 
+Way = Literal["forward", "backward"]
+"""Where a route goes: from a source's inputs to its targets, or from its targets to its inputs."""
+
 Metrics = Mapping[str, Tensor]
 """Stable names to detached 0-d tensors: {"loss": ..., "gka/body3": ...}."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.contracts import MAIN, Contract
+from gansdk.contracts import MAIN, Contract, Route
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
@@ -52,6 +52,29 @@ class Evaluation:
     per_image: tuple[dict[str, Any], ...]
     """JSON: {"name": ..., "ground-truth": {"psnr-y": {"teacher": ..., "student": ..., "bicubic": ...}}, ...}."""
     examples: tuple[Example, ...]
+
+
+def joined_evaluation(evaluations: Mapping[Route, Evaluation]) -> Evaluation | None:
+    """All routes' numbers and images in one, each with its route in its name; None of none."""
+    if not evaluations:
+        return None
+    return Evaluation(
+        qualities=tuple(
+            replace(quality, metric=f"{quality.metric}, {route}")
+            for route, found in evaluations.items()
+            for quality in found.qualities
+        ),
+        per_image=tuple(
+            {**row, "name": f"{row['name']}, {route}"}
+            for route, found in evaluations.items()
+            for row in found.per_image
+        ),
+        examples=tuple(
+            replace(example, name=f"{example.name}, {route}")
+            for route, found in evaluations.items()
+            for example in found.examples
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from gansdk.errors import MissingData
 from gansdk.events import Event
 from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
+from gansdk.routes import student_of, task_of, teacher_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def inspect(model: Any, budget: Any = None) -> Inspection:
         NothingPruned: every group is frozen.
     """
     generator = open_generator(model)
-    student = ElasticStudent.of(generator)
+    student = student_of(generator)
     full = student.cost(student.space.full_plan())
     floor = student.cost(floor_plan(student.space))
     verdict = f"Can shrink to {floor.macs / full.macs:.1%} of its {short(full.macs)} MACs."
@@ -143,11 +142,11 @@ class _WithoutData:
     # Made when asked for: a discriminator and a copy of the network take longer than the plan itself.
     @cached_property
     def task(self) -> Task:
-        return self._generator.adapter.task(self._generator.module)
+        return task_of(self._generator, {})
 
     @cached_property
     def teacher(self) -> Teacher:
-        return FrozenTeacher(self._generator.module, self._generator.contract, self._generator.taps)
+        return teacher_of(self._generator)
 
     def probe_batches(self, count: int) -> list[Batch] | None:
         return None
@@ -184,7 +183,7 @@ def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "on
     generator = open_generator(model)
     chosen = open_pruner(pruner)
     parsed = Budget.parse(budget)
-    student = ElasticStudent.of(generator)
+    student = student_of(generator)
     full = student.cost(student.space.full_plan())
     limits = parsed.resolve(full)
     check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first

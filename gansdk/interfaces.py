@@ -121,6 +121,10 @@ class Teacher(ABC):
             shown = {route: self.observe(x, taps, route=route) for route, x in batch.inputs.items()}
         return shown, self.learn(batch)
 
+    def parts(self) -> Mapping[Route, Teacher]:
+        """One teacher for each of several routes; itself where there is one."""
+        return {next(iter(self.contracts)): self}
+
     def networks(self) -> Mapping[Route, nn.Module]:
         """Plain modules, for scoring and reports."""
         return {}
@@ -141,6 +145,8 @@ class Student(ABC):
     contracts: Mapping[Route, Contract]
     taps: tuple[str, ...]
     space: Space
+    module: nn.Module
+    """Holds every tensor that the space names, under that name."""
     plan: Plan
     """Active now; starts full."""
     fresh: bool = False
@@ -151,6 +157,14 @@ class Student(ABC):
     def at_depth(self, depth: int) -> AbstractContextManager[None]:
         """Leave out all but the first `depth` of `blocks` while this lasts; those give what they are given."""
         return nullcontext()
+
+    def parts(self) -> Mapping[Route, Student]:
+        """One student for each of several routes, with their shares of the plan; itself where there is one."""
+        return {next(iter(self.contracts)): self}
+
+    def split(self, plan: Plan) -> Mapping[Route, Plan]:
+        """What a plan means for each of `parts`."""
+        return dict.fromkeys(self.parts(), plan)
 
     @abstractmethod
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
@@ -215,12 +229,23 @@ class Task(ABC):
     generator_first: bool = False
     """Whether the generator's step precedes the discriminator's."""
     judges_fresh: bool = True
-    """Whether a discriminator whose step comes second judges fresh images (SPADE), or those of the first step."""
+    """Whether a discriminator whose step comes second judges fresh images (SPADE), or those of the first step
+    (CycleGAN)."""
+    needs_references: bool = True
+    """Whether `generator_loss` reads its references; if not, no teacher's image is made for it."""
 
     @property
     def discriminator(self) -> Mapping[str, Tensor] | None:
         """Weights of the discriminator as they are now; None for families without one."""
         return None
+
+    def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
+        """Weights of all discriminators as they are now, each by the route whose images it judges."""
+        return {} if self.discriminator is None else {MAIN: self.discriminator}
+
+    def describe(self) -> dict[str, Any]:
+        """JSON facts for the report: the size of the discriminator, and what else decides the training."""
+        return {}
 
     def prepare(self) -> None:
         """Load what training needs beside the discriminator, or say what is missing; called before any compute."""
@@ -299,6 +324,8 @@ class Term(ABC):
     needs_image: bool = False
     """Whether it reads `Observation.image` of the teacher; if no term does, the teacher stops early."""
     min_batch: int = 1
+    routes: tuple[Route, ...] | None = None
+    """Of several routes that are trained together only these; None for all."""
     anchors_low_frequencies: bool = False
     """Whether the term alone fixes colours and brightness; if no term does, the task's loss must have weight."""
 
@@ -341,6 +368,8 @@ class Regime(ABC):
 
     uses_task: bool = True
     """Whether the student learns by the family's task too, so that its discriminator is saved with it."""
+    joint: bool = False
+    """Whether it trains generators of several routes together, by the routes of its batches."""
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
         """The teachers of the run; the default is the given generator, frozen.
@@ -360,6 +389,16 @@ class Regime(ABC):
                 "data='photos' (the embedded photographs), or use distiller=None to prune only."
             )
         return data
+
+    def check(self, terms: Sequence[Term]) -> None:
+        """Refuse terms that do not go with it; called before any compute.
+
+        A regime whose own losses say nothing of colours and brightness wants a term that does, or the task's loss:
+        `gansdk.toolkit.terms.check_anchored`.
+
+        Raises:
+            IncompatibleParts: a term is missing, or one too many.
+        """
 
     @abstractmethod
     def bind(self, stage: Stage) -> None:

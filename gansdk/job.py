@@ -14,11 +14,8 @@ from gansdk.adapter import Adapter, Generator
 from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, WRAPPED, check
-from gansdk.errors import (
-    ContractError,
-    IncompatibleParts,
-    MissingData,
-)
+from gansdk.contracts import MAIN, Route
+from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, MissingData
 from gansdk.evaluate import Protocol
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.metrics import Metric, check_metrics
@@ -26,10 +23,13 @@ from gansdk.offline import OfflineRegime
 from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
+from gansdk.routes import source_of, task_of, together
 from gansdk.saving import fingerprint
+from gansdk.toolkit.terms import check_routes
 
 DEFAULT_STEPS = 2000
-_ORIGINS = {True: "fresh", False: "inherited"}
+FRESH = "fresh"
+"""As `discriminator`: a new one, even where the generator brings its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Job:
     distillers: tuple[Distiller, ...]
     regime: Regime
     task: Task
-    discriminator: str | None
-    """Whether the student's is "inherited" or "fresh"; None where there is none."""
+    discriminator: str | dict[Route, str] | None
+    """Whether the student's is "inherited" or "fresh", by route for several; None where there is none."""
     source: DataSource | None
     scored_on: DataSource | None
     """Whose images the student is scored on."""
@@ -89,7 +89,7 @@ def prepare(
     seed: int,
     patch: int | None,
     learning_rate: float | None,
-    discriminator: str | Path | None,
+    discriminator: str | Path | Mapping[Route, str | Path] | None,
     transform: str | None,
 ) -> tuple[Job, ...]:
     """Open everything that `gansdk.compress` was given; its docstring says what that may be.
@@ -105,19 +105,20 @@ def prepare(
     _check_values(generator)
     _check_parts(generator, pruner, distiller, parts[0][1], has_data=data is not None)
     origin = generator if transform is None else _transformed(generator, transform, seed)
-    trained_against = generator.discriminator if discriminator is None else read_state(Path(discriminator))
+    trained_against = _trained_against(discriminator, generator)
+    _check_terms(generator, parts[0][1], parts[0][2])
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     jobs = []
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
-        task = _task(generator, trained_against, seed)
+        task = _task(generator, trained_against if regime.uses_task else {}, seed)
         source = given
         if distillers:
             source = regime.source(given, generator, patch=patch)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
+            source_of(source, generator)
             task.prepare()
             for term in (term for item in distillers for term in item.terms):
                 term.prepare()
-        has_critic = regime.uses_task and task.discriminator is not None
         jobs.append(
             Job(
                 generator=generator,
@@ -127,7 +128,7 @@ def prepare(
                 distillers=distillers,
                 regime=regime,
                 task=task,
-                discriminator=_ORIGINS[trained_against is None] if has_critic else None,
+                discriminator=_origins(task, trained_against, generator) if regime.uses_task else None,
                 source=source,
                 scored_on=source,
                 steps=DEFAULT_STEPS if steps is None else steps,
@@ -139,6 +140,7 @@ def prepare(
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
                     "transform": transform,
+                    "task": task.describe() if regime.uses_task else None,
                 },
             )
         )
@@ -164,6 +166,8 @@ def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job:
 
 def _transformed(generator: Generator, name: str, seed: int) -> Generator:
     """The generator in another architecture of its family; fresh weights follow the seed."""
+    if generator.routes:
+        return together({route: _transformed(part, name, seed) for route, part in generator.routes.items()})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = generator.adapter.transform(generator.module, name).eval()
@@ -177,11 +181,37 @@ def _transformed(generator: Generator, name: str, seed: int) -> Generator:
     )
 
 
-def _task(generator: Generator, trained_against: Mapping[str, Tensor] | None, seed: int) -> Task:
-    """The family's task, with the given discriminator or a fresh one that follows the seed."""
+def _task(generator: Generator, trained_against: Mapping[Route, Mapping[str, Tensor]], seed: int) -> Task:
+    """The family's task, with the given discriminators or fresh ones that follow the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return generator.adapter.task(generator.module, discriminator=trained_against)
+        return task_of(generator, trained_against)
+
+
+def _trained_against(
+    asked: str | Path | Mapping[Route, str | Path] | None, generator: Generator
+) -> dict[Route, Mapping[str, Tensor]]:
+    """Weights of the discriminators to go on with: those given, else the generators' own; none for fresh ones."""
+    if asked == FRESH:
+        return {}
+    files = asked if isinstance(asked, Mapping) else {} if asked is None else {MAIN: asked}
+    if strange := [route for route in files if route not in generator.parts]:
+        raise InvalidOption(
+            f"discriminator was given for the route {strange[0]!r}, but there is {' and '.join(generator.parts)}. Pass "
+            "one file, {route: file, ...} for several routes, or 'fresh'."
+        )
+    found: dict[Route, Mapping[str, Tensor]] = {}
+    for route, part in generator.parts.items():
+        file = files.get(route)
+        own = part.discriminator if file is None else None if file == FRESH else read_state(Path(file))
+        if own is not None:
+            found[route] = own
+    return found
+
+
+def _origins(task: Task, known: Mapping[Route, Any], generator: Generator) -> str | dict[Route, str] | None:
+    found = {route: "inherited" if route in known else "fresh" for route in task.discriminators()}
+    return found if generator.routes else found.get(MAIN)
 
 
 def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
@@ -222,6 +252,24 @@ def _check_parts(
         [spec if made.needs is None else replace(spec, needs=made.needs) for spec, made in asked],
         frozenset({IMAGES, "paired"}) if has_data else frozenset({IMAGES}),
     )
+
+
+def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: Regime) -> None:
+    """Routes and taps that terms ask for, and what the regime wants of both."""
+    if not distillers:
+        return
+    if generator.routes and not regime.joint:
+        raise IncompatibleParts(
+            f"{type(regime).__name__} trains one generator, but there are {' and '.join(generator.routes)}. Compress "
+            "one after the other, each by its own folder, or use a distiller without a regime of its own."
+        )
+    terms = [term for item in distillers for term in item.terms]
+    regime.check(terms)
+    check_routes(terms, generator.parts)
+    for route, part in generator.parts.items():
+        for term in terms:
+            if term.routes is None or route in term.routes:
+                term.taps(tuple(part.taps))
 
 
 def _name(asked: Any) -> str:

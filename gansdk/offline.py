@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gansdk.contracts import Batch, Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts, InvalidOption
-from gansdk.interfaces import Regime, Stage, State
+from gansdk.interfaces import Regime, Stage, State, Term
 from gansdk.toolkit.optim import Descent
-from gansdk.toolkit.terms import TermSum
+from gansdk.toolkit.terms import check_anchored, terms_by_route
 
 
 class OfflineRegime(Regime):
@@ -29,6 +29,8 @@ class OfflineRegime(Regime):
             brightness to give; in a step, for a batch that is too small for a term.
     """
 
+    joint = True
+
     def __init__(
         self,
         *,
@@ -44,24 +46,23 @@ class OfflineRegime(Regime):
         self.clip_norm = clip_norm
         self.betas = betas
 
+    def check(self, terms: Sequence[Term]) -> None:
+        if not self.task_weight:
+            check_anchored(terms, missing="the task's loss has no weight", remedy="set task_weight above zero")
+
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
             raise IncompatibleParts(
                 f"Offline distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
                 f"distiller that brings a regime of its own."
             )
-        if not self.task_weight and not any(term.anchors_low_frequencies for term in stage.terms):
-            raise IncompatibleParts(
-                "Nothing tells the student which colours and brightness to give: the task's loss has no weight, "
-                "and no distiller compares more than details or features. Add the distiller 'pixel', or set "
-                "task_weight above zero."
-            )
+        self.check(stage.terms)
         self._stage = stage
         self._teacher = stage.teachers[0]
-        self._terms = TermSum(stage, self._teacher)
+        self._terms = terms_by_route(stage, self._teacher)
         betas = self.betas or stage.task.optimisation.betas
         self._descend = Descent(
-            [*stage.student.parameters(), *self._terms.parameters()],
+            [*stage.student.parameters(), *(p for terms in self._terms.values() for p in terms.parameters())],
             stage,
             replace(stage.task.optimisation, betas=betas),
             clip_norm=self.clip_norm,
@@ -70,7 +71,8 @@ class OfflineRegime(Regime):
         stage.student.train()
 
     def step(self, batch: Batch) -> Metrics:
-        self._terms.check_batch(min(len(x) for x in batch.inputs.values()))
+        for route, x in batch.inputs.items():
+            self._terms[route].check_batch(len(x))
         teacher = self._observe_teacher(batch)  # first, so that its activations never lie beside the student's graph
         shown = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
         references = batch.targets if _has_truth(batch) else shown
@@ -88,26 +90,31 @@ class OfflineRegime(Regime):
         return {"loss": loss.detach(), **judged, **told}
 
     def state_dict(self) -> State:
-        return {**self._descend.state_dict(), "terms": self._terms.state_dict()}
+        terms = {route: terms.state_dict() for route, terms in self._terms.items()}
+        return {**self._descend.state_dict(), "terms": terms}
 
     def load_state_dict(self, state: State) -> None:
         self._descend.load_state_dict(state)
-        self._terms.load_state_dict(state["terms"])
+        for route, terms in self._terms.items():
+            terms.load_state_dict(state["terms"][route])
 
     def _observe_student(self, batch: Batch) -> dict[Route, Observation]:
         return {
-            route: self._stage.student.observe(x, self._terms.taps, route=route) for route, x in batch.inputs.items()
+            route: self._stage.student.observe(x, self._terms[route].taps, route=route)
+            for route, x in batch.inputs.items()
         }
 
     def _observe_teacher(self, batch: Batch) -> dict[Route, Observation]:
-        image = self._terms.needs_image or (self.task_weight > 0 and not _has_truth(batch))
-        if not image and not len(self._terms):
-            return {}
+        task = self._stage.task
+        always = self.task_weight > 0 and (not batch.targets or (task.needs_references and not batch.paired))
+        seen: dict[Route, Observation] = {}
         with torch.no_grad():
-            return {
-                route: self._teacher.observe(x, self._terms.taps, image=image, route=route)
-                for route, x in batch.inputs.items()
-            }
+            for route, x in batch.inputs.items():
+                terms = self._terms[route]
+                if always or len(terms):
+                    image = always or terms.needs_image
+                    seen[route] = self._teacher.observe(x, terms.taps, image=image, route=route)
+        return seen
 
     def _discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
         return self._stage.task.discriminate(batch, {route: fake.detach() for route, fake in fakes.items()})
@@ -134,9 +141,9 @@ class OfflineRegime(Regime):
             losses.append(self.task_weight * task)
             told |= {"task": task.detach(), **parts}
         terms: dict[str, Tensor] = {}
-        if len(self._terms):
-            for route, target in teacher.items():
-                loss, values = self._terms(student[route], target)
+        for route, target in teacher.items():
+            if len(self._terms[route]):
+                loss, values = self._terms[route](student[route], target)
                 losses.append(loss)
                 terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
         return losses, told | terms

@@ -80,8 +80,7 @@ class OnlineTeacher(Teacher):
         return {MAIN: self.module}
 
     def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
-        own = self.task.discriminator
-        return {} if own is None else {MAIN: own}
+        return self.task.discriminators()
 
     def state_dict(self) -> State:
         return {

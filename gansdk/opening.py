@@ -28,13 +28,15 @@ from gansdk.errors import (
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.registry import registry
+from gansdk.routes import the_only, together
 from gansdk.wrapping import other_types, plain_module
 
 
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
-    A folder remembers the options of its adapter; those given here count before them.
+    A folder remembers the options of its adapter; those given here count before them. Several routes that a family
+    trains together come as a folder that has one for each of them, or as a mapping.
 
     Raises:
         NeedsContract: a bare module of no known family.
@@ -42,6 +44,8 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     """
     if isinstance(model, Generator):
         return model
+    if isinstance(model, Mapping):
+        return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
     if isinstance(model, nn.Module):
         adapters = _adapters(adapter)
         model = plain_module(model)
@@ -69,15 +73,25 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         model = demo_checkpoint()
     path = Path(model)
     if os.path.isdir(path):  # as the next one, no error for names too long to be one
-        from gansdk.artifact import load_generator
-
-        return load_generator(path, adapter)
+        return _open_folder(path, adapter)
     if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
     return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
+
+
+def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Generator:
+    """The student in a folder, or those of all routes below it that its family trains together."""
+    from gansdk.artifact import CONFIG, load_generator
+
+    if not (path / CONFIG).is_file():
+        names = [folder.name for folder in sorted(path.iterdir()) if (folder / CONFIG).is_file()]
+        routes = load_generator(path / names[0], adapter).adapter.routes if names else {}
+        if routes and set(routes) <= set(names):  # earlier ones lie beside them: A2B.old-1
+            return together({route: load_generator(path / route, adapter) for route in routes})
+    return load_generator(path, adapter)
 
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:

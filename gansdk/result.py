@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
-from gansdk.budget import Budget, Cost
+from gansdk.budget import Budget, Cost, sum_of
 from gansdk.channels.groups import Plan, Space
-from gansdk.evaluate import Evaluation
+from gansdk.contracts import MAIN, Route
+from gansdk.errors import Unsupported
+from gansdk.evaluate import Evaluation, joined_evaluation
 from gansdk.interfaces import Quality
 
 SCHEMA_VERSION = 1
@@ -26,7 +28,7 @@ class CompressionResult:
     """A student and everything that is known about it. Fields are filled by `gansdk.compress`."""
 
     student: nn.Module
-    """A plain torch module in eval mode."""
+    """A plain torch module in eval mode; of several routes the `nn.ModuleDict` of all."""
     teacher: nn.Module | None
     """The generator as it was given, in eval mode; None if it is not kept."""
     generator: Generator
@@ -54,6 +56,13 @@ class CompressionResult:
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator the student was trained against, where there was one."""
     out_dir: Path | None = None
+    routes: Mapping[Route, CompressionResult] = field(default_factory=dict)
+    """The result of every route, where several were compressed together; the other fields are then of all of them."""
+
+    @property
+    def parts(self) -> Mapping[Route, CompressionResult]:
+        """The results by their routes; itself as "main" where it is one."""
+        return self.routes or {MAIN: self}
 
     def __repr__(self) -> str:
         """One line; networks, images and the history are in the fields."""
@@ -71,7 +80,8 @@ class CompressionResult:
     def save(self, directory: str | Path) -> Path:
         """Write the student's folder, which `gansdk.load` reads; the new folder is whole or not there at all.
 
-        An earlier student of that name is kept beside it as NAME.old-1, NAME.old-2, ..., unless it is the very same.
+        Students of several routes have a folder each below it, beside one report. An earlier student of that name is
+        kept beside it as NAME.old-1, NAME.old-2, ..., unless it is the very same.
 
         Raises:
             OutputError: the folder cannot be written, or holds something that is not a student.
@@ -99,10 +109,16 @@ class CompressionResult:
 
         Raises:
             InvalidOption: another format.
+            Unsupported: there are students of several routes.
             VerificationError: the exported student gives other images.
         """
         from gansdk.export import export
 
+        if self.routes:
+            raise Unsupported(
+                f"There are several students here, {' and '.join(self.routes)}. Export each of them: "
+                "result.routes[route].export(...)."
+            )
         record = export(self.student, self.generator.contract, format, path)
         self.checks[f"student -> {format}"] = record["max_error"]
         return Path(path)
@@ -111,7 +127,7 @@ class CompressionResult:
         """JSON facts: cost before and after with ratios, quality, warnings, checks and settings."""
         from gansdk import __version__
 
-        facts = {
+        facts: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "gansdk": __version__,
             "adapter": self.generator.adapter.name,
@@ -127,6 +143,9 @@ class CompressionResult:
             "checks": self.checks,
             "settings": self.settings,
         }
+        for route, part in self.routes.items():
+            costs = {"before": asdict(part.before), "after": asdict(part.after)}
+            facts.setdefault("routes", {})[route] = {**costs, "ratios": ratios(part.before, part.after)}
         plain: dict[str, Any] = to_json(facts)
         return plain
 
@@ -208,6 +227,38 @@ def _point(name: str, cost: Cost, values: list[tuple[Quality, float | None]]) ->
         if value is not None
     ]
     return {"name": name, **asdict(cost), "quality": measured}
+
+
+def joined(
+    results: Mapping[Route, CompressionResult],
+    origin: Generator,
+    teacher: Generator,
+    student: nn.Module,
+    space: Space,
+    plan: Plan,
+) -> CompressionResult:
+    """One result of those of all routes of `teacher`; the only one itself, where there is one."""
+    first = next(iter(results.values()))
+    if not teacher.routes:
+        return first
+    parts = results.values()
+    transformed = [part.transformed for part in parts if part.transformed is not None]
+    return replace(
+        first,
+        student=student,
+        teacher=teacher.module,
+        generator=origin,
+        space=space,
+        plan=plan,
+        before=sum_of(part.before for part in parts),
+        transformed=sum_of(transformed) if transformed else None,
+        after=sum_of(part.after for part in parts),
+        evaluation=joined_evaluation(
+            {route: part.evaluation for route, part in results.items() if part.evaluation is not None}
+        ),
+        discriminator=None,
+        routes=results,
+    )
 
 
 def ratios(before: Cost, after: Cost) -> dict[str, float | None]:

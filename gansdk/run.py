@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
-from gansdk.contracts import MAIN, Batch
+from gansdk.contracts import Batch, Route
 from gansdk.events import Event, SearchStep, StageStarted
 from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
@@ -100,8 +100,8 @@ class CompressionRun:
         self.student.train(False)
         errors: list[Tensor] = []
         with torch.no_grad():
-            for x, target in self._held_out:
-                image = self.student.observe(x).image
+            for route, x, target in self._held_out:
+                image = self.student.observe(x, route=route).image
                 assert image is not None
                 errors.append((image - target).abs().mean())
         self.student.activate(active)
@@ -112,20 +112,20 @@ class CompressionRun:
         return len(self._held_out)
 
     @cached_property
-    def _held_out(self) -> list[tuple[Tensor, Tensor]]:
-        """Inputs and what they should become, read once: a search scores thousands of subnets on them."""
+    def _held_out(self) -> list[tuple[Route, Tensor, Tensor]]:
+        """Route, input and what it should become, read once: a search scores thousands of subnets on them."""
         if self.loop.source is None:
             return []
-        rows: list[tuple[Tensor, Tensor]] = []
+        rows: list[tuple[Route, Tensor, Tensor]] = []
         with torch.no_grad():
-            for found in islice(self.loop.source.images("search"), SCORED_IMAGES):
+            for found in islice(self.loop.source.images("search"), SCORED_IMAGES * len(self.student.contracts)):
                 batch = self.loop.processes.to_device(found)
-                x = batch.inputs[MAIN]
-                target = batch.targets.get(MAIN)
-                if target is None:
-                    target = self.teacher.observe(x).image
-                assert target is not None
-                rows.append((x, target))
+                for route, x in batch.inputs.items():
+                    target = batch.targets.get(route)
+                    if target is None:
+                        target = self.teacher.observe(x, route=route).image
+                    assert target is not None
+                    rows.append((route, x, target))
         return rows
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

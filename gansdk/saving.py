@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gansdk.artifact import (
     check_saved,
     named_slots,
 )
+from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.programs import check_program, inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
@@ -36,6 +37,7 @@ from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
 from gansdk.run_folder import free_name
 from gansdk.warned import collected
 
+REPORTS = ("report.json", "report.html")
 RELOAD_CHECK = "saved -> loaded"
 """Name of the check that `save` adds to the result."""
 
@@ -43,6 +45,8 @@ RELOAD_CHECK = "saved -> loaded"
 def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = Path(directory).absolute()
+    if result.routes:
+        return _save_routes(result, target)
     with _writing(target), collected(result.warnings):
         check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,19 @@ def save(result: CompressionResult, directory: str | Path) -> Path:
     return Path(directory)
 
 
+def _save_routes(result: CompressionResult, target: Path) -> Path:
+    from gansdk.report import write_report
+
+    check_target(target, result.routes)
+    for route, part in result.routes.items():
+        save(part, target / route)
+    checks = [part.checks[RELOAD_CHECK] for part in result.routes.values() if RELOAD_CHECK in part.checks]
+    result.checks |= {RELOAD_CHECK: max(checks)} if checks else {}
+    for name in REPORTS:
+        write_report(result, target / name)
+    return target
+
+
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
     try:
@@ -68,8 +85,12 @@ def _writing(target: Path) -> Iterator[None]:
         ) from error
 
 
-def check_target(target: Path) -> None:
-    """Raise OutputError rather than move somebody's folder aside."""
+def check_target(target: Path, routes: Iterable[Route] = ()) -> None:
+    """Raise OutputError rather than move somebody's folder aside; of several routes, the folders of all are checked."""
+    if routes := tuple(routes):
+        for route in routes:
+            check_target(target / route)
+        return
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
         raise OutputError(f"'{target}' holds files that are not a student. Choose a new or an empty folder.")
     if target.exists() and not target.is_dir():
@@ -93,8 +114,8 @@ def _write(result: CompressionResult, folder: Path) -> None:
     _write_text(folder / CONFIG, json_text(_config(result, form, shared)))
     if form != "weights":
         result.checks[RELOAD_CHECK] = _proved(folder, result)
-    write_report(result, folder / "report.json")
-    write_report(result, folder / "report.html")
+    for name in REPORTS:
+        write_report(result, folder / name)
     _write_text(folder / CARD, model_card(result, loads_alone=form != "weights"))
 
 

@@ -25,6 +25,7 @@ from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.result import REPORTS, CompressionResult, Ladder
+from gansdk.routes import source_of
 from gansdk.run_folder import RunFolder
 from gansdk.saving import check_target
 from gansdk.warned import collected
@@ -56,7 +57,7 @@ class Session:
     def loop(self, job: Job) -> Loop:
         """A training loop of its own for a student."""
         return Loop(
-            source=job.source,
+            source=None if job.source is None else source_of(job.source, job.generator),
             processes=self.processes,
             folder=self.folder,
             seed=job.seed,
@@ -119,7 +120,10 @@ class Session:
         self.loop(self.jobs[0]).emit(Finished(seconds=time.perf_counter() - self.began, output=str(self.target or "")))
         if self.floor is None or self.dry_run:
             return
-        found = [self.floor.missed(result.quality) for result in results]
+        found = [
+            " ".join(filter(None, (self.floor.missed(part.quality) for part in result.parts.values())))
+            for result in results
+        ]
         missed = [
             f"{job.budget.label}: {text}" if self.is_ladder else text
             for job, text in zip(self.jobs, found, strict=True)
@@ -195,7 +199,7 @@ def begin(
     )
     if processes.is_main:
         for place in filter(None, map(session.place, jobs)):
-            check_target(place / "student")
+            check_target(place / "student", jobs[0].generator.routes)
     processes.wait()
     loop = session.loop(jobs[0])
     for message in told:

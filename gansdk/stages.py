@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gansdk.budget import Cost, Limits
 from gansdk.channels.groups import Plan, Space
-from gansdk.contracts import MAIN
+from gansdk.contracts import Contract, Route
 from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
 from gansdk.evaluate import Evaluation, evaluate
 from gansdk.events import Carved, PlanFound
@@ -18,27 +18,26 @@ from gansdk.interfaces import State, Student
 from gansdk.job import Job
 from gansdk.loop import Loop, continuing
 from gansdk.metrics import Metric
+from gansdk.routes import student_of, teacher_of, views_of
 from gansdk.run import CompressionRun
 from gansdk.run_folder import damaged
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 
 TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
 EQUAL = 1e-4
 """Two forms of one student may differ by this share of the output range: float rounding, nothing else."""
 
 
-def make_student(job: Job) -> tuple[ElasticStudent, Cost]:
-    """The student at full size, and the cost of the generator, which after a transform is another."""
-    student = ElasticStudent.of(job.origin, fresh=job.origin is not job.generator)
-    given = student if job.origin is job.generator else ElasticStudent.of(job.generator)
-    return student, given.cost(given.space.full_plan())
+def make_student(job: Job) -> tuple[Student, dict[Route, Cost]]:
+    """The student at full size, and the cost of the generator of each route, which after a transform is another."""
+    student = student_of(job.origin, fresh=job.origin is not job.generator)
+    given = student if job.origin is job.generator else student_of(job.generator)
+    return student, {route: part.cost(part.space.full_plan()) for route, part in given.parts().items()}
 
 
 def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
     """The run of one student; see `CompressionRun` for `rung`."""
     generator = job.generator
-    reference = FrozenTeacher(generator.module, generator.contract, generator.taps, device=loop.processes.device)
+    reference = teacher_of(generator, loop.processes.device)
     with torch.random.fork_rng(devices=[]):  # fresh teachers follow the seed
         torch.manual_seed(job.seed)
         teachers = job.regime.teachers(reference, generator.adapter)
@@ -57,11 +56,17 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
 
 
 def check_traced(job: Job, run: CompressionRun, student: Student) -> float:
-    """Largest difference between the image of what the student is made from and its own, still at full size."""
-    x = _example(job, student)
+    """Largest difference between the images of what the student is made from and its own, still at full size."""
     student.train(False)
+    return max(_traced_error(job, run, student, route) for route in student.contracts)
+
+
+def _traced_error(job: Job, run: CompressionRun, student: Student, route: Route) -> float:
+    contract = student.contracts[route]
+    x = _example(job, student, contract)
     with torch.no_grad():
-        image, original, again = (part.observe(x).image for part in (student, run.teacher, run.teacher))
+        images = [part.observe(x, route=route).image for part in (student, run.teacher, run.teacher)]
+    image, original, again = images
     assert image is not None
     assert original is not None
     assert again is not None
@@ -77,10 +82,9 @@ def check_traced(job: Job, run: CompressionRun, student: Student) -> float:
             "or a fixed buffer."
         )
     if job.origin is not job.generator:
-        source = FrozenTeacher(job.origin.module, job.origin.contract, {}, device=x.device)
-        original = source.observe(x).image
+        original = teacher_of(job.origin, x.device).observe(x, route=route).image
         assert original is not None
-    return _proved(job, TRACED, image, original)
+    return _proved(contract, TRACED, image, original)
 
 
 def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[Limits], own: Limits) -> Plan:
@@ -140,22 +144,15 @@ def _check_plan(plan: Plan, space: Space, pruner: str) -> None:
             )
 
 
-def carve(
-    job: Job, run: CompressionRun, student: ElasticStudent, plan: Plan, before: Cost
-) -> tuple[ElasticStudent, float]:
+def carve(job: Job, run: CompressionRun, student: Student, plan: Plan, before: Cost) -> tuple[Student, float]:
     """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
     carved = student.carve(plan, inherit=job.pruner.inherit)
     exact = carved if job.pruner.inherit == "all" else student.carve(plan)
-    x = _example(job, student)
     student.train(False)
     exact.train(False)
     student.activate(plan)
-    with torch.no_grad():
-        expected, found = student.observe(x).image, exact.observe(x).image
+    error = max(_carved_error(job, student, exact, route) for route in student.contracts)
     student.activate(student.space.full_plan())
-    assert expected is not None
-    assert found is not None
-    error = _proved(job, CARVED, found, expected)
     after, predicted = carved.cost(carved.space.full_plan()), student.cost(plan)
     real = sum(p.numel() for p in carved.parameters())
     if after != predicted or real != after.params:
@@ -168,7 +165,17 @@ def carve(
     return carved, error
 
 
-def recover(job: Job, run: CompressionRun, full: Student, carved: ElasticStudent, plan: Plan) -> None:
+def _carved_error(job: Job, student: Student, carved: Student, route: Route) -> float:
+    contract = student.contracts[route]
+    x = _example(job, student, contract)
+    with torch.no_grad():
+        expected, found = student.observe(x, route=route).image, carved.observe(x, route=route).image
+    assert expected is not None
+    assert found is not None
+    return _proved(contract, CARVED, found, expected)
+
+
+def recover(job: Job, run: CompressionRun, full: Student, carved: Student, plan: Plan) -> None:
     """Let the pruner repair the carved student; a run that is continued has its repaired weights already."""
     run.enter("recover", carved)
     state = run.load("recover")
@@ -181,41 +188,44 @@ def recover(job: Job, run: CompressionRun, full: Student, carved: ElasticStudent
     run.save("recover", {"student": carved.state_dict()})
 
 
-def score(run: CompressionRun, job: Job, student: nn.Module, metrics: Sequence[Metric]) -> Evaluation | None:
-    """Student and teacher by one protocol; None, with a warning, where there is nothing to score on."""
+def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Metric]) -> dict[Route, Evaluation]:
+    """Student and teacher by one protocol; nothing, with a warning, where there is nothing to score on."""
     run.begin("evaluate")
     if job.scored_on is None:
         warnings.warn("No images were given, so the student was not scored.", GansdkWarning, stacklevel=2)
-        return None
-    try:
-        return evaluate(
-            student,
-            teacher=run.teacher.networks()[MAIN],
-            source=job.scored_on,
-            contract=job.generator.contract,
-            device=run.loop.processes.device,
-            metrics=metrics,
-        )
-    except DataError as error:
-        warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)
-        return None
+        return {}
+    students, teachers = student.networks(), run.teacher.networks()
+    found: dict[Route, Evaluation] = {}
+    for route, source in views_of(job.scored_on, job.generator).items():
+        try:
+            found[route] = evaluate(
+                students[route],
+                teacher=teachers[route],
+                source=source,
+                contract=student.contracts[route],
+                device=run.loop.processes.device,
+                metrics=metrics,
+            )
+        except DataError as error:
+            warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)
+    return found
 
 
-def _example(job: Job, student: Student) -> Tensor:
+def _example(job: Job, student: Student, contract: Contract) -> Tensor:
     """Noise within the contract's range: (1, channels_in, H, W)."""
     rng = torch.Generator().manual_seed(job.seed)
-    low, high = job.generator.contract.input_range
-    x = low + (high - low) * torch.rand(job.generator.contract.example_shape, generator=rng)
+    low, high = contract.input_range
+    x = low + (high - low) * torch.rand(contract.example_shape, generator=rng)
     return x.to(next(student.parameters()).device)
 
 
-def _proved(job: Job, stage: str, image: Tensor, expected: Tensor) -> float:
+def _proved(contract: Contract, stage: str, image: Tensor, expected: Tensor) -> float:
     """Largest difference of two images that should be one.
 
     Raises:
         VerificationError: it is more than rounding.
     """
-    low, high = job.generator.contract.output_range
+    low, high = contract.output_range
     error = float((image - expected).abs().max())
     if not error <= EQUAL * (high - low):
         raise VerificationError(

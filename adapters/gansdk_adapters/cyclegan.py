@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gansdk.contracts import Route
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Teacher
-from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTeacher
+from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTask, CycleTeacher
 from gansdk_adapters.tasks.losses import Kind
 from gansdk_adapters.translation import Translation
 
@@ -17,24 +18,26 @@ from gansdk_adapters.translation import Translation
 class CycleGAN(Translation):
     """Unpaired translation (Zhu et al., ICCV 2017), with the same generators as pix2pix.
 
-    A generator is one direction, and so is its student, which never sees a cycle: it learns from the discriminator of
-    its output's domain and from the teacher's images (Li et al., CVPR 2020; CAT weighs these by 5). Both directions
-    are trained together by `train_teacher`, as the routes "A2B" and "B2A".
+    A single generator is one direction, and so is its student, which never sees a cycle: it learns from the
+    discriminator of its output's domain and from the teacher's images (Li et al., CVPR 2020; CAT weighs these by 5).
+    Both directions, the routes "A2B" and "B2A", are trained together by `train_teacher`, and so are their students if
+    both teachers are given: with cycles, as their teachers (Zhang et al., CVPR 2022).
 
     Args:
-        cycle_weight, identity_weight: of the losses a teacher is trained with beside the adversarial one.
+        cycle_weight, identity_weight: of the losses that both directions are trained with beside the adversarial one.
         options: those of `Translation`; `gan` is "lsgan", `reconstruction_weight` 10 and `discriminator_width` 64.
     """
 
     name = "cyclegan"
+    routes = {A2B: "forward", B2A: "backward"}  # noqa: RUF012 - read only
     conditional = False
+    usual_discriminator_width = 64
 
     def __init__(
         self,
         *,
         gan: Kind = "lsgan",
         reconstruction_weight: float = 10.0,
-        discriminator_width: int = 64,
         cycle_weight: float = 10.0,
         identity_weight: float = 0.5,
         **options: Any,
@@ -42,7 +45,6 @@ class CycleGAN(Translation):
         super().__init__(
             gan=gan,
             reconstruction_weight=reconstruction_weight,
-            discriminator_width=discriminator_width,
             **options,
         )
         self._cycle_weight = cycle_weight
@@ -52,18 +54,29 @@ class CycleGAN(Translation):
         own = {"cycle_weight": self._cycle_weight, "identity_weight": self._identity_weight}
         return {**super().options(), **own}
 
-    def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
-        """Return a teacher of both directions: `module` from A to B, and a fresh network of its sizes back."""
-        return CycleTeacher(
-            {A2B: module, B2A: self.rebuild(module)},
-            {A2B: self.judge(module, discriminator), B2A: self.judge(module)},
-            self.contract(module),
-            self.taps(module),
-            optimisation=self.task(module).optimisation,
+    def joint_task(
+        self, modules: Mapping[Route, nn.Module], *, discriminators: Mapping[Route, Mapping[str, Tensor]]
+    ) -> CycleTask:
+        """Return CycleGAN's own losses for both directions, with the given discriminators or fresh ones.
+
+        Raises:
+            CheckpointError: weights are of no PatchGAN, or of one for other images.
+            InvalidOption: they are not as wide as `discriminator_width` says.
+        """
+        return CycleTask(
+            {route: self.judge(module, discriminators.get(route)) for route, module in modules.items()},
+            optimisation=self.task(modules[A2B]).optimisation,
             gan=self._gan,
             cycle_weight=self._cycle_weight,
             identity_weight=self._identity_weight,
         )
+
+    def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
+        """Return a teacher of both directions: `module` from A to B, and a fresh network of its sizes back."""
+        modules = {A2B: module, B2A: self.rebuild(module)}
+        known = {} if discriminator is None else {A2B: discriminator}
+        task = self.joint_task(modules, discriminators=known)
+        return CycleTeacher(modules, self.contract(module), self.taps(module), task)
 
     def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
         """Return teachers of both directions, each with two discriminators of its own, as in OMGD's CycleGANs.

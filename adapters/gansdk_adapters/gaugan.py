@@ -27,7 +27,7 @@ from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiSc
 from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
-from gansdk_adapters.tasks.adversarial import Critics
+from gansdk_adapters.tasks.adversarial import Critics, check_width
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
 State = Mapping[str, Tensor]
@@ -36,6 +36,7 @@ NETWORKS: dict[str, tuple[Any, Any]] = {
     "spade": (SPADEGenerator, SPADESizes),
     "inception": (InceptionSPADEGenerator, InceptionSPADESizes),
 }
+DISCRIMINATOR_WIDTH = 64
 KNOWN_LABELS = {
     36: Labels(classes=35, edges=True),  # Cityscapes
     184: Labels(classes=182, unknown=True, edges=True),  # COCO-Stuff
@@ -56,7 +57,8 @@ class GauGAN(Adapter):
         slope: of the activations inside inception blocks. CAT's teachers are trained with 0.01, but rebuilt with 0 to
             be distilled; 0 if left out.
         perceptual: path of VGG-19 weights for the perceptual loss, "pretrained" for timm's, None to leave it out.
-        discriminator_width: channels of a fresh discriminator's first layer.
+        discriminator_width: channels of a fresh discriminator's first layer; 64 if left out. Given, it must be that of
+            a discriminator that training goes on with, too.
         feature_weight, perceptual_weight: of the two losses beside the adversarial one.
     """
 
@@ -72,7 +74,7 @@ class GauGAN(Adapter):
         size: Sequence[int] | None = None,
         slope: float = 0.0,
         perceptual: str | Path | None = "pretrained",
-        discriminator_width: int = 64,
+        discriminator_width: int | None = None,
         feature_weight: float = 10.0,
         perceptual_weight: float = 10.0,
     ) -> None:
@@ -151,6 +153,7 @@ class GauGAN(Adapter):
 
         Raises:
             CheckpointError: the weights are of no multi-scale discriminator, or of one for other images.
+            InvalidOption: they are not as wide as `discriminator_width` says.
         """
         return self._task(self._judge(module, discriminator))
 
@@ -260,10 +263,13 @@ class GauGAN(Adapter):
         sizes = _known(module).sizes
         channels = sizes.labels + sizes.channels_out
         if weights is None:
-            network = MultiScaleDiscriminator(MultiScaleSizes(channels_in=channels, width=self._discriminator_width))
+            asked = self._discriminator_width
+            width = DISCRIMINATOR_WIDTH if asked is None else asked
+            network = MultiScaleDiscriminator(MultiScaleSizes(channels_in=channels, width=width))
             initialise(network, "xavier")
         else:
             network = multi_scale_discriminator(weights)
+            check_width(self._discriminator_width, network.sizes.width)
         if network.sizes.channels_in != channels:
             raise CheckpointError(
                 f"The discriminator judges {network.sizes.channels_in} channels, but this generator's label map and "

@@ -14,3 +14,4 @@ class Pix2Pix(Translation):
 
     name = "pix2pix"
     conditional = True
+    usual_discriminator_width = 128

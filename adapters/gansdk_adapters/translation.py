@@ -28,7 +28,7 @@ from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.unet import UNetSizes
 from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
 from gansdk_adapters.separable import separable
-from gansdk_adapters.tasks.adversarial import Critics, ImageToImageTask
+from gansdk_adapters.tasks.adversarial import Critics, ImageToImageTask, check_width
 from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
     ARCHITECTURES,
@@ -69,7 +69,8 @@ class Translation(Adapter):
         size: (H, W) at which costs are quoted; 256x256 if left out.
         labels: fields of `gansdk.Labels`, where inputs are label maps with a channel per class: {"classes": 12}.
         gan, gan_weight, reconstruction_weight: the losses of `ImageToImageTask`.
-        discriminator_width: channels of a fresh discriminator's first layer.
+        discriminator_width: channels of a fresh discriminator's first layer; 128 if left out. Given, it must be that of
+            a discriminator that training goes on with, too.
 
     Raises:
         InvalidOption: an option has none of these values.
@@ -78,6 +79,7 @@ class Translation(Adapter):
     transforms = ("mobile",)
     conditional: bool
     """Whether the discriminator sees the input beside the image."""
+    usual_discriminator_width: int
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Translation(Adapter):
         gan: Kind = "hinge",
         gan_weight: float = 1.0,
         reconstruction_weight: float = 100.0,
-        discriminator_width: int = 128,
+        discriminator_width: int | None = None,
         labels: Mapping[str, Any] | None = None,
     ) -> None:
         if inference not in get_args(Inference):
@@ -161,6 +163,7 @@ class Translation(Adapter):
 
         Raises:
             CheckpointError: the weights are of no PatchGAN, or of one for other images.
+            InvalidOption: they are not as wide as `discriminator_width` says.
         """
         return self._task(self.judge(module, discriminator))
 
@@ -183,9 +186,9 @@ class Translation(Adapter):
         sizes = self._known(module).sizes
         channels = sizes.channels_out + (sizes.channels_in if self.conditional else 0)
         if weights is None:
-            fresh = PatchDiscriminator(
-                PatchSizes(channels_in=channels, width=self._discriminator_width, norm=sizes.norm)
-            )
+            asked = self._discriminator_width
+            width = self.usual_discriminator_width if asked is None else asked
+            fresh = PatchDiscriminator(PatchSizes(channels_in=channels, width=width, norm=sizes.norm))
             initialise(fresh)
             return fresh
         found = patch_discriminator(weights)
@@ -195,6 +198,7 @@ class Translation(Adapter):
                 f"The discriminator judges {found.sizes.channels_in} channels, but {shown}. Give the one that the "
                 "generator was trained against."
             )
+        check_width(self._discriminator_width, found.sizes.width)
         return found
 
     def variants(self, state: State) -> Iterable[Variant]:

@@ -12,7 +12,6 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gansdk.channels.carve import kept_entries
 from gansdk.channels.groups import Plan
-from gansdk.contracts import MAIN
 from gansdk.interfaces import Student
 from gansdk.toolkit.norms import input_statistics
 
@@ -22,7 +21,7 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 def tracks_statistics(student: Student) -> bool:
     """Whether the student normalises by statistics that were measured before, rather than by its input's."""
-    return student.contracts[MAIN].inference == "eval" and bool(_norms(student))
+    return any(contract.inference == "eval" for contract in student.contracts.values()) and bool(_norms(student))
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def calibrated(student: Student, plan: Plan, batches: Sequence[Tensor]) -> Itera
 def _norms(student: Student) -> dict[str, _NormBase]:
     return {
         path: part
-        for path, part in student.networks()[MAIN].named_modules()
+        for path, part in student.module.named_modules()
         if isinstance(part, _NormBase) and part.running_mean is not None
     }
 

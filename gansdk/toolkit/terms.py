@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.contracts import Metrics, Observation
+from gansdk.contracts import Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Stage, State, Student, Teacher, Term
 
@@ -16,6 +17,53 @@ from gansdk.interfaces import Stage, State, Student, Teacher, Term
 def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:
     """Taps that both sides offer, in the student's order."""
     return tuple(tap for tap in student.taps if tap in teacher.taps)
+
+
+def check_anchored(terms: Sequence[Term], *, missing: str, remedy: str) -> None:
+    """Refuse terms that leave colours and brightness open, for regimes with no loss of their own that fixes them.
+
+    `missing` says why the regime itself does not, and `remedy` how it would. A term of some routes fixes those alone.
+
+    Raises:
+        IncompatibleParts: no term compares low frequencies on every route.
+    """
+    if not any(term.anchors_low_frequencies and term.routes is None for term in terms):
+        raise IncompatibleParts(
+            f"Nothing tells the student which colours and brightness to give: {missing}, and no distiller compares "
+            f"more than details or features. Add the distiller 'pixel', or {remedy}."
+        )
+
+
+def check_routes(terms: Sequence[Term], trained: Iterable[Route]) -> None:
+    """Raise IncompatibleParts if a term is for a route that is not among those that are trained."""
+    trained = tuple(trained)
+    for term in terms:
+        if strange := [route for route in term.routes or () if route not in trained]:
+            raise IncompatibleParts(
+                f"The distiller {term.name!r} was given routes={list(term.routes or ())}, but {strange[0]!r} is not "
+                f"trained here; there is {' and '.join(map(repr, trained))}. Choose of these, or leave routes out."
+            )
+
+
+def terms_by_route(stage: Stage, teacher: Teacher) -> dict[Route, TermSum]:
+    """The terms of a stage against one teacher, for every route of its student; several routes have terms of their own.
+
+    Raises:
+        IncompatibleParts: a term wants a route that there is not, or taps that are not available.
+    """
+    students = stage.student.parts()
+    check_routes(stage.terms, students)
+    if len(students) == 1:
+        return {route: TermSum(stage, teacher) for route in students}
+    return {
+        route: TermSum(replace(stage, student=student, terms=_own_terms(stage.terms, route)), teacher.parts()[route])
+        for route, student in students.items()
+    }
+
+
+def _own_terms(terms: Sequence[Term], route: Route) -> tuple[Term, ...]:
+    """Copies, because a term's connectors are those of one student."""
+    return tuple(copy.deepcopy(term) for term in terms if term.routes is None or route in term.routes)
 
 
 class TermSum:

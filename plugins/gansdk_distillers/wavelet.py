@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk_distillers.options import count, one_of, positive
+from gansdk_distillers.options import count, names, one_of, positive
 from gansdk_distillers.terms.images import Norm, gain, images
-from gansdk_distillers.terms.wavelet import wavelet_distance
+from gansdk_distillers.terms.wavelet import Bands, wavelet_distance
 
 
 class Wavelet(Term):
-    """Distance in the detail bands, measured as if values ran from -1 to 1; blind to colours and brightness."""
+    """Distance in bands of a wavelet transform, measured as if values ran from -1 to 1.
+
+    That of the details alone is blind to colours and brightness.
+    """
 
     name = "wavelet"
     needs_image = True
 
-    def __init__(self, *, weight: float, basis: str, levels: int, norm: Norm) -> None:
+    def __init__(
+        self, *, weight: float, basis: str, levels: int, norm: Norm, bands: Bands, routes: tuple[str, ...] | None
+    ) -> None:
         self.weight = weight
         self.basis = basis
         self.levels = levels
         self.norm = norm
+        self.bands = bands
+        self.routes = routes
+        self.anchors_low_frequencies = bands != "high"
         self._gain = 1.0
 
     def bind(self, stage: Stage) -> None:
@@ -31,15 +40,25 @@ class Wavelet(Term):
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         return self._gain * wavelet_distance(
-            *images(student, teacher), basis=self.basis, levels=self.levels, norm=self.norm
+            *images(student, teacher), basis=self.basis, levels=self.levels, norm=self.norm, bands=self.bands
         )
 
 
-def wavelet(weight: float = 0.4, basis: str = "haar", levels: int = 3, norm: str = "l1") -> Distiller:
+def wavelet(
+    weight: float = 0.4,
+    basis: str = "haar",
+    levels: int = 3,
+    norm: str = "l1",
+    bands: str = "high",
+    routes: Sequence[str] | None = None,
+) -> Distiller:
     """Distil by the distance between the wavelet details of both images, after WKD (Zhang et al., CVPR 2022).
 
-    Three levels are the paper's, four the released code's; 0.4 is its weight for CycleGAN. `basis` is any
-    discrete wavelet of PyWavelets; `norm` "l1" or "l2", of images scaled to a peak-to-peak of 2.
+    `weight` is the paper's alpha, 0.4 for CycleGAN. `levels`: three are the paper's, four the released code's. `basis`
+    is any discrete wavelet of PyWavelets, with its boundary mode "zero"; the released code's options name db3 beside
+    haar. `norm`: "l1", the paper's, or "l2", of images scaled to a peak-to-peak of 2; the released CycleGAN squares.
+    `bands`: "high" is the method; "low" and "all" are the paper's ablation, which loses by them. `routes`: of several
+    generators that are trained together only these; every one of them by default, as published for CycleGAN.
 
     Raises:
         InvalidOption: an option has a value that is not known.
@@ -53,6 +72,8 @@ def wavelet(weight: float = 0.4, basis: str = "haar", levels: int = 3, norm: str
                 basis=one_of(pywt.wavelist(kind="discrete"), basis, "basis"),
                 levels=count(levels, "levels"),
                 norm=one_of(get_args(Norm), norm, "norm"),
+                bands=one_of(get_args(Bands), bands, "bands"),
+                routes=None if routes is None else names(routes, "routes"),
             ),
         )
     )

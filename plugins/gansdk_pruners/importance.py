@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.groups import ChannelGroup, Space
 from gansdk.channels.select import Scores, ranked_groups
+from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning, IncompatibleParts, MissingData
 from gansdk.interfaces import Run, Student
 
@@ -29,10 +30,6 @@ class Importance:
     measure: Measure
     needs_data: bool
     needs_targets: bool = False
-
-
-def _main(student: Student) -> nn.Module:
-    return next(iter(student.networks().values()))
 
 
 def _consumers(space: Space) -> list[tuple[str, int]]:
@@ -58,7 +55,7 @@ def _over_other_dims(tensor: Tensor, dim: int) -> Tensor:
 
 def _gates(student: Student, scalar: Tensor) -> dict[str, NDArray[np.float64]]:
     """Derivative of `scalar` by a gate on every channel's consumers: sum of W * dW over its input columns."""
-    weights = dict(_main(student).named_parameters())
+    weights = dict(student.module.named_parameters())
     consumers = [(name, dim) for name, dim in _consumers(student.space) if name in weights]
     found = torch.autograd.grad(scalar, [weights[name] for name, _ in consumers], allow_unused=True)
     columns = {
@@ -73,60 +70,66 @@ def _squared_mean(rows: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, N
     return {name: np.sqrt(np.mean([row[name] ** 2 for row in rows], axis=0)) for name in rows[0]}
 
 
-def _batches(run: Run, what: str) -> list[tuple[Tensor, Tensor | None]]:
+def _probes(run: Run, what: str) -> list[Batch]:
+    """Batches of one image for every route."""
     batches = run.probe_batches(PROBES)
     if batches is None:
         raise MissingData(
             f"The importance {what!r} needs images and none were given. Pass data=..., or use "
             "importance='consumer-norm', which needs none but ranks less well."
         )
-    rows: list[tuple[Tensor, Tensor | None]] = []
+    single: list[Batch] = []
     for batch in batches:
-        targets = next(iter(batch.targets.values()), None)
-        for i, x in enumerate(next(iter(batch.inputs.values()))):
-            rows.append((x[None], None if targets is None else targets[i : i + 1]))
-    return rows[:PROBES]
+        for i in range(min(len(x) for x in batch.inputs.values())):
+            inputs, targets = (
+                {route: image[i : i + 1] for route, image in images.items()} for images in (batch.inputs, batch.targets)
+            )
+            single.append(Batch(inputs, targets, paired=batch.paired))
+    return single[:PROBES]
+
+
+def _images(student: Student, batch: Batch) -> dict[Route, Tensor]:
+    """The student's images by route."""
+    seen = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
+    return {route: image for route, image in seen.items() if image is not None}
 
 
 def gauss_newton(student: Student, run: Run) -> Scores:
     """How much the image moves, to first order, when a channel goes: E[<v, dy/dg>^2] over random v.
 
     g gates the consumers' input columns of the channel. No labels and no loss are needed. One backward
-    pass of <y, v> gives every channel at once.
+    pass of <y, v> gives every channel at once, of every route.
     """
     student.activate(student.space.full_plan())
     rng = torch.Generator().manual_seed(run.seed)
     rows = []
-    for x, _ in _batches(run, "gauss-newton"):
-        image = student.observe(x).image
-        assert image is not None
-        v = torch.randn(image.shape, generator=rng).to(image)
-        rows.append(_gates(student, (image * v).sum()))
+    for batch in _probes(run, "gauss-newton"):
+        products = [
+            (image * torch.randn(image.shape, generator=rng).to(image)).sum()
+            for image in _images(student, batch).values()
+        ]
+        rows.append(_gates(student, torch.stack(products).sum()))
     return _squared_mean(rows)
 
 
 def taylor(student: Student, run: Run) -> Scores:
     """First-order change of the task's loss when a channel's consumers lose it (Molchanov et al., 2019, on gates)."""
-    from gansdk.contracts import MAIN, Batch
-
     student.activate(student.space.full_plan())
     rows = []
-    for x, target in _batches(run, "taylor"):
-        if target is None:
+    for batch in _probes(run, "taylor"):
+        if not batch.targets or not batch.paired:
             raise MissingData(
                 "The importance 'taylor' compares with the ground truth, and these images have none. "
                 "Use importance='gauss-newton', which needs no targets."
             )
-        image = student.observe(x).image
-        assert image is not None
-        loss, _ = run.task.generator_loss(Batch({MAIN: x}, {MAIN: target}), {MAIN: image}, {MAIN: target})
+        loss, _ = run.task.generator_loss(batch, _images(student, batch), batch.targets)
         rows.append(_gates(student, loss))
     return _squared_mean(rows)
 
 
 def consumer_norm(student: Student, run: Run) -> Scores:
     """L2 norm of the weights that read a channel: the score for when there is no data."""
-    weights = dict(_main(student).named_parameters())
+    weights = dict(student.module.named_parameters())
     columns = {name: _over_other_dims(weights[name].detach() ** 2, dim) for name, dim in _consumers(student.space)}
     return {name: np.sqrt(values) for name, values in _per_channel(student.space, columns).items()}
 
@@ -137,7 +140,7 @@ def norm_scale(student: Student, run: Run) -> Scores:
     Says something only where the scales were trained to; groups without a scale are an error, because
     nothing would rank them, unless they follow another one in a knob.
     """
-    network = _main(student)
+    network = student.module
     ranked = {group.name for group in ranked_groups(student.space)}
     scores: dict[str, NDArray[np.float64]] = {}
     for group in student.space.prunable:
@@ -171,7 +174,7 @@ def torch_pruning_magnitude(student: Student, run: Run) -> Scores:
     """torch-pruning's group magnitude importance, on our channel groups instead of its own graph."""
     import torch_pruning as tp
 
-    network = _main(student)
+    network = student.module
     ops = {op.weight: op for op in student.space.ops}
     functions = {
         (nn.Conv2d, "out"): tp.prune_conv_out_channels,

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from random import Random
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_floor, check_scores
-from gansdk.contracts import MAIN
+from gansdk.contracts import Route
 from gansdk.errors import DataError, InvalidOption, MissingData, TrainingDiverged
 from gansdk.events import SearchStep
 from gansdk.interfaces import Pruner, Run, Student
@@ -177,7 +177,9 @@ class OnceForAll(Pruner):
         return subnets.plan(best)
 
     def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
-        calibrate(carved, carved.space.full_plan(), self._calibration_images(carved, run))
+        images = self._calibration_images(carved, run)
+        for route, part in carved.parts().items():
+            calibrate(part, part.space.full_plan(), images.get(route, ()))
 
     def sampler(self, student: Student, subnets: Subnets, seed: int) -> Callable[[int], None]:
         """What is called before every training step: activates the subnet that (seed, step) say."""
@@ -213,7 +215,9 @@ class OnceForAll(Pruner):
 
         def score(config: Config) -> float:
             plan = subnets.plan(config)
-            with calibrated(student, plan, images):
+            with ExitStack() as stack:
+                for route, part in student.parts().items():
+                    stack.enter_context(calibrated(part, student.split(plan)[route], images.get(route, ())))
                 return run.score(plan)
 
         def is_over() -> bool:
@@ -280,15 +284,15 @@ class OnceForAll(Pruner):
             )
         )
 
-    def _calibration_images(self, student: Student, run: Run) -> list[Tensor]:
-        """Training images in batches of those of one size: (N, C, H, W) each; none where no norm needs them."""
+    def _calibration_images(self, student: Student, run: Run) -> dict[Route, list[Tensor]]:
+        """Training images by route, batches of those of one size: (N, C, H, W) each; none where no norm needs them."""
         if not self.calibration or not tracks_statistics(student):
-            return []
-        by_size: dict[torch.Size, list[Tensor]] = {}
+            return {}
+        by_size: dict[Route, dict[torch.Size, list[Tensor]]] = {}
         for batch in run.probe_batches(self.calibration) or []:
-            x = batch.inputs[MAIN]
-            by_size.setdefault(x.shape[1:], []).append(x)
-        return [torch.cat(images) for images in by_size.values()]
+            for route, x in batch.inputs.items():
+                by_size.setdefault(route, {}).setdefault(x.shape[1:], []).append(x)
+        return {route: [torch.cat(images) for images in sizes.values()] for route, sizes in by_size.items()}
 
 
 def _check_images(run: Run) -> None:

@@ -94,9 +94,10 @@ class OneStep(Pruner):
         batches = run.probe_batches(RECOVERY_BATCHES)
         if self.recovery == "none" or self.inherit != "all" or batches is None:
             return
-        images = [x for batch in batches for x in batch.inputs.values()]
-        for route, network in carved.networks().items():
-            least_squares(full.networks()[route], network, full.space, plan, images)
+        plans, small = full.split(plan), carved.parts()
+        for route, theirs in full.parts().items():
+            images = [batch.inputs[route] for batch in batches]
+            least_squares(theirs.module, small[route].module, theirs.space, plans[route], images)
 
 
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from gansdk.interfaces import Optimisation, Training
 from gansdk.online import OnlineTeacher
 from gansdk.processes import Processes
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
-from gansdk_adapters.tasks.cycle import A2B, B2A, POOL, CycleTeacher, ImagePool
+from gansdk_adapters.tasks.cycle import A2B, B2A, POOL, CycleTask, CycleTeacher, ImagePool
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask, feature_matching, perceptual_distance
 
@@ -200,13 +200,7 @@ def test_a_teacher_learns_and_a_resumed_one_repeats_it_bit_for_bit(kind, stop):
 
 def teacher(kind: str):
     if kind == "cycle":
-        found = CycleTeacher(
-            dict.fromkeys((A2B, B2A), generator()),
-            dict.fromkeys((A2B, B2A), patches(3)),
-            CONTRACT,
-            {},
-            optimisation=Optimisation(learning_rate=2e-4, betas=(0.5, 0.999), schedule="constant-linear"),
-        )
+        found = CycleTeacher(dict.fromkeys((A2B, B2A), generator()), CONTRACT, {}, cycle_task())
     elif kind == "semantic":
         found = OnlineTeacher(generator(), CONTRACT, {}, SemanticSynthesisTask(Scales(6), perceptual=None))
     else:
@@ -216,10 +210,15 @@ def teacher(kind: str):
     return found
 
 
+def cycle_task(**options) -> CycleTask:
+    rates = Optimisation(learning_rate=2e-4, betas=(0.5, 0.999), schedule="constant-linear")
+    return CycleTask({route: patches(3) for route in (A2B, B2A)}, optimisation=rates, **options)
+
+
 def test_cyclegan_losses_against_a_literal_transcription():
     found = teacher("cycle")
     g = {route: copy.deepcopy(network) for route, network in found.networks().items()}
-    d = {route: copy.deepcopy(critic) for route, critic in found.critics.items()}
+    d = {route: copy.deepcopy(critic) for route, critic in found.task.critics.items()}
     data = batch(paired=False)
     a, b = data.inputs[MAIN], data.targets[MAIN]
     fake_b, fake_a = g[A2B](a), g[B2A](b)

@@ -150,6 +150,7 @@ def test_a_config_of_six_numbers_has_one_inner_width():
     ("options", "params", "macs"),
     [
         ({}, 2_764_737, None),
+        ({"width": 32}, 694_241, None),
         ({"norm": "instance-affine"}, 2_766_529, None),
         ({"channels_in": 6, "width": 128}, 11_040_641, "12.572"),
         ({"channels_in": 6, "width": 128, "norm": "batch"}, 11_042_433, "12.572"),

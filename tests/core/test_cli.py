@@ -126,7 +126,12 @@ def test_plugins_lists_every_part_with_its_origin(capsys: pytest.CaptureFixture[
 
 def test_compat_says_for_every_combination_whether_it_works(capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "plugins", "--compat")
-    assert {"adapter": "sr", "pruner": "one-step", "distiller": "gka", "missing": [], "works": True} in rows
+    cell = {"adapter": "sr", "pruner": "one-step", "distiller": "gka"}
+    assert {**cell, "missing": [], "works": True, "verdict": "runs"} in rows
+    assert call("plugins", "--compat") == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sr", "one-step", "gka", "runs"] in shown
+    assert len(shown) >= 1 + len(rows)
 
 
 @pytest.fixture

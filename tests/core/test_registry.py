@@ -460,6 +460,9 @@ def test_the_matrix_has_every_combination_and_what_each_lacks() -> None:
         ("wrapped", "slim", "pixel"): (),
         ("wrapped", "slim", "gan"): ("discriminator",),
     }
+    verdicts = {(row.adapter, row.distiller): row.verdict for row in compatibility.matrix(registry)}
+    assert verdicts["wrapped", "pixel"] == "runs"
+    assert verdicts["wrapped", "gan"] == "needs discriminator (a critic of the family)"
 
 
 def test_hookimpl_is_public() -> None:

@@ -82,6 +82,17 @@ REFUSED = {
         IncompatibleParts,
         "regime",
     ),
+    "taps that nobody offers": ({"distiller": {"name": "gka", "taps": ["neck"]}}, IncompatibleParts, "'neck' is not"),
+    "a route that there is not": (
+        {"distiller": {"name": "wavelet", "routes": ["A2B"]}},
+        IncompatibleParts,
+        "'A2B' is not trained here",
+    ),
+    "details without colours": (
+        {"distiller": [Distiller(regime=OfflineRegime(task_weight=0.0)), "wavelet"]},
+        IncompatibleParts,
+        "Add the distiller 'pixel'",
+    ),
     "no data": ({"data": None}, MissingData, "data='photos'"),
     "missing folder": ({"data": "FILES/none"}, DataError, "photos"),
     "empty folder": ({"data": "FILES/empty"}, DataError, "no image"),

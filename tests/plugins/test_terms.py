@@ -18,6 +18,7 @@ from gansdk_distillers.terms.wavelet import transform, wavelet_distance
 from gansdk_distillers.wavelet import wavelet
 
 ALIGNMENTS = [global_kernel_alignment, batch_kernel_alignment]
+BANDS = ["high", "low", "all"]
 BASES = ["haar", "db2", "db3", "sym4", "coif1", "bior2.2", "rbio3.1", "dmey"]
 lenient = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -65,21 +66,36 @@ def test_every_haar_level_of_two_waves_has_its_known_value():
     st.integers(1, 19),
     st.integers(1, 3),
     st.sampled_from(["l1", "l2"]),
+    st.sampled_from(BANDS),
     st.integers(0, 99),
 )
-def test_the_transform_is_that_of_pywavelets_at_any_side(basis, height, width, levels, norm, seed):
+def test_the_transform_is_that_of_pywavelets_at_any_side(basis, height, width, levels, norm, bands, seed):
     s, t = normal(2, 2, height, width, seed=seed), normal(2, 2, height, width, seed=seed + 100)
+
+    def measure(x):
+        return np.abs(x).mean() if norm == "l1" else np.square(x).mean()
+
     expected = 0.0
     low, rest = (s - t).numpy(), s - t
     for _ in range(levels):
         low, details = pywt.dwt2(low, basis, mode="zero")
-        rest, bands = transform(rest, basis)
-        for ours, theirs in zip((rest, *bands), (low, *details), strict=True):
+        rest, own = transform(rest, basis)
+        for ours, theirs in zip((rest, *own), (low, *details), strict=True):
             np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-11)
-        stacked = np.stack(details)
-        expected += np.abs(stacked).mean() if norm == "l1" else np.square(stacked).mean()
-    ours = wavelet_distance(s, t, basis=basis, levels=levels, norm=norm)
+        expected += measure(np.stack(details)) if bands != "low" else 0.0
+    expected += measure(low) if bands != "high" else 0.0
+    ours = wavelet_distance(s, t, basis=basis, levels=levels, norm=norm, bands=bands)
     assert ours.item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize(("basis", "sides"), [("haar", [128, 64, 32]), ("db3", [130, 67, 36])])
+def test_levels_of_a_256_pixel_image_have_the_sizes_of_the_papers_transforms(basis, sides):
+    rest, seen_sides = normal(1, 1, 256, 256), []
+    for _ in sides:
+        rest, details = transform(rest, basis)
+        assert {band.shape for band in (rest, *details)} == {(1, 1, rest.shape[-1], rest.shape[-1])}
+        seen_sides.append(rest.shape[-1])
+    assert seen_sides == sides
 
 
 @lenient
@@ -87,6 +103,23 @@ def test_the_transform_is_that_of_pywavelets_at_any_side(basis, height, width, l
 def test_a_constant_added_to_the_image_leaves_the_haar_distance(levels, shift, seed):
     s, t = normal(1, 2, 16, 24, seed=seed), normal(1, 2, 16, 24, seed=seed + 100)
     torch.testing.assert_close(wavelet_distance(s + shift, t, levels=levels), wavelet_distance(s, t, levels=levels))
+
+
+@lenient
+@given(st.sampled_from(BASES), st.sampled_from(["l1", "l2"]), st.sampled_from(BANDS), st.integers(0, 99))
+def test_the_wavelet_distance_is_symmetric_and_nothing_between_equal_images(basis, norm, bands, seed):
+    s, t = normal(1, 3, 16, 12, seed=seed), normal(1, 3, 16, 12, seed=seed + 100)
+    options = {"basis": basis, "norm": norm, "bands": bands}
+    torch.testing.assert_close(wavelet_distance(s, t, **options), wavelet_distance(t, s, **options))
+    assert wavelet_distance(s, t, **options) > 0.0
+    assert wavelet_distance(s, s, **options) == 0.0
+
+
+def test_the_low_band_sees_a_constant_that_the_details_do_not():
+    s = normal(1, 3, 16, 16)
+    assert wavelet_distance(s + 1.0, s, bands="high").item() == pytest.approx(0.0, abs=1e-12)
+    for bands in ("low", "all"):  # three orthonormal levels scale a constant by 2 each
+        assert wavelet_distance(s + 1.0, s, bands=bands).item() == pytest.approx(8.0)
 
 
 def test_equal_images_have_no_distance_and_a_finite_gradient():
@@ -282,8 +315,15 @@ def test_only_the_released_form_needs_two_images():
     assert gka(variant="released").terms[0].min_batch == 2
 
 
-def test_only_pixels_anchor_colours_and_brightness():
-    assert [d.terms[0].anchors_low_frequencies for d in (pixel(), wavelet(), gka())] == [True, False, False]
+def test_only_pixels_and_the_low_band_anchor_colours_and_brightness():
+    distillers = (pixel(), wavelet(), gka(), wavelet(bands="low"), wavelet(bands="all"))
+    assert [d.terms[0].anchors_low_frequencies for d in distillers] == [True, False, False, True, True]
+
+
+def test_the_wavelet_defaults_are_the_papers():
+    (term,) = wavelet().terms
+    values = (term.weight, term.basis, term.levels, term.norm, term.bands, term.routes)
+    assert values == (0.4, "haar", 3, "l1", "high", None)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +336,8 @@ def test_only_pixels_anchor_colours_and_brightness():
         (wavelet, {"levels": 0}, "whole number from 1"),
         (wavelet, {"levels": 2.0}, "whole number from 1"),
         (wavelet, {"norm": "mse"}, "'l1', 'l2'"),
+        (wavelet, {"bands": "middle"}, "'high', 'low', 'all'"),
+        (wavelet, {"routes": "A2B"}, "list of different names"),
         (gka, {"variant": "cka"}, "'paper', 'released'"),
         (gka, {"reduction": "max"}, "'sum', 'mean'"),
         (gka, {"taps": "stem"}, "list of different names"),

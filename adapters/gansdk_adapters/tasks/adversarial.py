@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,9 @@ class DiscriminatorTask(Task):
     @property
     def discriminator(self) -> Mapping[str, Tensor]:
         return {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"discriminator": described(self.network)}
 
     def bind(self, training: Training) -> None:
         self.critics.bind(training, self.optimisation, rate=self.rate)
@@ -133,6 +138,26 @@ class ImageToImageTask(DiscriminatorTask):
 
     def _shown(self, batch: Batch, route: Route, image: Tensor) -> Tensor:
         return torch.cat([batch.inputs[route], image], dim=1) if self.conditional else image
+
+
+def check_width(asked: int | None, found: int) -> None:
+    """Refuse to go on with a discriminator of another width than the one that was asked for, if one was.
+
+    Raises:
+        InvalidOption: it is another.
+    """
+    if asked not in (None, found):
+        raise InvalidOption(
+            f"discriminator_width={asked} was asked for, but the discriminator that training would go on with has "
+            f"width {found}. Pass discriminator='fresh' for a new one of width {asked}, or set the width to None."
+        )
+
+
+def described(network: nn.Module) -> dict[str, Any]:
+    """JSON: the sizes of a discriminator, its width among them, and how many parameters it has."""
+    sizes = getattr(network, "sizes", None)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {**(asdict(sizes) if is_dataclass(sizes) and not isinstance(sizes, type) else {}), "parameters": parameters}
 
 
 @contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
-from gansdk.errors import MissingData
-from gansdk.interfaces import Optimisation, State, Teacher, Training
+from gansdk.errors import MissingData, Unsupported
+from gansdk.interfaces import Optimisation, Stage, State, Student, Task, Teacher, Training
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.optim import Descent
-from gansdk_adapters.tasks.adversarial import untrained
+from gansdk_adapters.tasks.adversarial import described, untrained
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
 
 A2B, B2A = "A2B", "B2A"
@@ -21,22 +22,24 @@ POOL = 50
 """Generated images that a discriminator's history holds (Shrivastava et al., CVPR 2017)."""
 
 
-class CycleTeacher(Teacher):
-    """Two generators that learn from unpaired images of two domains, one step of `learn` at a time.
+class CycleTask(Task):
+    """CycleGAN's losses for two generators that are trained together; batches have the routes "A2B" and "B2A".
 
-    `generators` and `discriminators` are by route: the discriminator of "A2B" judges images of domain B. A batch
-    brings images of A as inputs and of B as targets. The generators' step comes first:
+    `critics` are the discriminators by route: that of "A2B" judges images of domain B. The generators' step is first:
     GAN + `cycle_weight` L1 of both cycles + `identity_weight` times that of L1 between G(y) and y for a y that is in
     the generator's output domain already. Then each discriminator is trained with half the sum of its losses on real
-    images and on images out of its pool.
+    images and on images out of its pool. The teacher's images are not looked at.
+
+    Cycles run the generators themselves: the student's of a stage that the task is bound to, or `generate`.
     """
+
+    generator_first = True
+    judges_fresh = False
+    needs_references = False
 
     def __init__(
         self,
-        generators: Mapping[Route, nn.Module],
-        discriminators: Mapping[Route, nn.Module],
-        contract: Contract,
-        taps: Mapping[str, str],
+        critics: Mapping[Route, nn.Module],
         *,
         optimisation: Optimisation,
         gan: Kind = "lsgan",
@@ -44,24 +47,90 @@ class CycleTeacher(Teacher):
         identity_weight: float = 0.5,
     ) -> None:
         check_kind(gan)
-        self.contracts = dict.fromkeys((A2B, B2A), contract)
-        self.taps = tuple(taps)
-        self.generators = nn.ModuleDict({r: copy_module(generators[r]).train() for r in (A2B, B2A)})
-        self.critics = nn.ModuleDict({r: copy_module(discriminators[r]).train() for r in (A2B, B2A)})
-        self.generators.requires_grad_(True)
+        self.critics = nn.ModuleDict({route: critics[route].train() for route in (A2B, B2A)})
         self.critics.requires_grad_(True)
         self.gan: Kind = gan
         self.cycle_weight = cycle_weight
         self.identity_weight = identity_weight
         self.optimisation = optimisation
+        self.generate: Callable[[Route, Tensor], Tensor] = _unbound
+
+    def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
+        return {
+            route: {name: tensor.detach().cpu() for name, tensor in critic.state_dict().items()}
+            for route, critic in self.critics.items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"discriminators": {route: described(critic) for route, critic in self.critics.items()}}
+
+    def bind(self, training: Training) -> None:
+        self.critics.to(training.device)
+        self._descend = Descent(self.critics.parameters(), training, self.optimisation)
+        self._pools = {route: ImagePool(POOL, training.rng) for route in (A2B, B2A)}
+        if isinstance(training, Stage):
+            self.generate = _images_of(training.student)
+
+    def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
+        losses = {
+            route: discriminator_loss(self.gan, critic(batch.targets[route]), real=True)
+            + discriminator_loss(self.gan, critic(self._pools[route].exchange(fakes[route])), real=False)
+            for route, critic in self.critics.items()
+        }
+        self._descend(torch.stack([0.5 * loss for loss in losses.values()]).sum())
+        return {f"d/{route}": loss.detach() for route, loss in losses.items()}
+
+    def generator_loss(
+        self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        losses: dict[str, Tensor] = {}
+        for route, back in ((A2B, B2A), (B2A, A2B)):
+            with untrained(self.critics[route]):
+                losses[f"g/gan/{route}"] = generator_loss(self.gan, self.critics[route](fakes[route]))
+            cycled, real = self.generate(back, fakes[route]), batch.inputs[route]
+            losses[f"g/cycle/{route}"] = self.cycle_weight * (cycled - real).abs().mean()
+            if self.identity_weight:
+                real = batch.targets[route]
+                weight = self.cycle_weight * self.identity_weight
+                losses[f"g/identity/{route}"] = weight * (self.generate(route, real) - real).abs().mean()
+        return torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
+
+    def state_dict(self) -> State:
+        return {
+            "critics": self.critics.state_dict(),
+            "descent": self._descend.state_dict(),
+            "pools": {route: pool.images for route, pool in self._pools.items()},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.critics.load_state_dict(state["critics"])
+        self._descend.load_state_dict(state["descent"])
+        for route, images in state["pools"].items():
+            self._pools[route].images = list(images)
+
+
+class CycleTeacher(Teacher):
+    """Two generators that learn by `task` from unpaired images of two domains, one step of `learn` at a time.
+
+    `generators` are by route. A batch brings images of A as inputs and of B as targets.
+    """
+
+    def __init__(
+        self, generators: Mapping[Route, nn.Module], contract: Contract, taps: Mapping[str, str], task: CycleTask
+    ) -> None:
+        self.contracts = dict.fromkeys((A2B, B2A), contract)
+        self.taps = tuple(taps)
+        self.generators = nn.ModuleDict({r: copy_module(generators[r]).train() for r in (A2B, B2A)})
+        self.generators.requires_grad_(True)
+        self.task = task
+        self.optimisation = task.optimisation
         self._paths = dict(taps)
 
     def bind(self, training: Training) -> None:
         self.generators.to(training.device)
-        self.critics.to(training.device)
         self._descend = Descent(self.generators.parameters(), training, self.optimisation)
-        self._descend_critics = Descent(self.critics.parameters(), training, self.optimisation)
-        self._pools = {route: ImagePool(POOL, training.rng) for route in (A2B, B2A)}
+        self.task.bind(training)
+        self.task.generate = lambda route, x: self.generators[route](x)
 
     def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
         """As the interface says; the main route of a batch is the way from A to B."""
@@ -86,63 +155,50 @@ class CycleTeacher(Teacher):
                 "A CycleGAN learns from images of two domains, and this data has one. Give a folder with trainA and "
                 "trainB."
             )
-        real = {A2B: batch.inputs[MAIN], B2A: batch.targets[MAIN]}
+        a, b = batch.inputs[MAIN], batch.targets[MAIN]
+        both = Batch({A2B: a, B2A: b}, {A2B: b, B2A: a}, batch.names, paired=False)
         generator = self.generators[A2B]
-        seen = tapping.observe(generator, generator, real[A2B], tapping.select(self._paths, taps))
+        seen = tapping.observe(generator, generator, a, tapping.select(self._paths, taps))
         assert seen.image is not None
-        fakes = {A2B: seen.image, B2A: self.generators[B2A](real[B2A])}
-        loss, parts = self._generator_losses(real, fakes)
+        fakes = {A2B: seen.image, B2A: self.generators[B2A](b)}
+        loss, parts = self.task.generator_loss(both, fakes, {})
         self._descend(loss)
-        judged = self._critic_losses({A2B: real[B2A], B2A: real[A2B]}, fakes)
-        self._descend_critics(torch.stack([0.5 * loss for loss in judged.values()]).sum())
-        told = {**parts, **{f"d/{route}": value for route, value in judged.items()}}
-        metrics = {"loss": loss.detach(), **{name: value.detach() for name, value in told.items()}}
-        return {MAIN: seen.detached()}, metrics
+        judged = self.task.discriminate(both, {route: fake.detach() for route, fake in fakes.items()})
+        return {MAIN: seen.detached()}, {"loss": loss.detach(), **parts, **judged}
 
     def networks(self) -> Mapping[Route, nn.Module]:
         return {A2B: self.generators[A2B], B2A: self.generators[B2A]}
 
     def discriminators(self) -> Mapping[Route, Mapping[str, Tensor]]:
-        return {route: self.critics[route].state_dict() for route in (A2B, B2A)}
+        return self.task.discriminators()
 
     def state_dict(self) -> State:
         return {
             "generators": self.generators.state_dict(),
-            "critics": self.critics.state_dict(),
             "descent": self._descend.state_dict(),
-            "critics_descent": self._descend_critics.state_dict(),
-            "pools": {route: pool.images for route, pool in self._pools.items()},
+            "task": self.task.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
         self.generators.load_state_dict(state["generators"])
-        self.critics.load_state_dict(state["critics"])
         self._descend.load_state_dict(state["descent"])
-        self._descend_critics.load_state_dict(state["critics_descent"])
-        for route, images in state["pools"].items():
-            self._pools[route].images = list(images)
+        self.task.load_state_dict(state["task"])
 
-    def _generator_losses(
-        self, real: Mapping[Route, Tensor], fakes: Mapping[Route, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        losses: dict[str, Tensor] = {}
-        for route, back in ((A2B, B2A), (B2A, A2B)):
-            with untrained(self.critics[route]):
-                losses[f"g/gan/{route}"] = generator_loss(self.gan, self.critics[route](fakes[route]))
-            cycled = self.generators[back](fakes[route])
-            losses[f"g/cycle/{route}"] = self.cycle_weight * (cycled - real[route]).abs().mean()
-            if self.identity_weight:
-                same = self.generators[route](real[back])
-                weight = self.cycle_weight * self.identity_weight
-                losses[f"g/identity/{route}"] = weight * (same - real[back]).abs().mean()
-        return torch.stack(list(losses.values())).sum(), losses
 
-    def _critic_losses(self, real: Mapping[Route, Tensor], fakes: Mapping[Route, Tensor]) -> dict[str, Tensor]:
-        return {
-            route: discriminator_loss(self.gan, critic(real[route]), real=True)
-            + discriminator_loss(self.gan, critic(self._pools[route].exchange(fakes[route].detach())), real=False)
-            for route, critic in self.critics.items()
-        }
+def _images_of(student: Student) -> Callable[[Route, Tensor], Tensor]:
+    def generate(route: Route, x: Tensor) -> Tensor:
+        image = student.observe(x, route=route).image
+        assert image is not None
+        return image
+
+    return generate
+
+
+def _unbound(route: Route, x: Tensor) -> Tensor:
+    raise Unsupported(
+        "The losses of a CycleGAN run its generators, so that they exist during a training only. Use "
+        "importance='gauss-newton' to rank channels."
+    )
 
 
 class ImagePool:

@@ -1,8 +1,9 @@
-"""Distance of two images in the detail bands of a wavelet transform (Zhang et al., CVPR 2022)."""
+"""Distance of two images in the bands of a wavelet transform (Zhang et al., CVPR 2022)."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,31 +12,42 @@ from torch.nn import functional as F
 from gansdk_distillers.terms.images import Norm, difference, magnitude
 from gansdk_distillers.terms.precision import full_precision
 
-Bands = tuple[Tensor, Tensor, Tensor]
+Details = tuple[Tensor, Tensor, Tensor]
 """(cH, cV, cD) of one level, each (N, C, H, W): details across rows, across columns, across both."""
+
+Bands = Literal["high", "low", "all"]
+"""The details of every level, the low band behind the last one, or both."""
 
 
 def wavelet_distance(
-    student: Tensor, teacher: Tensor, *, basis: str = "haar", levels: int = 3, norm: Norm = "l1"
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    basis: str = "haar",
+    levels: int = 3,
+    norm: Norm = "l1",
+    bands: Bands = "high",
 ) -> Tensor:
-    """Sum over levels of the mean over images, channels, the three bands and space; a 0-d tensor.
+    """Sum over levels of the mean over images, channels, the three detail bands and space; a 0-d tensor.
 
-    The transform is linear, so one transform of the difference serves. The low band is left out: a constant
-    added to the student's image changes nothing (exactly for haar on sides divisible by 2**levels, up to the
-    border otherwise), and something else has to hold colours and brightness. Levels weigh the same, so the
-    coarse ones, whose coefficients are larger, dominate, as in the paper.
+    The transform is linear, so one transform of the difference serves. The low band is left out, as in the paper: a
+    constant added to the student's image changes nothing (exactly for haar on sides divisible by 2**levels, up to the
+    border otherwise), and something else has to hold colours and brightness. Levels weigh the same, so the coarse ones,
+    whose coefficients are larger, dominate. The other `bands` are those of the paper's ablation: the mean over the low
+    band of the last level, alone or added to the details'.
     """
     with full_precision(student):
         rest = difference(student, teacher)
         total = rest.new_zeros(())
         for _ in range(levels):
-            rest, bands = transform(rest, basis)
-            for band in bands:
-                total = total + magnitude(band, norm).mean() / len(bands)
-        return total
+            rest, details = transform(rest, basis)
+            if bands != "low":
+                for band in details:
+                    total = total + magnitude(band, norm).mean() / len(details)
+        return total if bands == "high" else total + magnitude(rest, norm).mean()
 
 
-def transform(x: Tensor, basis: str) -> tuple[Tensor, Bands]:
+def transform(x: Tensor, basis: str) -> tuple[Tensor, Details]:
     """One level of (N, C, H, W): the low band and the details, equal to PyWavelets' `dwt2(mode="zero")`.
 
     Sides become (side + filter length - 1) // 2; beyond its border an image counts as zero.
@@ -43,7 +55,7 @@ def transform(x: Tensor, basis: str) -> tuple[Tensor, Bands]:
     return _haar(x) if basis in ("haar", "db1") else _filtered(x, basis)
 
 
-def _haar(x: Tensor) -> tuple[Tensor, Bands]:
+def _haar(x: Tensor) -> tuple[Tensor, Details]:
     height, width = x.shape[-2:]
     if height % 2 or width % 2:
         x = F.pad(x, (0, width % 2, 0, height % 2))
@@ -56,7 +68,7 @@ def _haar(x: Tensor) -> tuple[Tensor, Bands]:
     return (low_left + low_right) / 2, details
 
 
-def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Bands]:
+def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Details]:
     """Along rows, then along columns, each time by the low and the high filter at every second place."""
     filters = torch.tensor(_filters(basis), dtype=x.dtype, device=x.device)
     length = filters.shape[1]

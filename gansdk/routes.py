@@ -1,0 +1,269 @@
+"""Generators of several routes that are compressed together, behind the interfaces of one: both ways of a CycleGAN.
+
+A joint student is made of one student per route, and so is a joint teacher. The space is the union of theirs, so one
+budget and one pruner serve all; terms and taps are each route's own (`parts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gansdk.adapter import Generator
+from gansdk.budget import Cost
+from gansdk.channels.cost import CostModel
+from gansdk.channels.groups import Plan
+from gansdk.channels.join import join, split
+from gansdk.contracts import MAIN, Batch, Observation, Pairing, Route, Way
+from gansdk.errors import ContractError, MissingData, Unsupported
+from gansdk.interfaces import DataSource, Inherit, Student, Task, Teacher
+from gansdk.student import ElasticStudent
+from gansdk.teachers import FrozenTeacher
+
+Part = TypeVar("Part", Student, Teacher)
+
+
+def together(generators: Mapping[Route, Generator]) -> Generator:
+    """One generator of several, each the `parts` of one route; they share an adapter.
+
+    Raises:
+        Unsupported: the adapter's family is not trained on these routes together.
+    """
+    first = next(iter(generators.values()))
+    known = first.adapter.routes
+    if set(generators) != set(known):
+        wanted = " and ".join(map(repr, known)) or "none"
+        raise Unsupported(
+            f"Generators of the routes {', '.join(map(repr, generators))} were given, but the family "
+            f"{first.adapter.name!r} trains these together: {wanted}. Give one generator, or choose the family by "
+            "adapter=."
+        )
+    ordered = {route: generators[route] for route in known}
+    return Generator(
+        module=nn.ModuleDict({route: part.module for route, part in ordered.items()}),
+        contract=first.contract,
+        adapter=first.adapter,
+        source=", ".join(dict.fromkeys(part.source for part in ordered.values() if part.source)),
+        routes=ordered,
+    )
+
+
+def the_only(generator: Generator) -> Generator:
+    """The generator itself, where it is one.
+
+    Raises:
+        Unsupported: it is several.
+    """
+    if generator.routes:
+        raise Unsupported(
+            f"There are several generators here, {' and '.join(generator.routes)}, and this takes one. Give the folder "
+            "of one of them."
+        )
+    return generator
+
+
+def student_of(generator: Generator, *, fresh: bool = False) -> ElasticStudent | JointStudent:
+    """The full-size student of a generator, or of several; `fresh` as for `ElasticStudent.of`."""
+    if not generator.routes:
+        return ElasticStudent.of(generator, fresh=fresh)
+    parts = {route: ElasticStudent.of(part, fresh=fresh) for route, part in generator.routes.items()}
+    return JointStudent(parts, generator.source)
+
+
+def teacher_of(generator: Generator, device: torch.device | str = "cpu") -> Teacher:
+    """The generator, or several, as a frozen teacher."""
+    parts = {
+        route: FrozenTeacher(part.module, part.contract, part.taps, device=device)
+        for route, part in generator.parts.items()
+    }
+    return JointTeacher(parts) if generator.routes else next(iter(parts.values()))
+
+
+def task_of(generator: Generator, discriminators: Mapping[Route, Mapping[str, Tensor]]) -> Task:
+    """The family's losses; discriminators of routes that are not named start fresh."""
+    adapter = generator.adapter
+    if not generator.routes:
+        return adapter.task(generator.module, discriminator=discriminators.get(MAIN))
+    modules = {route: part.module for route, part in generator.routes.items()}
+    return adapter.joint_task(modules, discriminators=discriminators)
+
+
+def source_of(source: DataSource, generator: Generator) -> DataSource:
+    """The source with the routes of a joint generator as keys; itself for a single one.
+
+    Raises:
+        MissingData: a route goes backward and there are no targets.
+    """
+    if not generator.routes:
+        return source
+    ways = {route: generator.adapter.routes[route] for route in generator.routes}
+    if "backward" in ways.values() and source.pairing is Pairing.INPUTS_ONLY:
+        raise MissingData(
+            f"The routes {' and '.join(ways)} are trained together on images of both sides, and this data has inputs "
+            "only. Give a folder with both (trainA and trainB), or compress one route alone."
+        )
+    return JointSource(source, ways)
+
+
+def views_of(source: DataSource, generator: Generator) -> Mapping[Route, DataSource]:
+    """The source as the generator of each route sees it, under "main"."""
+    ways = generator.adapter.routes
+    return {route: View(source, ways[route]) if generator.routes else source for route in generator.parts}
+
+
+class JointStudent(Student):
+    """Students of several routes as one; carving, activating and training act on all of them."""
+
+    def __init__(self, parts: Mapping[Route, ElasticStudent], name: str) -> None:
+        self._parts = dict(parts)
+        self._spaces = {route: part.space for route, part in parts.items()}
+        self.contracts = {route: part.contract for route, part in parts.items()}
+        self.taps = ()
+        self.space = join(self._spaces, name or "generators")
+        self.plan = self.space.full_plan()
+        self.module = nn.ModuleDict({route: part.module for route, part in parts.items()})
+        self.fresh = any(part.fresh for part in parts.values())
+        self._costs = CostModel(self.space)
+
+    def parts(self) -> Mapping[Route, ElasticStudent]:
+        return self._parts
+
+    def split(self, plan: Plan) -> Mapping[Route, Plan]:
+        return split(plan, self._spaces)
+
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
+        return _part(self._parts, route).observe(x, taps, image=image)
+
+    def activate(self, plan: Plan) -> None:
+        self.plan = plan
+        for route, own in self.split(plan).items():
+            self._parts[route].activate(own)
+
+    def channels(self, tap: str) -> Tensor:
+        raise ContractError(f"The tap {tap!r} belongs to one route; ask the student of that route in parts().")
+
+    def width(self, tap: str) -> int:
+        raise ContractError(f"The tap {tap!r} belongs to one route; ask the student of that route in parts().")
+
+    def cost(self, plan: Plan) -> Cost:
+        """The sum over routes: of one image each way."""
+        return self._costs.cost(plan)
+
+    def carve(self, plan: Plan, *, inherit: Inherit = "all") -> JointStudent:
+        carved = {route: self._parts[route].carve(own, inherit=inherit) for route, own in self.split(plan).items()}
+        return JointStudent(carved, self.space.name)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def networks(self) -> Mapping[Route, nn.Module]:
+        return {route: part.module for route, part in self._parts.items()}
+
+    def train(self, mode: bool = True) -> None:
+        for part in self._parts.values():
+            part.train(mode)
+
+
+class JointTeacher(Teacher):
+    """Frozen teachers of several routes as one."""
+
+    def __init__(self, parts: Mapping[Route, FrozenTeacher]) -> None:
+        self._parts = dict(parts)
+        self.contracts = {route: part.contracts[MAIN] for route, part in parts.items()}
+        self.taps = ()
+
+    def parts(self) -> Mapping[Route, Teacher]:
+        return self._parts
+
+    def observe(self, x: Tensor, taps: Sequence[str] = (), *, image: bool = True, route: Route = MAIN) -> Observation:
+        return _part(self._parts, route).observe(x, taps, image=image)
+
+    def networks(self) -> Mapping[Route, nn.Module]:
+        return {route: part.networks()[MAIN] for route, part in self._parts.items()}
+
+
+def _part(parts: Mapping[Route, Part], route: Route) -> Part:
+    if route not in parts:
+        raise ContractError(f"The route {route!r} does not exist; there are {' and '.join(parts)}.")
+    return parts[route]
+
+
+class JointSource(DataSource):
+    """A source's images under the names of several routes."""
+
+    def __init__(self, source: DataSource, ways: Mapping[Route, Way]) -> None:
+        self.pairing = source.pairing
+        self._source = source
+        self._ways = dict(ways)
+
+    def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
+        return self._by_route(self._source.train_batch(size, seed=seed, step=step))
+
+    def probe(self, index: int, *, seed: int) -> Batch:
+        return self._by_route(self._source.probe(index, seed=seed))
+
+    def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        """Images of all routes in turn, each batch of one of them."""
+        views = {route: View(self._source, way).images(split) for route, way in self._ways.items()}
+        rows = zip_longest(*(_keyed(images, route) for route, images in views.items()))
+        return (batch for batch in chain.from_iterable(rows) if batch is not None)
+
+    def describe(self) -> dict[str, Any]:
+        return self._source.describe()
+
+    def _by_route(self, batch: Batch) -> Batch:
+        seen = {route: batch if way == "forward" else turned(batch) for route, way in self._ways.items()}
+        return Batch(
+            {route: own.inputs[MAIN] for route, own in seen.items()},
+            {route: own.targets[MAIN] for route, own in seen.items()},
+            batch.names,
+            batch.paired,
+        )
+
+
+class View(DataSource):
+    """A source as the generator of one route sees it; "backward" takes its targets for inputs."""
+
+    def __init__(self, source: DataSource, way: Way) -> None:
+        self.pairing = source.pairing
+        self._source = source
+        self._turned = way == "backward"
+
+    def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
+        batch = self._source.train_batch(size, seed=seed, step=step)
+        return turned(batch) if self._turned else batch
+
+    def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        if not self._turned:
+            return self._source.images(split)
+        if self.pairing is Pairing.PAIRED:
+            return (turned(batch) for batch in self._source.images(split) if batch.targets)
+        others = self._source.references(split)
+        return (Batch({MAIN: batch.targets[MAIN]}, {}, batch.names, paired=False) for batch in others)
+
+    def references(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
+        if not self._turned:
+            return self._source.references(split)
+        if self.pairing is Pairing.PAIRED:
+            return self.images(split)
+        return (
+            Batch({}, {MAIN: batch.inputs[MAIN]}, batch.names, paired=False) for batch in self._source.images(split)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return self._source.describe()
+
+
+def turned(batch: Batch) -> Batch:
+    """The batch with targets for inputs and inputs for targets."""
+    return Batch(batch.targets, batch.inputs, batch.names, batch.paired)
+
+
+def _keyed(batches: Iterable[Batch], route: Route) -> Iterator[Batch]:
+    for batch in batches:
+        targets = {route: batch.targets[MAIN]} if batch.targets else {}
+        yield Batch({route: batch.inputs[MAIN]}, targets, batch.names, batch.paired)

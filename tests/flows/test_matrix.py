@@ -1,0 +1,143 @@
+"""Every adapter with every pruner and every distiller: what `gansdk plugins --compat` says is what happens.
+
+The cells are the registry's, so the parts of other plugins join by themselves. Each runs once on the tiny network of
+its family, the other architectures once with every pruner and all terms together.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+import gansdk
+from gansdk.channels.carve import carve
+from gansdk.channels.fold import fold
+from gansdk.compatibility import CAPABILITIES, matrix
+from gansdk.errors import IncompatibleParts
+from gansdk.events import StepDone
+from gansdk.opening import open_generator
+from gansdk.registry import registry
+
+pytestmark = pytest.mark.slow
+
+BUDGET = "1.5x"
+STEPS = 2
+PRUNERS: dict[str, dict[str, object]] = {
+    "one-step": {"recovery": "none"},
+    "once-for-all": {"steps": 2, "population": 2, "iterations": 1, "calibration": 2},
+}
+"""Options that make parts quick, or independent of downloads; others run with their defaults."""
+DISTILLERS: dict[str, dict[str, object]] = {}
+CELLS = matrix()
+LEGAL = [(cell.adapter, cell.pruner, cell.distiller) for cell in CELLS if not cell.missing]
+ILLEGAL = [cell for cell in CELLS if cell.missing]
+OTHERS = ["sr-edsr", "sr-vdsr", "pix2pix-mobile", "pix2pix-unet", "pix2pix-inception"]
+OTHERS += ["cyclegan-inception", "gaugan-mobile", "gaugan-inception"]
+TERMS = [name for name, spec in registry().specs("distiller").items() if spec.kind == "term"]
+
+
+@pytest.fixture(scope="module")
+def teacher(examples):
+    """Generators by name, each made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = examples[name].generator()
+        return made[name]
+
+    return of
+
+
+@pytest.fixture
+def run(teacher, examples):
+    """`gansdk.compress` of an example with named parts."""
+
+    def compress(name, pruner, distillers, **settings):
+        generator = teacher(name)
+        source = examples[name].source(generator.contract)
+        return gansdk.compress(
+            generator,
+            budget=BUDGET,
+            pruner={"name": pruner, **PRUNERS.get(pruner, {})},
+            distiller=[{"name": distiller, **DISTILLERS.get(distiller, {})} for distiller in distillers],
+            data=source,
+            batch_size=2,
+            device="cpu",
+            **{"steps": STEPS, **settings},
+        )
+
+    return compress
+
+
+def test_every_adapter_has_an_example(examples):
+    assert {cell.adapter for cell in CELLS} <= set(examples)
+
+
+@pytest.mark.parametrize(("name", "pruner", "distiller"), LEGAL, ids=str)
+def test_every_legal_cell_compresses_saves_and_loads(name, pruner, distiller, run, teacher, content, tmp_path):
+    before = content(teacher(name).module)
+    result = run(name, pruner, [distiller], out_dir=tmp_path)
+    check(result, tmp_path)
+    assert content(teacher(name).module) == before
+    assert distiller not in TERMS or distiller in result.history[-1]
+
+
+@pytest.mark.parametrize(("name", "pruner"), list(itertools.product(OTHERS, registry().names("pruner"))), ids=str)
+def test_every_other_architecture_runs_with_every_pruner_and_all_terms_together(name, pruner, run, tmp_path):
+    result = run(name, pruner, TERMS, out_dir=tmp_path)
+    check(result, tmp_path)
+    assert {"loss", *TERMS} <= set(result.history[-1])
+
+
+def check(result, out_dir):
+    """The budget is met, the student has learned, and what was saved gives its images."""
+    assert result.after.macs <= result.before.macs / 1.5
+    untrained = carve(fold(result.teacher)[0], result.space, result.plan)
+    assert any(
+        not torch.equal(value, old)
+        for value, old in zip(result.student.parameters(), untrained.parameters(), strict=True)
+    )
+    saved = open_generator(out_dir / "student")
+    network = saved.module.state_dict()
+    assert all(
+        torch.equal(value, network[name]) for name, value in result.student.state_dict().items() if name in network
+    )
+    critic = result.discriminator or {}
+    assert all(torch.equal(value, saved.discriminator[name]) for name, value in critic.items())
+
+
+@pytest.mark.parametrize("cell", ILLEGAL, ids=lambda cell: f"{cell.adapter}-{cell.pruner}-{cell.distiller}")
+def test_every_illegal_cell_is_refused_with_its_reason_before_any_step(cell, run, teacher, content, tmp_path):
+    before, seen = content(teacher(cell.adapter).module), []
+    with pytest.raises(IncompatibleParts) as refused:
+        run(cell.adapter, cell.pruner, [cell.distiller], out_dir=tmp_path, observers=[seen.append])
+    assert refused.value.missing == cell.missing
+    assert cell.verdict.removeprefix("needs ") in str(refused.value)
+    assert not seen
+    assert not list(tmp_path.iterdir())
+    assert content(teacher(cell.adapter).module) == before
+
+
+class Killed(Exception):
+    pass
+
+
+def kill(event):
+    if isinstance(event, StepDone) and event.stage.startswith("distil") and event.step == 2:
+        raise Killed
+
+
+@pytest.mark.parametrize("distiller", registry().names("distiller"))
+def test_a_killed_run_of_every_distiller_resumes_to_the_same_bytes(distiller, run, content, tmp_path):
+    name, pruner = next((name, pruner) for name, pruner, own in LEGAL if own == distiller)
+    straight = run(name, pruner, [distiller], steps=4)
+    with pytest.raises(Killed):
+        run(name, pruner, [distiller], steps=4, out_dir=tmp_path, observers=[kill])
+    resumed = run(name, pruner, [distiller], steps=4, out_dir=tmp_path)
+    assert content(resumed.student) == content(straight.student)
+
+
+def test_every_capability_that_is_needed_has_a_meaning():
+    needed = {word for cell in CELLS for word in cell.missing}
+    assert needed <= set(CAPABILITIES)
