@@ -336,7 +336,7 @@ def test_a_discriminator_trained_in_the_search_is_found_again_by_a_continued_run
 
 def test_other_budgets_are_another_run(given, settings, tmp_path):
     gansdk.ladder(given(), budgets=["2x", "3x"], **settings, out_dir=tmp_path)
-    with pytest.raises(ResumeMismatch, match=r"budget\[1\]: 'macs/3' there, 'macs/4' now"):
+    with pytest.raises(ResumeMismatch, match=r"ladder\[1\]: 'macs/3' there, 'macs/4' now"):
         gansdk.ladder(given(), budgets=["2x", "4x"], **settings, out_dir=tmp_path)
 
 
