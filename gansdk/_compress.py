@@ -56,7 +56,7 @@ def compress(
         pruner: a name, {"name": ..., option: value}, or an instance.
         distiller: likewise, or a list of them; None prunes only, and then needs neither data nor steps.
         data: a folder of images, "photos" (the embedded photographs), {"name": ..., option: value}, or a DataSource;
-            none is needed by `data-free`, which scores on it where it is given.
+            distillers that make their own images need none, and score on it where it is given.
         eval_data: what student and teacher are scored on; left out, the held-out part of `data`.
         steps: training steps; 2000 if left out.
         seed: of everything random; the same seed on the same machine gives the same student.
