@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from gansdk.budget import Budget
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.channels.trace import trace
-from gansdk.testing import networks as zoo
+from gansdk.testing import blocks, layers
+from gansdk.testing.published import Trunk
+from gansdk.testing.weights import randomise
 
 DETERMINISTIC = settings(
     derandomize=True,
@@ -47,10 +49,10 @@ class _Part:
     zoom: float = 1.0
 
 
-_NORMS: tuple[zoo.Norm, ...] = ("none", "batch", "instance", "instance-affine", "instance-tracked", "group")
-_PADDINGS: tuple[zoo.Padding, ...] = ("zeros", "reflect", "replicate")
-_FORMS: tuple[zoo.Form, ...] = ("separate", "chunk", "slice")
-_JOINS: tuple[zoo.Join, ...] = ("x-first", "x-last", "add", "multiply")
+_NORMS: tuple[blocks.Norm, ...] = ("none", "batch", "instance", "instance-affine", "instance-tracked", "group")
+_PADDINGS: tuple[blocks.Padding, ...] = ("zeros", "reflect", "replicate")
+_FORMS: tuple[blocks.Form, ...] = ("separate", "chunk", "slice")
+_JOINS: tuple[layers.Join, ...] = ("x-first", "x-last", "add", "multiply")
 _norms = st.sampled_from(_NORMS)
 _paddings = st.sampled_from(_PADDINGS)
 
@@ -63,7 +65,7 @@ def _widths(largest: int) -> st.SearchStrategy[int]:
 @st.composite
 def _convolution(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
-    block = zoo.ConvBlock(channels, outputs, norm=draw(_norms), padding=draw(_paddings))
+    block = blocks.ConvBlock(channels, outputs, norm=draw(_norms), padding=draw(_paddings))
     return _Part(block, outputs)
 
 
@@ -74,9 +76,9 @@ def _activation(draw: st.DrawFn, channels: int, width: int) -> _Part:
         nn.PReLU,
         nn.GELU,
         partial(nn.LeakyReLU, 0.2, inplace=True),
-        partial(zoo.ChannelScale, channels),
+        partial(layers.ChannelScale, channels),
         partial(nn.Dropout2d, 0.3),
-        zoo.Resize,
+        layers.Resize,
         partial(nn.ReplicationPad2d, 0),
     )
     return _Part(draw(st.sampled_from(makers))(), channels)
@@ -84,19 +86,19 @@ def _activation(draw: st.DrawFn, channels: int, width: int) -> _Part:
 
 @st.composite
 def _norm(draw: st.DrawFn, channels: int, width: int) -> _Part:
-    return _Part(zoo.norm_layer(draw(_norms), channels), channels)
+    return _Part(blocks.norm_layer(draw(_norms), channels), channels)
 
 
 @st.composite
 def _residual(draw: st.DrawFn, channels: int, width: int) -> _Part:
     norm = draw(_norms)
     makers: tuple[Make, ...] = (
-        partial(zoo.ResidualBlock, channels, norm=norm, padding=draw(_paddings)),
-        partial(zoo.Separable, channels, norm=norm),
-        partial(zoo.InceptionBlock, channels, middle=draw(st.integers(1, 3)), norm=norm),
-        partial(zoo.DenseBlock, channels, growth=draw(st.integers(1, 3)), layers=draw(st.integers(1, 2))),
-        partial(zoo.SharedConv, channels),
-        partial(zoo.ChannelsLast, channels, hidden=draw(_widths(width))),
+        partial(blocks.ResidualBlock, channels, norm=norm, padding=draw(_paddings)),
+        partial(blocks.Separable, channels, norm=norm),
+        partial(blocks.InceptionBlock, channels, middle=draw(st.integers(1, 3)), norm=norm),
+        partial(blocks.DenseBlock, channels, growth=draw(st.integers(1, 3)), layers=draw(st.integers(1, 2))),
+        partial(layers.SharedConv, channels),
+        partial(layers.ChannelsLast, channels, hidden=draw(_widths(width))),
     )
     return _Part(draw(st.sampled_from(makers))(), channels)
 
@@ -105,9 +107,9 @@ def _residual(draw: st.DrawFn, channels: int, width: int) -> _Part:
 def _gate(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
     makers: tuple[Callable[[], _Part], ...] = (
-        lambda: _Part(zoo.SqueezeExcite(channels, spelling=draw(st.sampled_from(("linear", "conv")))), channels),
-        lambda: _Part(zoo.GatedUnit(channels, outputs), outputs),
-        lambda: _Part(zoo.ProductOfBranches(channels, outputs), outputs),
+        lambda: _Part(layers.SqueezeExcite(channels, spelling=draw(st.sampled_from(("linear", "conv")))), channels),
+        lambda: _Part(layers.GatedUnit(channels, outputs), outputs),
+        lambda: _Part(layers.ProductOfBranches(channels, outputs), outputs),
     )
     return draw(st.sampled_from(makers))()
 
@@ -116,7 +118,7 @@ def _gate(draw: st.DrawFn, channels: int, width: int) -> _Part:
 def _modulation(draw: st.DrawFn, channels: int, width: int) -> _Part:
     form = draw(st.sampled_from(_FORMS))
     hidden = draw(_widths(width))
-    return _Part(zoo.Modulation(channels, SHAPE[1], hidden=hidden, norm=draw(_norms), form=form), channels)
+    return _Part(blocks.Modulation(channels, SHAPE[1], hidden=hidden, norm=draw(_norms), form=form), channels)
 
 
 @st.composite
@@ -130,7 +132,7 @@ def _grouped(draw: st.DrawFn, channels: int, width: int) -> _Part:
 def _shuffle(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
     slopes = draw(st.sampled_from((0, 1, outputs)))
-    return _Part(zoo.ShuffleUp(channels, outputs, slopes=slopes), outputs, 2.0)
+    return _Part(blocks.ShuffleUp(channels, outputs, slopes=slopes), outputs, 2.0)
 
 
 @st.composite
@@ -149,15 +151,15 @@ def _enlarging(draw: st.DrawFn, channels: int, width: int) -> _Part:
 @st.composite
 def _skip(draw: st.DrawFn, channels: int, width: int) -> _Part:
     inner, norm = draw(_widths(width)), draw(_norms)
-    return _Part(zoo.SkipConcat(channels, inner, norm=norm, first=draw(st.booleans())), 2 * channels)
+    return _Part(blocks.SkipConcat(channels, inner, norm=norm, first=draw(st.booleans())), 2 * channels)
 
 
 @st.composite
 def _shrinking(draw: st.DrawFn, channels: int, width: int) -> _Part:
     outputs = draw(_widths(width))
     makers: tuple[Callable[[], _Part], ...] = (
-        lambda: _Part(zoo.UnshuffleDown(channels, outputs), outputs, 0.5),
-        lambda: _Part(zoo.ConvBlock(channels, outputs, norm=draw(_norms), stride=2), outputs, 0.5),
+        lambda: _Part(blocks.UnshuffleDown(channels, outputs), outputs, 0.5),
+        lambda: _Part(blocks.ConvBlock(channels, outputs, norm=draw(_norms), stride=2), outputs, 0.5),
         lambda: _Part(nn.AvgPool2d(2), channels, 0.5),
         lambda: _Part(nn.MaxPool2d(2), channels, 0.5),
     )
@@ -168,14 +170,14 @@ def _shrinking(draw: st.DrawFn, channels: int, width: int) -> _Part:
 def _opaque(draw: st.DrawFn, channels: int, width: int) -> _Part:
     """Structures that freeze what they read."""
     makers: list[Make] = [
-        zoo.RunningSum,
-        zoo.CustomFunction,
-        zoo.PixelNorm,
-        partial(zoo.SelfAttention, channels),
+        layers.RunningSum,
+        layers.CustomFunction,
+        layers.PixelNorm,
+        partial(layers.SelfAttention, channels),
         partial(nn.GroupNorm, 1, channels),
     ]
     if channels % 2 == 0:
-        makers.append(zoo.ChannelShuffle)
+        makers.append(layers.ChannelShuffle)
     return _Part(draw(st.sampled_from(makers))(), channels)
 
 
@@ -185,8 +187,10 @@ def _branch(draw: st.DrawFn, channels: int, width: int) -> _Part:
     inner = draw(_rows(channels, width, side=16, levels=0, zooming=False))
     join = draw(st.sampled_from(_JOINS))
     if join in ("add", "multiply"):
-        return _Part(zoo.Branch(nn.Sequential(*inner.parts, zoo.conv(inner.channels, channels, 1)), join), channels)
-    return _Part(zoo.Branch(nn.Sequential(*inner.parts), join), channels + inner.channels)
+        return _Part(
+            layers.Branch(nn.Sequential(*inner.parts, blocks.conv(inner.channels, channels, 1)), join), channels
+        )
+    return _Part(layers.Branch(nn.Sequential(*inner.parts), join), channels + inner.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +225,8 @@ def generators(draw: st.DrawFn, max_width: int = 6) -> nn.Module:
     with torch.random.fork_rng(devices=()):  # layers initialise themselves from the global generator
         width = draw(_widths(max_width))
         row = draw(_rows(width, max_width, side=SHAPE[2], levels=1, zooming=True))
-        module = zoo.Trunk(*row.parts, width=width, outputs=row.channels, channels=SHAPE[1])
-    return zoo.randomise(module, draw(st.integers(0, 9))).eval().double()
+        module = Trunk(*row.parts, width=width, outputs=row.channels, channels=SHAPE[1])
+    return randomise(module, draw(st.integers(0, 9))).eval().double()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

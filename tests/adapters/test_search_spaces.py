@@ -24,8 +24,8 @@ from gansdk.channels.trace import trace
 from gansdk.errors import ContractError, InvalidOption
 from gansdk.opening import open_generator
 from gansdk.student import ElasticStudent
-from gansdk.testing.networks import randomise
 from gansdk.testing.strategies import DETERMINISTIC
+from gansdk.testing.weights import randomise
 from gansdk_adapters.cyclegan import CycleGAN
 from gansdk_adapters.gaugan import GauGAN
 from gansdk_adapters.networks.inception_spade import InceptionSPADEGenerator, InceptionSPADESizes

@@ -14,9 +14,9 @@ from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan
 from gansdk.channels.trace import trace
 from gansdk.errors import CheckpointError, ContractError
-from gansdk.testing.networks import randomise
 from gansdk.testing.oracles import relative_error, zero_consumers
 from gansdk.testing.strategies import DETERMINISTIC, plans
+from gansdk.testing.weights import randomise
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, patch_discriminator
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise

@@ -15,9 +15,11 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.channels.recover import least_squares
 from gansdk.channels.trace import trace
 from gansdk.errors import ContractError
-from gansdk.testing.networks import InceptionBlock, ResNet, randomise
+from gansdk.testing.blocks import InceptionBlock
 from gansdk.testing.oracles import measured_bytes, measured_macs, measured_params, relative_error, zero_consumers
+from gansdk.testing.published import ResNet
 from gansdk.testing.strategies import DETERMINISTIC, plans
+from gansdk.testing.weights import randomise
 
 BLOCKS = ("trunk.0", "trunk.1")
 BRANCHES = {key: value for path in BLOCKS for key, value in InceptionBlock.emptiable(path).items()}

@@ -8,7 +8,9 @@ import torch
 import gansdk
 from gansdk.contracts import Contract
 from gansdk.errors import BudgetUnreachable, GansdkWarning, NothingPruned
-from gansdk.testing.networks import Branch, conv, network
+from gansdk.testing.blocks import conv
+from gansdk.testing.layers import Branch
+from gansdk.testing.networks import network
 from gansdk.testing.oracles import measured_macs, measured_params
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gansdk.channels.products import LIGHT, LightMeta
 from gansdk.channels.trace import trace
-from gansdk.testing.networks import Trunk, build
+from gansdk.testing.published import Trunk
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines
+from gansdk.testing.weights import build
 
 SIDE, C = 6, 4
 PIXELS = SIDE * SIDE

@@ -116,7 +116,7 @@ def test_the_same_plan_gives_the_same_bytes(case: Carving):
 @DETERMINISTIC
 @given(carvings(), st.integers(0, 9))
 def test_a_plan_and_a_state_dict_rebuild_the_student_bit_for_bit(case: Carving, seed: int):
-    from gansdk.testing.networks import randomise
+    from gansdk.testing.weights import randomise
 
     student = carve(case.module, case.space, case.plan)
     text = json.dumps(case.plan.to_dict())

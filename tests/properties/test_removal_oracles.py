@@ -11,8 +11,11 @@ from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
-from gansdk.testing.networks import ConvBlock, Network, Padding, Spade, Trunk, build, conv, network
+from gansdk.testing.blocks import ConvBlock, Padding, conv
+from gansdk.testing.networks import Network, network
 from gansdk.testing.oracles import dropped_entries, relative_error, zero_consumers
+from gansdk.testing.published import Spade, Trunk
+from gansdk.testing.weights import build
 
 
 def halved(space: Space) -> Plan:

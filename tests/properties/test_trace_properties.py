@@ -9,7 +9,7 @@ from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Space
 from gansdk.channels.trace import trace
-from gansdk.testing.networks import Trunk
+from gansdk.testing.published import Trunk
 from gansdk.testing.strategies import DETERMINISTIC, Carving, carvings, example, generators
 
 
@@ -94,7 +94,8 @@ def _channels(space: Space) -> int:
 
 
 def test_a_space_lists_a_tap_as_a_tensor_of_its_own():
-    from gansdk.testing.networks import ConvBlock, build
+    from gansdk.testing.blocks import ConvBlock
+    from gansdk.testing.weights import build
 
     module = build(lambda: Trunk(ConvBlock(3, 4), width=3, outputs=4))
     space = trace(module, torch.zeros(1, 3, 16, 16), {"body": "parts.0"})
