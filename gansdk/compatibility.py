@@ -27,7 +27,7 @@ WRAPPED = AdapterSpec(
 CAPABILITIES = {
     "taps": "feature maps with names",
     "channel-groups": "channels that can be removed",
-    "rebuild": "the same network built wider or deeper",
+    "rebuild": "wider or deeper networks",
     "discriminator": "a critic of the family",
     "degrade": "inputs made from outputs",
     "paired": "inputs with their targets",

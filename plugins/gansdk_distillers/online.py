@@ -13,11 +13,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from gansdk.adapter import Adapter, Generator
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
-from gansdk.errors import IncompatibleParts, MissingData
-from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher
+from gansdk.errors import MissingData
+from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher, Term
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import Descent
-from gansdk.toolkit.terms import TermSum
+from gansdk.toolkit.terms import TermSum, check_anchored
 
 Schedule = Literal["auto", "steps", "blocks"]
 Select = Callable[[nn.Module], float]
@@ -39,7 +39,7 @@ class OnlineTeachers(Regime):
     "auto" is "blocks" for unpaired images and "steps" for others.
 
     Raises:
-        IncompatibleParts: when bound, with no term that fixes colours and brightness.
+        IncompatibleParts: there is no term that fixes colours and brightness.
         MissingData: there are no images, or no targets for teachers to learn from.
     """
 
@@ -100,12 +100,11 @@ class OnlineTeachers(Regime):
         self._taps = adapter.taps(first)
         return [adapter.learner(first)] if self._blocks else adapter.learners(list(built.values()), shared=self.share)
 
+    def check(self, terms: Sequence[Term]) -> None:
+        check_anchored(terms, missing="online teachers are imitated by terms alone", remedy="keep 'ssim'")
+
     def bind(self, stage: Stage) -> None:
-        if not any(term.anchors_low_frequencies for term in stage.terms):
-            raise IncompatibleParts(
-                "Nothing tells the student which colours and brightness to give: online teachers are imitated by terms "
-                "alone, and none of these compares more than details or features. Keep 'ssim', or add 'pixel'."
-            )
+        self.check(stage.terms)
         self._stage = stage
         self._teachers = tuple(stage.teachers)
         self._done = 0

@@ -23,7 +23,7 @@ from gansdk_adapters.networks.vdsr import VDSR
 
 SIDE = 36
 LARGEST = 64
-"""Pixels of a side of the patterns, where contracts are of larger images."""
+"""Pixels of a side of what should be made of the patterns, where contracts are of larger images."""
 
 
 class Patterns(gansdk.DataSource):
@@ -56,7 +56,7 @@ class Patterns(gansdk.DataSource):
     def _batch(self, size: int, rng: torch.Generator) -> Batch:
         contract = self.contract
         kinds = 5 if contract.labels is None else contract.labels.classes
-        side = min(contract.size[0], LARGEST)
+        side = min(contract.size[0], LARGEST // contract.scale)
         ids = torch.randint(kinds, (size, 4, 4), generator=rng)
         ids = ids.repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
         colours = torch.linspace(0, 1, kinds * contract.channels_out).view(kinds, -1)

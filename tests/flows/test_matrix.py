@@ -24,16 +24,22 @@ BUDGET = "1.5x"
 STEPS = 2
 PRUNERS: dict[str, dict[str, object]] = {
     "one-step": {"recovery": "none"},
-    "once-for-all": {"steps": 2, "population": 2, "iterations": 1, "calibration": 2},
+    "once-for-all": {"steps": 2, "population": 2, "iterations": 1, "calibration": 2, "importance": "consumer-norm"},
 }
 """Options that make parts quick, or independent of downloads; others run with their defaults."""
-DISTILLERS: dict[str, dict[str, object]] = {}
+DISTILLERS: dict[str, dict[str, object]] = {
+    "perceptual": {"weights": "VGG", "style_weight": 0},
+    "omgd": {"perceptual": None, "style_weight": 0, "feature_weight": 0},
+    "data-free": {"student_steps": 2, "latent": 8},
+}
 CELLS = matrix()
 LEGAL = [(cell.adapter, cell.pruner, cell.distiller) for cell in CELLS if not cell.missing]
 ILLEGAL = [cell for cell in CELLS if cell.missing]
 OTHERS = ["sr-edsr", "sr-vdsr", "pix2pix-mobile", "pix2pix-unet", "pix2pix-inception"]
 OTHERS += ["cyclegan-inception", "gaugan-mobile", "gaugan-inception"]
-TERMS = [name for name, spec in registry().specs("distiller").items() if spec.kind == "term"]
+KINDS = {name: spec.kind for name, spec in registry().specs("distiller").items()}
+TERMS = [name for name, kind in KINDS.items() if kind == "term"]
+REGIMES = [name for name, kind in KINDS.items() if kind != "term"]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +55,22 @@ def teacher(examples):
     return of
 
 
+@pytest.fixture(scope="module")
+def vgg():
+    """Fixed numbers in the shapes of VGG-16's first four convolutions."""
+    rng, state = torch.Generator().manual_seed(0), {}
+    for index, given, width in ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128)):
+        state[f"features.{index}.weight"] = torch.randn(width, given, 3, 3, generator=rng) * (2 / 9 / given) ** 0.5
+        state[f"features.{index}.bias"] = torch.zeros(width)
+    return state
+
+
 @pytest.fixture
-def run(teacher, examples):
+def run(teacher, examples, vgg):
     """`gansdk.compress` of an example with named parts."""
+
+    def options(distiller):
+        return {key: vgg if value == "VGG" else value for key, value in DISTILLERS.get(distiller, {}).items()}
 
     def compress(name, pruner, distillers, **settings):
         generator = teacher(name)
@@ -60,7 +79,7 @@ def run(teacher, examples):
             generator,
             budget=BUDGET,
             pruner={"name": pruner, **PRUNERS.get(pruner, {})},
-            distiller=[{"name": distiller, **DISTILLERS.get(distiller, {})} for distiller in distillers],
+            distiller=[{"name": distiller, **options(distiller)} for distiller in distillers],
             data=source,
             batch_size=2,
             device="cpu",
@@ -88,6 +107,15 @@ def test_every_other_architecture_runs_with_every_pruner_and_all_terms_together(
     result = run(name, pruner, TERMS, out_dir=tmp_path)
     check(result, tmp_path)
     assert {"loss", *TERMS} <= set(result.history[-1])
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_regime_takes_all_terms_besides(regime, run, tmp_path):
+    name = next(name for name, _, own in LEGAL if own == regime)
+    result = run(name, "uniform", [regime, *TERMS], out_dir=tmp_path)
+    check(result, tmp_path)
+    own = [part.name for part in registry().load("distiller", regime)(**DISTILLERS.get(regime, {})).terms]
+    assert {f"{term}-2" if term in own else term for term in TERMS} <= set(result.history[-1])
 
 
 def check(result, out_dir):
