@@ -50,7 +50,7 @@ def test_mobile_spade_generators_have_the_published_parameters():
     assert sum(parameter.numel() for parameter in mobile.parameters()) == 70_680_771
 
 
-@pytest.mark.parametrize(("adapter", "sizes", "separable"), CASES, ids=str)
+@pytest.mark.parametrize(("adapter", "sizes", "separable"), CASES)
 def test_what_both_networks_have_is_copied_and_separable_convolutions_are_fresh(adapter, sizes, separable):
     import re
 
@@ -74,7 +74,7 @@ def test_what_both_networks_have_is_copied_and_separable_convolutions_are_fresh(
     assert all(torch.equal(tensor, again[name]) for name, tensor in made.state_dict().items())
 
 
-@pytest.mark.parametrize(("adapter", "sizes", "separable"), CASES, ids=str)
+@pytest.mark.parametrize(("adapter", "sizes", "separable"), CASES)
 def test_a_mobile_network_keeps_contract_taps_and_widths_and_is_described(adapter, sizes, separable):
     given = built(adapter, **sizes)
     made = adapter.transform(given, "mobile").eval()
