@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -173,6 +174,62 @@ def test_feature_matching_leaves_the_scores_out_and_perceptual_weights_rise_with
     assert feature_matching(maps, other).item() == 1.0
     made_maps, true_maps = [torch.zeros(1)] * 5, [torch.ones(1)] * 5
     assert perceptual_distance(made_maps, true_maps).item() == pytest.approx(1 / 32 + 1 / 16 + 1 / 8 + 1 / 4 + 1)
+
+
+VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
+"""Channels and convolutions of each stage (Simonyan and Zisserman, 2014, E), down to relu5_1."""
+
+
+@pytest.fixture(scope="module")
+def vgg19() -> dict[str, torch.Tensor]:
+    """A checkpoint in torchvision's layout, with values from a seed."""
+    rng = torch.Generator().manual_seed(0)
+    state, index, channels = {}, 0, 3
+    for width, count in VGG19:
+        for _ in range(count):
+            scale = (2 / (9 * channels)) ** 0.5
+            state[f"features.{index}.weight"] = torch.randn(width, channels, 3, 3, generator=rng) * scale
+            state[f"features.{index}.bias"] = torch.randn(width, generator=rng) * 0.1
+            channels, index = width, index + 2
+        index += 1
+    return state
+
+
+def perceptual_by_hand(state, made, true):
+    """SPADE's VGG loss: the first activation of each stage, images as they are."""
+    total, index = torch.zeros(()), 0
+    for (_, count), weight in zip(VGG19, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), strict=True):
+        if index:
+            made, true = F.max_pool2d(made, 2), F.max_pool2d(true, 2)
+        for number in range(count):
+            kernel, bias = state[f"features.{index}.weight"], state[f"features.{index}.bias"]
+            made, true = (F.relu(F.conv2d(image, kernel, bias, padding=1)) for image in (made, true))
+            if number == 0:
+                total = total + weight * (made - true).abs().mean()
+            index += 2
+        index += 1
+    return total
+
+
+@pytest.mark.parametrize("kind", ["weights", "file"])
+def test_gaugans_perceptual_term_against_a_literal_vgg19(kind, vgg19, tmp_path):
+    if kind == "file":
+        save_file(vgg19, tmp_path / "vgg19.safetensors")
+    given = vgg19 if kind == "weights" else tmp_path / "vgg19.safetensors"
+    task = SemanticSynthesisTask(Scales(6), perceptual=given, perceptual_weight=3.0, feature_weight=0.0)
+    without = SemanticSynthesisTask(Scales(6), perceptual=None, feature_weight=0.0)
+    task.prepare()
+    data = batch()
+    fake, by_hand = (batch(1).targets[MAIN].requires_grad_() for _ in range(2))
+    loss, told = task.generator_loss(data, {MAIN: fake}, data.targets)
+    other, _ = without.generator_loss(data, {MAIN: by_hand}, data.targets)
+    expected = perceptual_by_hand(vgg19, by_hand, data.targets[MAIN])
+    torch.testing.assert_close(told["g/perceptual"], expected.detach())
+    torch.testing.assert_close(loss, other + 3 * expected)
+    loss.backward()
+    (other + 3 * expected).backward()
+    torch.testing.assert_close(fake.grad, by_hand.grad)
+    assert not any(p.requires_grad for p in task.perceptual.parameters())
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -85,5 +85,5 @@ def test_a_saved_teacher_needs_no_options_again_and_explicit_ones_win(teacher):
 
 
 def test_perceptual_weights_that_are_gone_are_named_before_any_compute(teacher):
-    with pytest.raises(CheckpointError, match=r"vgg19 are not at 'gone\.pth'.*'perceptual': None"):
+    with pytest.raises(CheckpointError, match=r"vgg19 are not at 'gone\.pth'.*perceptual=None"):
         open_generator(teacher).adapter.task(open_generator(teacher).module).prepare()
