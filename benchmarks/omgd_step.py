@@ -28,23 +28,10 @@ from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
+from gansdk.testing.perceptual import STAGES, made_up_vgg16
 from gansdk_distillers.omgd import omgd
 
-PLAN = ((64, 2), (128, 2), (256, 3), (512, 3))
-"""Width and number of convolutions of VGG-16's stages down to relu4_3."""
 CHANNEL_WEIGHT = 50.0
-
-
-def vgg16() -> dict[str, Tensor]:
-    """Random weights in the shapes of torchvision's checkpoint."""
-    rng, state, index, given = torch.Generator().manual_seed(0), {}, 0, 3
-    for width, count in PLAN:
-        for _ in range(count):
-            state[f"features.{index}.weight"] = torch.randn(width, given, 3, 3, generator=rng) * (2 / 9 / given) ** 0.5
-            state[f"features.{index}.bias"] = torch.zeros(width)
-            given, index = width, index + 2
-        index += 1
-    return state
 
 
 class Parts:
@@ -110,7 +97,7 @@ def hand_step(parts: Parts, batch: Batch, weights: dict[str, Tensor] | None, lea
     def vgg(image: Tensor) -> tuple[Tensor, list[Tensor]]:
         assert weights is not None
         z, grams, index = (image + 1) / 2, [], 0
-        for stage, (_, count) in enumerate(PLAN):
+        for stage, (_, count) in enumerate(STAGES):
             for _ in range(count):
                 z = F.conv2d(z, weights[f"features.{index}.weight"], weights[f"features.{index}.bias"], padding=1)
                 z = F.relu(z)
@@ -186,7 +173,7 @@ def main() -> None:
     x, y = (torch.rand(options.batch, 3, options.size, options.size, generator=rng) * 2 - 1 for _ in range(2))
     batch = Batch({MAIN: x}, {MAIN: y})
     rows = {}
-    for weights in (None, vgg16()):
+    for weights in (None, made_up_vgg16()):
         for learning in (True, False):
             parts = Parts(options, weights, 1 if learning else 10**6)
             by_hand = hand_step(parts, batch, weights, learning)

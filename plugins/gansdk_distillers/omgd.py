@@ -77,6 +77,7 @@ def omgd(
             ),
         ),
         regime=regime,
+        needs=frozenset({"rebuild", "taps"} if channel_weight else {"rebuild"}),
     )
 
 

@@ -39,7 +39,7 @@ class OnlineTeachers(Regime):
     "auto" is "blocks" for unpaired images and "steps" for others.
 
     Raises:
-        IncompatibleParts: there is no term that fixes colours and brightness.
+        IncompatibleParts: no term fixes colours and brightness.
         MissingData: there are no images, or no targets for teachers to learn from.
     """
 
@@ -101,7 +101,9 @@ class OnlineTeachers(Regime):
         return [adapter.learner(first)] if self._blocks else adapter.learners(list(built.values()), shared=self.share)
 
     def check(self, terms: Sequence[Term]) -> None:
-        check_anchored(terms, missing="online teachers are imitated by terms alone", remedy="keep 'ssim'")
+        check_anchored(
+            terms, missing="teachers that learn in the run are imitated by terms alone", remedy="keep 'ssim'"
+        )
 
     def bind(self, stage: Stage) -> None:
         self.check(stage.terms)

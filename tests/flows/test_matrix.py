@@ -17,6 +17,7 @@ from gansdk.errors import IncompatibleParts
 from gansdk.events import StepDone
 from gansdk.opening import open_generator
 from gansdk.registry import registry
+from gansdk.testing.perceptual import made_up_vgg16
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +28,10 @@ PRUNERS: dict[str, dict[str, object]] = {
     "once-for-all": {"steps": 2, "population": 2, "iterations": 1, "calibration": 2, "importance": "consumer-norm"},
 }
 """Options that make parts quick, or independent of downloads; others run with their defaults."""
+VGG = made_up_vgg16()
 DISTILLERS: dict[str, dict[str, object]] = {
-    "perceptual": {"weights": "VGG", "style_weight": 0},
-    "omgd": {"perceptual": None, "style_weight": 0, "feature_weight": 0},
+    "perceptual": {"weights": VGG, "style_weight": 0},
+    "omgd": {"perceptual": VGG, "style_weight": 0},
     "data-free": {"student_steps": 2, "latent": 8},
 }
 CELLS = matrix()
@@ -55,22 +57,9 @@ def teacher(examples):
     return of
 
 
-@pytest.fixture(scope="module")
-def vgg():
-    """Fixed numbers in the shapes of VGG-16's first four convolutions."""
-    rng, state = torch.Generator().manual_seed(0), {}
-    for index, given, width in ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128)):
-        state[f"features.{index}.weight"] = torch.randn(width, given, 3, 3, generator=rng) * (2 / 9 / given) ** 0.5
-        state[f"features.{index}.bias"] = torch.zeros(width)
-    return state
-
-
 @pytest.fixture
-def run(teacher, examples, vgg):
+def run(teacher, examples):
     """`gansdk.compress` of an example with named parts."""
-
-    def options(distiller):
-        return {key: vgg if value == "VGG" else value for key, value in DISTILLERS.get(distiller, {}).items()}
 
     def compress(name, pruner, distillers, **settings):
         generator = teacher(name)
@@ -79,7 +68,7 @@ def run(teacher, examples, vgg):
             generator,
             budget=BUDGET,
             pruner={"name": pruner, **PRUNERS.get(pruner, {})},
-            distiller=[{"name": distiller, **options(distiller)} for distiller in distillers],
+            distiller=[{"name": distiller, **DISTILLERS.get(distiller, {})} for distiller in distillers],
             data=source,
             batch_size=2,
             device="cpu",

@@ -16,6 +16,7 @@ from gansdk.offline import OfflineRegime
 from gansdk.processes import Processes
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
+from gansdk.testing.perceptual import made_up_vgg16
 from gansdk.toolkit.terms import TermSum
 from gansdk_distillers.channel import channel
 from gansdk_distillers.omgd import omgd
@@ -223,19 +224,7 @@ def test_connectors_have_the_published_sizes(widths, count):
     assert sum(p.numel() for part in made for p in part.parameters()) == count
 
 
-def vgg16(seed: int = 0) -> dict[str, Tensor]:
-    """Fixed numbers in the shapes of torchvision's checkpoint, down to relu4_3."""
-    rng, state, index, given = torch.Generator().manual_seed(seed), {}, 0, 3
-    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3)):
-        for _ in range(count):
-            state[f"features.{index}.weight"] = torch.randn(width, given, 3, 3, generator=rng) * (2 / 9 / given) ** 0.5
-            state[f"features.{index}.bias"] = torch.randn(width, generator=rng) * 0.05
-            given, index = width, index + 2
-        index += 1
-    return state
-
-
-WEIGHTS = vgg16()
+WEIGHTS = made_up_vgg16()
 
 
 def literal_vgg(image: Tensor) -> list[Tensor]:
