@@ -1,6 +1,7 @@
 """A training step of each translation family beside the same step written by hand, and CAT's planning.
 
-Prints JSON: for the teacher's and the student's step of pix2pix, CycleGAN and GauGAN the median over rounds of
+Prints JSON: for the teacher's and the student's step of pix2pix, CycleGAN and GauGAN, and for the step of both students
+of a CycleGAN by wavelets, the median over rounds of
 (time of the SDK's step) / (time of the hand-written step of `family_floors.py`), both taken in each round in
 alternating order on one thread; and the time of planning CAT's inception teacher over one forward pass of it.
 
@@ -27,9 +28,11 @@ from gansdk.interfaces import Stage, Training
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
+from gansdk.routes import student_of, task_of, teacher_of, together
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 from gansdk_distillers.kernel_alignment import gka
+from gansdk_distillers.wavelet import wavelet
 
 LABELS = 12
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -115,6 +118,24 @@ def student_steps(family: str, widths: tuple[int, int], batch: Batch) -> tuple[f
     return lambda: told(regime.step(batch)), by_hand
 
 
+def wavelet_steps(widths: tuple[int, int], batch: Batch) -> tuple[floors.Step, floors.Step]:
+    """A step of WKD on both directions of a CycleGAN, and the same by hand."""
+    adapter = open_adapter(FAMILIES["cyclegan"])
+    large, small = (together({route: network("cyclegan", width) for route in adapter.routes}) for width in widths)
+    whole = student_of(small)
+    student = whole.carve(whole.space.full_plan(), inherit="none")
+    task: Any = task_of(small, {})
+    mine = [copy.deepcopy(net).train() for net in student.networks().values()]
+    critics = [copy.deepcopy(critic) for critic in task.critics.values()]
+    regime = OfflineRegime()
+    rate = training(next(iter(small.parts.values())))
+    regime.bind(Stage(student=student, teachers=(teacher_of(large),), task=task, terms=wavelet().terms, **rate))
+    a, b = batch.inputs[MAIN], batch.targets[MAIN]
+    both = Batch({"A2B": a, "B2A": b}, {"A2B": b, "B2A": a}, paired=False)
+    frozen = [part.module.eval().requires_grad_(False) for part in large.parts.values()]
+    return lambda: told(regime.step(both)), floors.wavelet_cyclegan(mine, frozen, critics, a, b)
+
+
 def compare(name: str, ours: floors.Step, theirs: floors.Step, rounds: int) -> dict[str, float]:
     """The ratio of times, once two steps of both have given the same losses."""
     for number in (1, 2):  # the second is behind an update of both networks
@@ -175,6 +196,9 @@ def main() -> None:
             ):
                 name = f"{family}, {role}, batch {count}"
                 steps[name] = compare(name, *made, options.rounds)
+            if family == "cyclegan":
+                name = f"cyclegan, both students by wavelets, batch {count}"
+                steps[name] = compare(name, *wavelet_steps(tuple(options.widths), batch), options.rounds)
     settings = {"size": options.size, "widths": options.widths, "rounds": options.rounds, "threads": 1}
     print(
         json.dumps(
