@@ -327,6 +327,7 @@ def widths(result):
     return result.plan.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", ["pixel", ["gka", "pixel"]])
 def test_a_whole_run_gives_a_trained_student_within_the_budget(distiller, tmp_path):
     seen = []
@@ -397,6 +398,7 @@ class Killed(Exception):
     """Raised by an observer in place of a kill."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "name"), [("training", BATCH_NORM), (1, BATCH_NORM), (3, "resnet-in")])
 def test_a_run_killed_in_training_or_between_generations_ends_as_the_straight_one(after, name, tmp_path):
     def die(event):
@@ -419,6 +421,7 @@ def scored(out_dir):
     return [(row["config"], row["macs"], row["score"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_search_killed_within_a_generation_or_a_line_scores_only_what_is_missing(tmp_path):
     straight = compress(out_dir=tmp_path)
     whole = scored(tmp_path)
