@@ -13,7 +13,6 @@ run; prints a JSON line per row, and all of them at the end.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -22,13 +21,13 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_generator
 
 WIDE = {16: 64, 12: 48, 8: 48, 24: 96, 4: 16}
 """ngf of the wider teacher by that of the student; 4 is for trials."""
 DEEP = {16: 16, 12: 12, 8: 12, 24: 24, 4: 4}
-CHANNEL_WEIGHT = {"unet": 50.0, "mobile-resnet": 0.0}
-"""Published for Cityscapes."""
+CITYSCAPES = {"unet": {"channel_weight": 50.0, "share": 5}, "mobile-resnet": {"channel_weight": 0.0, "share": 4}}
+"""As published for ngf 16."""
 
 
 class Narrow(gansdk.Pruner):
@@ -55,7 +54,7 @@ def distillers(architecture: str, ngf: int, asked: argparse.Namespace) -> dict[s
             **perceptual,
             "deep": DEEP[ngf] / WIDE[ngf],
             "student_steps": asked.student_steps,
-            "channel_weight": CHANNEL_WEIGHT[architecture],
+            **CITYSCAPES[architecture],
         },
         "plain GAN": gansdk.Distiller(),
         "gka": "gka",
@@ -78,9 +77,7 @@ def teacher(architecture: str, ngf: int, asked: argparse.Namespace) -> gansdk.Ge
         seed=asked.seed,
         out_dir=place,
     )
-    found = open_generator(place / "teacher", asked.adapter)
-    contract = open_adapter(asked.adapter).contract(found.module)
-    return dataclasses.replace(found, contract=contract, discriminator=None)
+    return open_generator(place / "teacher")
 
 
 def main() -> None:
@@ -121,6 +118,7 @@ def main() -> None:
                 pruner=Narrow(ngf, WIDE[ngf]),
                 distiller=distillers(architecture, ngf, asked)[name],
                 data=asked.data,
+                discriminator="fresh",
                 steps=asked.steps,
                 batch_size=asked.batch_size,
                 metrics=metrics,
