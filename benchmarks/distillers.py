@@ -3,8 +3,12 @@
     python benchmarks/distillers.py MODEL DATA --budget 4x --steps 300 --seeds 0 1 2 --out runs/distillers \
         --distillers '"gka"' '["gka", "wavelet"]' '{"name": "feature", "weight": 10}'
 
-Each of --distillers is JSON, as `gansdk.compress` takes it; null means the family's own losses without any term. The
-first run prunes and recovers. Every other one starts from that student, and differs in its distiller and in its seed
+    python benchmarks/distillers.py TEACHER DATA --budget 10x --discriminator fresh --out runs/wavelet \
+        --adapter '{"name": "cyclegan", "discriminator_width": 32}' --distillers null '"wavelet"' '"gka"' \
+        '{"name": "wavelet", "bands": "low"}' '{"name": "wavelet", "bands": "all"}' '["gka", "wavelet"]'
+
+The second is WKD's ablation, where TEACHER may be a folder of both directions of a CycleGAN. Each of --distillers is
+JSON, as `gansdk.compress` takes it; null means the family's own losses without any term. The first run prunes and recovers. Every other one starts from that student, and differs in its distiller and in its seed
 alone: batches, connectors, fresh discriminators. Prints a JSON line per run, and a table at the end.
 """
 
@@ -62,6 +66,8 @@ def main() -> None:
     parser.add_argument("--pruner", type=json.loads, default='"one-step"')
     parser.add_argument("--distillers", type=json.loads, nargs="+", required=True)
     parser.add_argument("--metrics", type=json.loads, default=[])
+    parser.add_argument("--discriminator", help="'fresh' for new ones")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--budget", default="4x")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -88,7 +94,8 @@ def main() -> None:
                 batch_size=asked.batch_size,
                 seed=seed,
                 out_dir=asked.out / f"{asked.distillers.index(distiller)}-{seed}",
-                device="cpu",
+                discriminator=asked.discriminator,
+                device=asked.device,
             )
             scores = {f"{q.metric} to {q.reference}": q.student for q in result.quality}
             minutes = round((time.process_time() - began) / 60, 2)

@@ -1,9 +1,9 @@
 """What the terms on features and images cost within a distillation step of a ResNet-9.
 
 Prints JSON: for GKA, wavelet and channel distillation, each alone and all together, the median over rounds of (time of
-the terms, forward and backward to the student's feature maps and image) / (time of the whole step with all of them:
-teacher, student, L1 to the truth, Adam), both taken in each round in alternating order on one thread. The discriminator
-is left out, which would only make the step longer.
+the terms, forward and backward to the student's feature maps and image) / (time of the whole step with all of them),
+both taken in each round in alternating order on one thread. The step is a CycleGAN's or pix2pix', with discriminator,
+or the teacher, the student and L1 to the truth alone.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/terms.py --rounds 5
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from timing import ratio_of_times, versions
@@ -38,15 +39,15 @@ def terms_of(names: Sequence[str]) -> tuple[Term, ...]:
     return tuple(term for name in names for term in TERMS[name]().terms)
 
 
-def stage(widths: Sequence[int], size: int, names: Sequence[str]) -> Stage:
-    """A ResNet-9 to imitate, another to train, and the terms."""
-    adapter = open_adapter({"name": "pix2pix", "size": [size, size]})
+def stage(family: str, widths: Sequence[int], size: int, names: Sequence[str]) -> Stage:
+    """A ResNet-9 to imitate, another to train, and the terms; "none" has no discriminator."""
+    adapter = open_adapter({"name": "pix2pix" if family == "none" else family, "size": [size, size]})
     torch.manual_seed(0)
     teacher, small = (open_generator(adapter.create("resnet", width=width), adapter) for width in widths)
     return Stage(
         student=ElasticStudent.of(small),
         teachers=(FrozenTeacher(teacher.module, teacher.contract, teacher.taps),),
-        task=ReconstructionTask(),
+        task=ReconstructionTask() if family == "none" else adapter.task(small.module),
         terms=terms_of(names),
         steps=10**6,
         rng=torch.Generator(),
@@ -79,6 +80,7 @@ def main() -> None:
     """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--families", nargs="+", default=["cyclegan", "pix2pix", "none"])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--widths", type=int, nargs=2, default=(64, 16), metavar=("TEACHER", "STUDENT"))
@@ -86,15 +88,17 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)
     x, y = (torch.rand(options.batch, 3, options.size, options.size, generator=rng) * 2 - 1 for _ in range(2))
-    batch = Batch({MAIN: x}, {MAIN: y})
-    whole = stage(options.widths, options.size, tuple(TERMS))
-    regime = OfflineRegime()
-    regime.bind(whole)
-    shares = {}
-    for names in (*((name,) for name in TERMS), tuple(TERMS)):
-        alone = terms_alone(stage(options.widths, options.size, names), batch)
-        row = ratio_of_times(alone, lambda: regime.step(batch), options.rounds)
-        shares["+".join(names)] = {"share": row["ratio"], "terms_ms": row["sdk_ms"], "step_ms": row["hand_ms"]}
+    shares: dict[str, dict[str, object]] = {}
+    for family in options.families:
+        batch = Batch({MAIN: x}, {MAIN: y}, paired=family != "cyclegan")
+        regime = OfflineRegime()
+        regime.bind(stage(family, options.widths, options.size, tuple(TERMS)))
+        shares[family] = {}
+        for names in (*((name,) for name in TERMS), tuple(TERMS)):
+            alone = terms_alone(stage(family, options.widths, options.size, names), batch)
+            row = ratio_of_times(alone, partial(regime.step, batch), options.rounds)
+            found = {"share": row["ratio"], "terms_ms": row["sdk_ms"], "step_ms": row["hand_ms"]}
+            shares[family]["+".join(names)] = found
     settings = {"size": options.size, "batch": options.batch, "widths": list(options.widths), "rounds": options.rounds}
     print(json.dumps({"terms": shares, "settings": settings, "versions": versions("torch", "gansdk")}, indent=2))
 
