@@ -8,8 +8,9 @@
         '{"name": "wavelet", "bands": "low"}' '{"name": "wavelet", "bands": "all"}' '["gka", "wavelet"]'
 
 The second is WKD's ablation, where TEACHER may be a folder of both directions of a CycleGAN. Each of --distillers is
-JSON, as `gansdk.compress` takes it; null means the family's own losses without any term. The first run prunes and recovers. Every other one starts from that student, and differs in its distiller and in its seed
-alone: batches, connectors, fresh discriminators. Prints a JSON line per run, and a table at the end.
+JSON, as `gansdk.compress` takes it; null means the family's own losses without any term. The first run prunes and
+recovers. Every other one starts from that student, and differs in its distiller and in its seed alone: batches,
+connectors, fresh discriminators. Prints a JSON line per run, and a table at the end.
 """
 
 from __future__ import annotations

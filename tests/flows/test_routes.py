@@ -278,3 +278,17 @@ def test_the_command_line_compresses_both_directions_against_fresh_discriminator
     images = {row["metric"]: row["images"] for row in facts["quality"]}
     assert (images["psnr, A2B"], images["psnr, B2A"]) == (2, 1)
     assert (tmp_path / "out" / "student" / "B2A" / "model.safetensors").is_file()
+
+
+def test_a_ladder_and_a_transform_are_of_both_directions_too(teacher, tmp_path):
+    settings = {key: value for key, value in SETTINGS.items() if key != "budget"}
+    made = gansdk.ladder(
+        teacher, budgets=["1.5x", "3x"], data=Domains(), pruner="uniform", out_dir=tmp_path, **{**settings, "steps": 1}
+    )
+    assert [set(result.routes) for result in made.results] == [set(ROUTES)] * 2
+    assert all((tmp_path / rung / "student" / "B2A" / "config.json").is_file() for rung in ("1.5x", "3x"))
+    mobile = gansdk.compress(teacher, data=Domains(), transform="mobile", pruner="uniform", **SETTINGS)
+    assert mobile.after.macs <= mobile.before.macs / 2
+    assert {"separable": True}.items() <= mobile.routes["B2A"].generator.adapter.describe(
+        mobile.routes["B2A"].generator.module
+    )["sizes"].items()
