@@ -3,8 +3,10 @@
     python benchmarks/data_free.py CHECKPOINT TRAIN_FOLDER SET5_FOLDER --budget 4x --steps 500 --out runs/data-free
 
 The rows are those of the paper's table: a student of noise, a data-free one, one of real data, and beside them bicubic
-enlargement and the teacher. Every row is planned, recovered and trained on its own inputs, for the same steps, and
-scored by one protocol (PSNR on luma, border of `scale` pixels removed, 8 bit). Prints JSON.
+enlargement and the teacher. "imitation" is of real data too, but learns from the teacher alone, as the first two do.
+Every row is planned, recovered and trained on its own inputs, for the same steps, and scored by one protocol (PSNR on
+luma, border of `scale` pixels removed, 8 bit). With `--option student_steps=N` above the steps the image network stays
+untrained: what the game itself adds is the difference to that. Prints JSON.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ def main() -> None:
         "noise": {"data": Noise(1 if enlarged else 3, asked.patch), "distiller": [images_only, "pixel"]},
         "data-free": {"distiller": {"name": "data-free", **options}},
         "data": {"data": asked.train, "distiller": "pixel"},
+        "imitation": {"data": asked.train, "distiller": [images_only, "pixel"]},
     }
     for name in asked.rows:
         began = time.process_time()
