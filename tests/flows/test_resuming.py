@@ -138,7 +138,10 @@ def test_what_was_said_while_the_data_was_opened_is_in_the_result(given, setting
         ({"steps": 9}, "steps: 6 there, 9 now"),
         ({"budget": "macs<=70%"}, "budget"),
         ({"distiller": {"name": "pixel", "weight": 2.0}}, "distiller"),
-        ({"distiller": [{"name": "gka", "taps": ["stem"]}, "wavelet", "pixel"]}, "distiller[0].taps: None there, ['stem'] now"),
+        (
+            {"distiller": [{"name": "gka", "taps": ["stem"]}, "wavelet", "pixel"]},
+            "distiller[0].taps: None there, ['stem'] now",
+        ),
         ({"pruner": "uniform"}, "pruner"),
         ({"learning_rate": 0.5}, ", 0.5 now"),
         ({"patch": 12}, "patch: 8 there, 12 now"),
