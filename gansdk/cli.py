@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError, QualityFloorMissed
+from gansdk.errors import GansdkError, PluginLoadError
+from gansdk.printing import (
+    cost_table,
+    new_table,
+    print_json,
+    print_made,
+    print_quality,
+    print_rows,
+    shown_if_poor,
+    working,
+)
 
 if TYPE_CHECKING:
-    from gansdk.budget import Cost
-    from gansdk.interfaces import Quality
     from gansdk.registry import Registry, Row
-    from gansdk.result import CompressionResult, Ladder
 
 PLUGIN_CHECK_FAILED = 5
 
@@ -62,6 +66,10 @@ MetricOptions = Annotated[
 AdapterOptions = Annotated[
     list[str], typer.Option("--adapter-option", metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
 ]
+AdapterName = Annotated[str, typer.Option("--adapter", help="The generator's family; 'auto' recognises it.")]
+Transform = Annotated[
+    str | None, typer.Option("--transform", help="The family's, such as 'mobile': what to start from.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
@@ -101,32 +109,35 @@ def demo(
     from gansdk.demo import STEPS, run_demo
     from gansdk.progress import ProgressObserver
 
-    with _shown_if_poor(as_json=as_json):
-        with _working() as told, ProgressObserver(told) as progress:
+    with shown_if_poor(as_json=as_json):
+        with working() as told, ProgressObserver(told) as progress:
             result = run_demo(out, steps=steps or STEPS, observers=(progress,))
-        _print_made(result, as_json=as_json)
+        print_made(result, as_json=as_json)
 
 
 @app.command()
 def inspect(
     model: Model,
     budget: Annotated[str | None, typer.Option("--budget", "-b", help="Check whether it can be met.")] = None,
+    adapter: AdapterName = "auto",
+    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
+    transform: Transform = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a generator costs, what can shrink, what is frozen and why. Trains nothing, needs no data."""
-    with _working():
+    with working():
         from gansdk.inspection import inspect as look
 
-        found = look(model, budget)
+        found = look(model, budget, adapter=_adapter(adapter, adapter_option), transform=transform)
     if as_json:
-        return _print_json(found.to_dict())
+        return print_json(found.to_dict())
     console = Console()
     console.print(f"{found.name}, adapter {found.adapter}", markup=False)
-    console.print(_cost_table(found.cost, found.floor, "smallest"))
-    table = _table("channel group", "channels", "frozen because")
+    console.print(cost_table(found.cost, found.floor, "smallest"))
+    groups = new_table("channel group", "channels", "frozen because")
     for group in found.groups:
-        table.add_row(group["name"], str(group["size"]), group["frozen"])
-    console.print(table)
+        groups.add_row(group["name"], str(group["size"]), group["frozen"])
+    console.print(groups)
     for line in (*found.notes, found.verdict):
         console.print(line, markup=False)
 
@@ -135,23 +146,32 @@ def inspect(
 def plan(
     model: Model,
     budget: BudgetOption,
+    adapter: AdapterName = "auto",
+    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     pruner: PrunerOption = "one-step",
     pruner_option: PrunerOptions = [],  # noqa: B006 - typer copies it
+    transform: Transform = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose channels for a budget by the weights alone. `compress` with data ranks them better."""
-    with _working():
+    with working():
         from gansdk.inspection import plan as choose
 
-        found = choose(model, budget, _part(pruner, pruner_option))
+        found = choose(
+            model,
+            budget,
+            _part(pruner, pruner_option),
+            adapter=_adapter(adapter, adapter_option),
+            transform=transform,
+        )
     if as_json:
-        return _print_json(found.to_dict())
+        return print_json(found.to_dict())
     console = Console()
-    table = _table("channel group", "kept", "of")
+    widths = new_table("channel group", "kept", "of")
     for name, (kept, size) in found.widths.items():
-        table.add_row(name, str(kept), str(size))
-    console.print(table)
-    console.print(_cost_table(found.before, found.after, "after"))
+        widths.add_row(name, str(kept), str(size))
+    console.print(widths)
+    console.print(cost_table(found.before, found.after, "after"))
     console.print(f"{found.used:.1%} of the budget {found.budget} is used", markup=False)
 
 
@@ -159,7 +179,7 @@ def plan(
 def compress(
     model: Model,
     budget: BudgetsOption,
-    adapter: Annotated[str, typer.Option(help="The generator's family; 'auto' recognises it.")] = "auto",
+    adapter: AdapterName = "auto",
     adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     pruner: PrunerOption = "one-step",
     pruner_option: PrunerOptions = [],  # noqa: B006 - typer copies it
@@ -177,7 +197,7 @@ def compress(
     discriminator: Annotated[
         str | None, typer.Option(help="Checkpoint of the teacher's discriminator, or 'fresh' for a new one.")
     ] = None,
-    transform: Annotated[str | None, typer.Option(help="The family's, such as 'mobile': what to start from.")] = None,
+    transform: Transform = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where run, student and report go.")] = Path("gansdk-out"),
     resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
@@ -193,15 +213,15 @@ def compress(
     from gansdk.progress import ProgressObserver
 
     budgets = read_budgets(budget)
-    with _shown_if_poor(as_json=as_json):
-        with _working() as told, ProgressObserver(told) as progress:
+    with shown_if_poor(as_json=as_json):
+        with working() as told, ProgressObserver(told) as progress:
             import gansdk
 
             run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
             made = run(
                 model,
                 **({"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}),
-                adapter=_part(adapter, adapter_option) if adapter_option else adapter,
+                adapter=_adapter(adapter, adapter_option),
                 pruner=_part(pruner, pruner_option),
                 distiller=_distillers(distiller, distiller_option),
                 data=data,
@@ -221,7 +241,7 @@ def compress(
                 transform=transform,
                 observers=(progress,),
             )
-        _print_made(made, as_json=as_json)
+        print_made(made, as_json=as_json)
 
 
 @app.command("train-teacher")
@@ -245,7 +265,7 @@ def train_teacher(
     """Train a generator by its family's own losses, as a teacher to compress."""
     from gansdk.progress import ProgressObserver
 
-    with _working() as told, ProgressObserver(told) as progress:
+    with working() as told, ProgressObserver(told) as progress:
         from gansdk._train import train_teacher as train
 
         trained = train(
@@ -266,9 +286,9 @@ def train_teacher(
         )
     qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
     if as_json:
-        return _print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
+        return print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
     if qualities:
-        _print_quality(Console(), qualities)
+        print_quality(Console(), qualities)
     print(f"Teacher: {out / 'teacher'}")
 
 
@@ -282,7 +302,7 @@ def evaluate_student(
     as_json: AsJson = False,
 ) -> None:
     """Score a student, and its teacher if given, on images."""
-    with _working():
+    with working():
         from gansdk.evaluate import evaluate
         from gansdk.metrics import check_metrics
         from gansdk.opening import open_generator, open_metrics, open_source
@@ -300,8 +320,8 @@ def evaluate_student(
             metrics=metrics,
         )
     if as_json:
-        return _print_json({"quality": [asdict(item) for item in scores.qualities], "per_image": scores.per_image})
-    _print_quality(Console(), scores.qualities)
+        return print_json({"quality": [asdict(item) for item in scores.qualities], "per_image": scores.per_image})
+    print_quality(Console(), scores.qualities)
 
 
 @app.command()
@@ -313,7 +333,7 @@ def export(
 ) -> None:
     """Write a student for other runtimes, compared with the original on three batches of different sizes."""
     path = out or Path(student).with_suffix(f".{format}")
-    with _working():
+    with working():
         from gansdk.export import export as write
         from gansdk.opening import open_generator
         from gansdk.routes import the_only
@@ -321,7 +341,7 @@ def export(
         generator = the_only(open_generator(student))
         record = write(generator.module, generator.contract, format, path)
     if as_json:
-        return _print_json({"path": str(path), **record})
+        return print_json({"path": str(path), **record})
     print(f"{path}: largest error {record['max_error']:.1e}")
 
 
@@ -336,15 +356,15 @@ def plugins(
 
     if compat and check:
         raise typer.BadParameter("--compat and --check are two lists; ask for one of them.")
-    with _working():
+    with working():
         known = registry()
         rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))  # not by _print_json, which costs an import of torch
+        print(json.dumps(rows, indent=2, ensure_ascii=False))  # not by print_json, which costs an import of torch
     elif compat:
-        _print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
+        print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
     else:
-        _print_rows(rows)
+        print_rows(rows)
     if check and any(row.get("failure") for row in rows):
         raise typer.Exit(PLUGIN_CHECK_FAILED)
 
@@ -355,6 +375,11 @@ def plugins(
 def _part(name: str, options: Sequence[str]) -> dict[str, Any]:
     """The mapping that the library takes for a part with options."""
     return {"name": name, **dict(_option(text) for text in options)}
+
+
+def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
+    """The adapter with its options; 'auto' takes none."""
+    return _part(name, options) if options else name
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -413,137 +438,3 @@ def _combinations() -> list[dict[str, Any]]:
         {**asdict(item), "missing": list(item.missing), "works": not item.missing, "verdict": item.verdict}
         for item in matrix()
     ]
-
-
-# What is shown.
-
-
-@contextmanager
-def _working() -> Iterator[Console]:
-    """The console for progress. What anybody prints meanwhile goes to stderr; our warnings are one line each."""
-    console = Console(stderr=True)
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        usual = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if issubclass(category, GansdkWarning):
-                console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
-            else:
-                usual(message, category, *rest, **more)
-
-        warnings.showwarning = show
-        yield console
-
-
-def _print_json(data: Any) -> None:
-    """NaN and infinities become null."""
-    from gansdk.result import json_text
-
-    print(json_text(data), end="")
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = _table(*(rows[0] if rows else ()))
-    for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
-    Console().print(table)
-
-
-@contextmanager
-def _shown_if_poor(*, as_json: bool) -> Iterator[None]:
-    """Print what was made also where it misses the floor under its quality."""
-    try:
-        yield
-    except QualityFloorMissed as missed:
-        _print_made(missed.result, as_json=as_json)
-        raise
-
-
-def _print_made(made: CompressionResult | Ladder, *, as_json: bool) -> None:
-    from gansdk.result import Ladder
-
-    if isinstance(made, Ladder):
-        _print_ladder(made, as_json=as_json)
-    else:
-        _print_result(made, as_json=as_json)
-
-
-def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
-    """One row for the teacher and every student, and where they are."""
-    if as_json:
-        summary = ladder.summary()
-        students = {ladder.label(result): _facts(result) for result in ladder.results}
-        return _print_json({**summary, "students": students})
-    console = Console()
-    first, *_ = points = ladder.curve()
-    metrics = [(item["metric"], item["reference"]) for item in points[-1]["quality"]]
-    table = _table("student", "MACs (M)", "ratio", "parameters (K)", *(f"{name} to {which}" for name, which in metrics))
-    for point in points:
-        values = {(item["metric"], item["reference"]): f"{item['value']:.4g}" for item in point["quality"]}
-        table.add_row(
-            point["name"],
-            f"{point['macs'] / 1e6:,.1f}",
-            f"{first['macs'] / point['macs']:.2f}x" if point["macs"] else "",
-            f"{point['params'] / 1e3:,.1f}",
-            *(values.get(metric, "") for metric in metrics),
-        )
-    console.print(table)
-    _print_protocols(console, ladder.results[-1].quality)
-    if ladder.out_dir is not None:
-        console.print(f"Report: {ladder.out_dir / 'ladder.html'}", markup=False, highlight=False)
-
-
-def _facts(result: CompressionResult) -> dict[str, Any]:
-    student = None if result.out_dir is None else str(result.out_dir / "student")
-    return {**result.summary(), "widths": result.plan.widths(result.space), "student": student}
-
-
-def _print_result(result: CompressionResult, *, as_json: bool) -> None:
-    """Costs, scores and where the student is."""
-    if as_json:
-        return _print_json(_facts(result))
-    console = Console()
-    console.print(_cost_table(result.before, result.after, "student"))
-    _print_quality(console, result.quality)
-    if result.out_dir is not None:
-        student = result.out_dir / "student"
-        console.print(f"Student: {student}\nReport: {student / 'report.html'}", markup=False, highlight=False)
-
-
-def _cost_table(before: Cost, after: Cost, second: str) -> Table:
-    table = _table("cost", "before", second, "ratio")
-    for title, full, left in (
-        ("MACs (M)", before.macs / 1e6, after.macs / 1e6),
-        ("parameters (K)", before.params / 1e3, after.params / 1e3),
-        ("size (KB)", before.bytes / 1e3, after.bytes / 1e3),
-    ):
-        table.add_row(title, f"{full:,.1f}", f"{left:,.1f}", f"{full / left:.2f}x" if left else "")
-    return table
-
-
-def _print_quality(console: Console, qualities: Sequence[Quality]) -> None:
-    baselines = sorted({name for quality in qualities for name in quality.extra})
-    table = _table("quality", "compared with", "teacher", "student", *baselines)
-    for quality in qualities:
-        values = (quality.teacher, quality.student, *(quality.extra.get(name) for name in baselines))
-        shown = ["" if value is None else f"{value:.4g}" for value in values]
-        table.add_row(quality.metric, quality.reference, *shown)
-    if qualities:
-        console.print(table)
-    _print_protocols(console, qualities)
-
-
-def _print_protocols(console: Console, qualities: Sequence[Quality]) -> None:
-    from gansdk.quality import protocols
-
-    if qualities:
-        console.print(f"{qualities[0].images} images.", markup=False, highlight=False)
-    for protocol in protocols(qualities):
-        console.print(f"{protocol}.", markup=False, highlight=False)
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gansdk.adapter import Generator
+from gansdk.adapter import Adapter, Generator
 from gansdk.budget import Budget, Cost, Limits, short
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
@@ -18,7 +18,7 @@ from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
 from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
-from gansdk.opening import open_generator, open_pruner
+from gansdk.opening import open_generator, open_pruner, transformed
 from gansdk.routes import student_of, task_of, teacher_of
 
 
@@ -95,17 +95,24 @@ def check_feasible(student: Student, limits: Limits, floor_share: float = FLOOR_
         check_floor(space, limits, student.cost(floor_plan(space, floor_share)))
 
 
-def inspect(model: Any, budget: Any = None) -> Inspection:
+def inspect(
+    model: Any,
+    budget: Any = None,
+    *,
+    adapter: str | Mapping[str, Any] | Adapter = "auto",
+    transform: str | None = None,
+) -> Inspection:
     """Say what a generator costs, what can shrink, what is frozen and why, and how small it can get.
 
-    `model` as for `gansdk.compress`. Nothing is trained and no data is needed.
+    `model`, `adapter` and `transform` as for `gansdk.compress`: with a transform, costs and groups are those of the
+    transformed network, and shares of the budget those of the model. Nothing is trained and no data is needed.
 
     Raises:
         BudgetUnreachable: `budget` is given and below the floor.
         NothingPruned: every group is frozen.
+        Unsupported: the family has no such transform.
     """
-    generator = open_generator(model)
-    student = student_of(generator)
+    generator, student, given = _students(model, adapter, transform)
     full = student.cost(student.space.full_plan())
     floor = student.cost(floor_plan(student.space))
     verdict = f"Can shrink to {floor.macs / full.macs:.1%} of its {short(full.macs)} MACs."
@@ -113,7 +120,7 @@ def inspect(model: Any, budget: Any = None) -> Inspection:
         verdict = "Nothing can be pruned: every channel group is frozen."
     if budget is not None:
         parsed = Budget.parse(budget)
-        check_feasible(student, parsed.resolve(full))
+        check_feasible(student, parsed.resolve(given))
         verdict += f" The budget {parsed} can be met."
     return Inspection(
         name=generator.source or type(generator.module).__name__,
@@ -128,6 +135,15 @@ def inspect(model: Any, budget: Any = None) -> Inspection:
         notes=student.space.notes,
         verdict=verdict,
     )
+
+
+def _students(model: Any, adapter: Any, transform: str | None) -> tuple[Generator, Student, Cost]:
+    """What is carved from, as a generator and as a student at full size, and the cost of the model itself."""
+    generator = open_generator(model, adapter)
+    origin = transformed(generator, transform, seed=0)
+    student = student_of(origin, fresh=origin is not generator)
+    given = student if origin is generator else student_of(generator)
+    return origin, student, given.cost(given.space.full_plan())
 
 
 class _WithoutData:
@@ -172,20 +188,28 @@ class _WithoutData:
         pass
 
 
-def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "one-step") -> PlanReport:
+def plan(
+    model: Any,
+    budget: Any,
+    pruner: str | Mapping[str, Any] | Pruner = "one-step",
+    *,
+    adapter: str | Mapping[str, Any] | Adapter = "auto",
+    transform: str | None = None,
+) -> PlanReport:
     """Choose what to keep for a budget, without data and without training.
 
-    Channels are ranked by what the weights alone say; `gansdk.compress` with data ranks better.
+    Channels are ranked by what the weights alone say; `gansdk.compress` with data ranks better. `adapter` and
+    `transform` as for `gansdk.compress`: with a transform the plan is of the transformed network, "before" and the
+    shares of the budget are of the model.
 
     Raises:
         BudgetUnreachable: the budget is below the floor.
+        Unsupported: the family has no such transform.
     """
-    generator = open_generator(model)
     chosen = open_pruner(pruner)
     parsed = Budget.parse(budget)
-    student = student_of(generator)
-    full = student.cost(student.space.full_plan())
-    limits = parsed.resolve(full)
+    generator, student, given = _students(model, adapter, transform)
+    limits = parsed.resolve(given)
     check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first
     run = _WithoutData(generator, seed=0)
     chosen.prepare(student, [limits], run)
@@ -194,7 +218,7 @@ def plan(model: Any, budget: Any, pruner: str | Mapping[str, Any] | Pruner = "on
     return PlanReport(
         plan=found,
         widths={group.name: (found.width(group), group.size) for group in student.space.prunable},
-        before=full,
+        before=given,
         after=after,
         budget=str(parsed),
         used=limits.usage(after),

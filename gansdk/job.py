@@ -20,10 +20,10 @@ from gansdk.evaluate import Protocol
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
-from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source
+from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source, transformed
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
-from gansdk.routes import source_of, task_of, together
+from gansdk.routes import source_of, task_of
 from gansdk.saving import fingerprint
 from gansdk.toolkit.terms import check_routes
 
@@ -104,7 +104,7 @@ def prepare(
     generator = open_generator(model, adapter)
     _check_values(generator)
     _check_parts(generator, pruner, distiller, parts[0][1], has_data=data is not None)
-    origin = generator if transform is None else _transformed(generator, transform, seed)
+    origin = transformed(generator, transform, seed)
     trained_against = _trained_against(discriminator, generator)
     _check_terms(generator, parts[0][1], parts[0][2])
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
@@ -162,23 +162,6 @@ def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job:
             f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
             "to hold some out of training. Pass eval_data='folder/'."
         )
-
-
-def _transformed(generator: Generator, name: str, seed: int) -> Generator:
-    """The generator in another architecture of its family; fresh weights follow the seed."""
-    if generator.routes:
-        return together({route: _transformed(part, name, seed) for route, part in generator.routes.items()})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = generator.adapter.transform(generator.module, name).eval()
-    adapter = generator.adapter.bind(module)
-    return Generator(
-        module=module,
-        contract=generator.contract,
-        adapter=adapter,
-        taps=adapter.taps(module),
-        source=generator.source,
-    )
 
 
 def _task(generator: Generator, trained_against: Mapping[Route, Mapping[str, Tensor]], seed: int) -> Task:

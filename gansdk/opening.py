@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gansdk.adapter import Adapter, Generator
@@ -92,6 +93,29 @@ def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Gene
         if routes and set(routes) <= set(names):  # earlier ones lie beside them: A2B.old-1
             return together({route: load_generator(path / route, adapter) for route in routes})
     return load_generator(path, adapter)
+
+
+def transformed(generator: Generator, transform: str | None, seed: int) -> Generator:
+    """The generator in another architecture of its family, whose fresh weights follow the seed; itself without one.
+
+    Raises:
+        Unsupported: the family has no such transform, or this network does not allow it; the message says why.
+    """
+    if transform is None:
+        return generator
+    if generator.routes:
+        return together({route: transformed(part, transform, seed) for route, part in generator.routes.items()})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = generator.adapter.transform(generator.module, transform).eval()
+    adapter = generator.adapter.bind(module)
+    return Generator(
+        module=module,
+        contract=generator.contract,
+        adapter=adapter,
+        taps=adapter.taps(module),
+        source=generator.source,
+    )
 
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:

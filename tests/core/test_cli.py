@@ -168,6 +168,18 @@ def test_inspect_says_what_can_shrink(checkpoint: str, capsys: pytest.CaptureFix
     assert "frozen because" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")
+def test_inspect_and_plan_take_the_options_of_an_adapter(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--adapter", "sr", "--adapter-option", "pre_upsampled=2")
+    plain = answer(capsys, "inspect", checkpoint, "--adapter", "sr")
+    assert answer(capsys, "inspect", checkpoint, *asked) == plain  # only a VDSR is pre-upsampled
+    assert call("inspect", checkpoint, "--adapter", "sr", "--adapter-option", "size=3") == 2
+    assert "Its options: pre_upsampled" in capsys.readouterr().err
+    assert answer(capsys, "plan", checkpoint, "--budget", "macs<=60%", *asked)["after"]["macs"]
+    assert call("plan", checkpoint, "--budget", "macs<=60%", "--transform", "mobile") == 2
+    assert "no transform 'mobile'" in capsys.readouterr().err
+
+
 def test_a_budget_out_of_reach_exits_with_3(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("inspect", checkpoint, "--budget", "1000000x") == 3
     assert capsys.readouterr().err.startswith("BudgetUnreachable: ")

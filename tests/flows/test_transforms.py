@@ -7,7 +7,7 @@ import torch
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import ResumeMismatch
+from gansdk.errors import BudgetUnreachable, ResumeMismatch, Unsupported
 from gansdk.events import Carved
 from gansdk.opening import open_adapter, open_generator
 from gansdk_adapters.networks.resnet import SeparableConv
@@ -94,6 +94,22 @@ def test_a_student_of_a_transform_is_counted_against_the_teacher_saved_loaded_an
     if family == "pix2pix" and pruner == "one-step":
         result.export("pt2", tmp_path / "student.pt2")
         assert result.checks["student -> pt2"] < 1e-4
+
+
+def test_a_transform_is_looked_at_and_planned_before_anything_is_made():
+    plain = gansdk.inspect(teacher("pix2pix"))
+    found = gansdk.inspect(teacher("pix2pix"), "4x", transform="mobile")
+    made = compress("pix2pix", dry_run=True, budget="4x")
+    assert found.cost == made.transformed
+    assert {group["name"] for group in found.groups} != {group["name"] for group in plain.groups}
+    planned = gansdk.plan(teacher("pix2pix"), "4x", "uniform", transform="mobile")
+    assert planned.before == plain.cost
+    assert planned.after.macs <= plain.cost.macs / 4
+    assert set(planned.widths) <= {group["name"] for group in found.groups}
+    with pytest.raises(BudgetUnreachable):
+        gansdk.inspect(teacher("pix2pix"), f"macs<={found.floor.macs - 1}", transform="mobile")
+    with pytest.raises(Unsupported, match="mobile"):
+        gansdk.plan(teacher("pix2pix"), "4x", "uniform", transform="huge")
 
 
 def test_every_student_of_a_ladder_starts_from_the_transform_and_is_counted_against_the_teacher():
