@@ -47,7 +47,8 @@ class Narrow(gansdk.Pruner):
 
 def distillers(architecture: str, ngf: int, asked: argparse.Namespace) -> dict[str, Any]:
     """Every row's distiller."""
-    perceptual: dict[str, Any] = {"perceptual": asked.vgg} if asked.vgg else {"style_weight": 0, "feature_weight": 0}
+    weights = {"style_weight": asked.style_weight, "feature_weight": asked.feature_weight}
+    perceptual: dict[str, Any] = {"perceptual": asked.vgg, **weights} if asked.vgg else dict.fromkeys(weights, 0)
     return {
         "omgd": {
             "name": "omgd",
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--channels-in", type=int, default=12)
     parser.add_argument("--downs", type=int, default=5, help="halvings of the U-Net; 8 take 256x256")
     parser.add_argument("--vgg", help="VGG-16's weights; left out, OMGD does without style and features")
+    parser.add_argument("--style-weight", type=float, default=1e4, help="published for torchvision's VGG-16")
+    parser.add_argument("--feature-weight", type=float, default=10.0, help="likewise")
     parser.add_argument("--kid-weights")
     parser.add_argument("--segmenter")
     parser.add_argument("--seed", type=int, default=0)

@@ -14,6 +14,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
 from gansdk.errors import Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.toolkit.degradation import shrunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Adapter(ABC):
     """A family of generators. Nothing here changes the module it is given."""
 
     name: str = ""
+    capabilities: frozenset[str] = frozenset()
+    """What it provides beyond its spec, for some of its networks."""
     transforms: tuple[str, ...] = ()
     """Names that `transform` takes."""
     routes: Mapping[Route, Way] = {}
@@ -236,6 +239,21 @@ class WrappedAdapter(Adapter):
         return ReconstructionTask()
 
 
+class EnlargingAdapter(WrappedAdapter):
+    """The adapter of any module that enlarges images, whose inputs can be made from its outputs."""
+
+    capabilities = frozenset({"degrade"})
+
+    def degrade(self, image: Tensor) -> Tensor:
+        return shrunk(image, self._contract)
+
+
+def wrapped_adapter(contract: Contract, taps: Mapping[str, str]) -> WrappedAdapter:
+    """The adapter that suits the contract of a module of no known family."""
+    kind = EnlargingAdapter if contract.scale * contract.pre_upsampled > 1 else WrappedAdapter
+    return kind(contract, taps)
+
+
 def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None = None) -> Generator:
     """Make any module a generator that can be compressed: no class to write.
 
@@ -253,7 +271,7 @@ def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None =
     return Generator(
         module=net,
         contract=contract,
-        adapter=WrappedAdapter(contract, chosen),
+        adapter=wrapped_adapter(contract, chosen),
         taps=chosen,
         source=f"{type(net).__module__}.{type(net).__qualname__}",
     )

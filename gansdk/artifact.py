@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Adapter, Generator, WrappedAdapter
+from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
@@ -111,7 +111,7 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
     with _readable(folder.path):
         module, builder = _load(folder, None)
     asked = _asked(adapter, folder)
-    chosen = asked or builder or WrappedAdapter(folder.contract, {})
+    chosen = asked or builder or wrapped_adapter(folder.contract, {})
     return SavedStudent(
         module=module,
         contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,

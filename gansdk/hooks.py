@@ -84,7 +84,6 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
                 factory="acme_gan.gram:gram",
                 summary="Gram matrices of feature maps",
                 needs=frozenset({"taps"}),
-                min_batch=2,
             )
             yield DistillerSpec(
                 name="dream",

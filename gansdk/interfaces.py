@@ -323,7 +323,6 @@ class Term(ABC):
     weight: float = 1.0
     needs_image: bool = False
     """Whether it reads `Observation.image` of the teacher; if no term does, the teacher stops early."""
-    min_batch: int = 1
     routes: tuple[Route, ...] | None = None
     """Of several routes that are trained together only these; None for all."""
     anchors_low_frequencies: bool = False
@@ -335,6 +334,15 @@ class Term(ABC):
 
     def prepare(self) -> None:
         """Load what the term needs, such as another network, or say what is missing; called before any compute."""
+
+    def check(self, images: Sequence[int]) -> None:
+        """Refuse images that it is not defined for; called before any compute.
+
+        `images`: (N, C, H, W) of what the student makes in a training step.
+
+        Raises:
+            IncompatibleParts: why, and what to change.
+        """
 
     def bind(self, stage: Stage) -> None:
         """Called once per stage, before its first step: size connectors by `stage.student.width(tap)`.

@@ -150,6 +150,19 @@ def prepare(
     return tuple(replace(job, scored_on=scored_on) for job in jobs)
 
 
+def check_images(job: Job, batch_size: int) -> None:
+    """Show every term what the student will make in a step, for it to refuse before any compute."""
+    if job.source is None or not job.distillers:
+        return
+    terms = [term for item in job.distillers for term in item.terms]
+    inputs = source_of(job.source, job.generator).train_batch(1, seed=job.seed, step=0).inputs
+    for route, part in job.generator.parts.items():
+        height, width = (part.contract.scale * side for side in inputs[route].shape[2:])
+        for term in terms:
+            if term.routes is None or route in term.routes:
+                term.check((batch_size, part.contract.channels_out, height, width))
+
+
 def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job: Job) -> None:
     """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
     contract, source = job.generator.contract, job.scored_on
@@ -226,6 +239,7 @@ def _check_parts(
     known = registry()
     adapters = known.specs("adapter")
     spec = adapters.get(generator.adapter.name, WRAPPED)
+    spec = replace(spec, provides=spec.provides | generator.adapter.capabilities)
     names = [_name(item) for item in (distiller if isinstance(distiller, (list, tuple)) else [distiller])]
     specs = known.specs("distiller")
     asked = [(specs[name], made) for name, made in zip(names, opened, strict=False) if name in specs]

@@ -26,7 +26,7 @@ class OfflineRegime(Regime):
     Raises:
         InvalidOption: a weight or bound is not a number in its range.
         IncompatibleParts: when bound, with several teachers, or with nothing that says which colours and
-            brightness to give; in a step, for a batch that is too small for a term.
+            brightness to give.
     """
 
     joint = True
@@ -71,8 +71,6 @@ class OfflineRegime(Regime):
         stage.student.train()
 
     def step(self, batch: Batch) -> Metrics:
-        for route, x in batch.inputs.items():
-            self._terms[route].check_batch(len(x))
         teacher = self._observe_teacher(batch)  # first, so that its activations never lie beside the student's graph
         shown = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
         references = batch.targets if _has_truth(batch) else shown

@@ -17,7 +17,7 @@ from gansdk.errors import IncompatibleParts, QualityFloorMissed
 from gansdk.events import Event, Finished, Warned
 from gansdk.inspection import check_feasible
 from gansdk.interfaces import Student
-from gansdk.job import Job, check_measurable, prepare
+from gansdk.job import Job, check_images, check_measurable, prepare
 from gansdk.loop import Loop
 from gansdk.metrics import Metric
 from gansdk.opening import open_metrics
@@ -174,7 +174,8 @@ def begin(
             for job in jobs:
                 check_measurable(floor, measures, job)
     processes = Processes(device)
-    processes.share(batch_size)
+    share = processes.share(batch_size)
+    check_images(jobs[0], share)
     shared: dict[str, Any] = {"batch_size": batch_size, "processes": processes.count}
     if is_ladder:
         shared["ladder"] = [str(budget) for budget in budgets]

@@ -80,8 +80,6 @@ class PrunerSpec(Spec):
 class DistillerSpec(Spec):
     """A way to teach; the factory makes a `gansdk.Distiller`."""
 
-    min_batch: int = 1
-    """Smallest batch its loss is defined for."""
     data: bool = True
     """Whether it needs images; a data-free regime makes its own."""
     kind: DistillerKind = "term"
@@ -89,8 +87,6 @@ class DistillerSpec(Spec):
 
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
-        if type(self.min_batch) is not int or self.min_batch < 1:
-            raise InvalidSpec(f"{_who(self)} has min_batch={self.min_batch!r}; write a whole number from 1.")
         if self.kind not in get_args(DistillerKind):
             raise InvalidSpec(
                 f"{_who(self)} has kind={self.kind!r}; write one of {', '.join(get_args(DistillerKind))}."

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsupported
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
+from gansdk.toolkit.degradation import shrunk
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
@@ -149,14 +149,11 @@ class SuperResolution(Adapter):
         return _layout_of(network).network(new)
 
     def degrade(self, image: Tensor) -> Tensor:
-        """(N, C, sH, sW) -> (N, C, H, W) by antialiased bicubic resampling (Keys, a = -0.5), clamped to the range.
-
-        For VDSR the image is shrunk and enlarged again, so its size stays. Differentiable: nothing is rounded,
-        since rounding has gradient zero everywhere.
+        """What `gansdk.toolkit.degradation.shrunk` makes of an image.
 
         Raises:
             Unsupported: the adapter is not bound to a network, so the scale is unknown.
-            ContractError: wrong channels, sides that are not multiples of the scale, or sides below the factor.
+            ContractError: as `shrunk`.
         """
         contract = self._contract
         if contract is None:
@@ -164,28 +161,7 @@ class SuperResolution(Adapter):
                 "degrade() needs the scale and the value range of one network. Use the adapter of a Generator, "
                 "or SuperResolution().bind(network).degrade(image)."
             )
-        low, high = contract.output_range
-        small = _shrunk((image - low) / (high - low), contract).clamp(0, 1)
-        low, high = contract.input_range
-        return small * (high - low) + low
-
-
-def _shrunk(image: Tensor, contract: Contract) -> Tensor:
-    factor = contract.scale * contract.pre_upsampled
-    if image.ndim != 4 or image.shape[1] != contract.channels_out:
-        raise ContractError(f"degrade() takes (N, {contract.channels_out}, H, W) images, but got {tuple(image.shape)}.")
-    height, width = image.shape[2:]
-    if height % contract.scale or width % contract.scale or min(height, width) < factor:
-        raise ContractError(
-            f"degrade() shrinks by {factor}, so sides must be multiples of {contract.scale} and at least {factor} "
-            f"pixels, but the image is {height}x{width}. Crop it first."
-        )
-    small = _bicubic(image, height // factor, width // factor)
-    return small if contract.pre_upsampled == 1 else _bicubic(small, height // contract.scale, width // contract.scale)
-
-
-def _bicubic(image: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(image, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+        return shrunk(image, contract)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from gansdk.errors import CheckpointError, InvalidOption
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
-_WHERE = "(perceptual='{}.pth'), or leave the term out (perceptual=None)."
+_WHERE = "({option}='{name}.pth'), or leave the term out."
 
 
 class Features(nn.Module):
@@ -37,12 +37,14 @@ class Features(nn.Module):
         return found
 
 
-def vgg(name: str, layers: Sequence[str], weights: str | Path | Mapping[str, Tensor]) -> Features:
+def vgg(
+    name: str, layers: Sequence[str], weights: str | Path | Mapping[str, Tensor], *, option: str = "perceptual"
+) -> Features:
     """The outputs of `layers` ("relu1_1" ... "relu5_4") of "vgg16" or "vgg19" (Simonyan and Zisserman, 2014).
 
     The values that images are mapped to before are the caller's affair: the papers differ. `weights` is the path of
     torchvision's or timm's checkpoint of that network (or of its convolutions alone), such a state dict, or
-    "pretrained" for timm's own.
+    "pretrained" for timm's own. `option` is what the caller's users give them by, for messages.
 
     Raises:
         InvalidOption: an unknown network or layer.
@@ -59,7 +61,7 @@ def vgg(name: str, layers: Sequence[str], weights: str | Path | Mapping[str, Ten
         if isinstance(part, nn.ReLU):
             part.inplace = False  # what a layer gave must not change behind the one who took it
     own = network.state_dict()
-    given = _given(name, weights)
+    given = _given(name, weights, _WHERE.format(option=option, name=name))
     state = {key: given[key] for key in own if key in given}
     wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
     if wrong:
@@ -95,21 +97,19 @@ def _positions(network: nn.Sequential) -> dict[str, int]:
     return found
 
 
-def _given(name: str, weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _given(name: str, weights: str | Path | Mapping[str, Tensor], advice: str) -> dict[str, Tensor]:
     if isinstance(weights, Mapping):
         state = dict(weights)
     elif weights == PRETRAINED:
-        state = _pretrained(name)
+        state = _pretrained(name, advice)
     elif not Path(weights).is_file():
-        raise CheckpointError(
-            f"The weights of {name} are not at {str(weights)!r}. Say where they are {_WHERE.format(name)}"
-        )
+        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {advice}")
     else:
         state = read_state(Path(weights))
     return {key.removeprefix("features."): tensor for key, tensor in state.items()}
 
 
-def _pretrained(name: str) -> dict[str, Tensor]:
+def _pretrained(name: str, advice: str) -> dict[str, Tensor]:
     import timm
 
     try:
@@ -117,7 +117,7 @@ def _pretrained(name: str) -> dict[str, Tensor]:
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise CheckpointError(
             f"The weights of {name} cannot be had from timm ({first_line(error)}). Download the checkpoint of "
-            f"torchvision's or timm's {name} where there is a network and give its path {_WHERE.format(name)}"
+            f"torchvision's or timm's {name} where there is a network and give its path {advice}"
         ) from error
     return state
 

@@ -88,7 +88,6 @@ class TermSum:
         """What to observe of the student and the first teacher: the union over terms."""
         self.needs_image = any(term.needs_image for term in self._terms.values())
         """Whether to observe the teachers' images."""
-        self.anchors_low_frequencies = any(term.anchors_low_frequencies for term in self._terms.values())
 
     def __len__(self) -> int:
         return len(self._terms)
@@ -107,14 +106,19 @@ class TermSum:
         )
         return sum(others, first)
 
-    def check_batch(self, size: int) -> None:
-        """Raise IncompatibleParts if a term is not defined for batches of `size` images."""
+    def of_images(self, student: Observation, teacher: Observation) -> Tensor:
+        """The weighted sum of those terms that compare images alone, with gradient to both sides; a 0-d tensor.
+
+        A term's own gradient flows to its first side. Distances are symmetric, so the other side's is that of the term
+        with its sides exchanged.
+        """
+        total = torch.zeros((), device=None if student.image is None else student.image.device)
         for name, term in self._terms.items():
-            if size < term.min_batch:
-                raise IncompatibleParts(
-                    f"The distiller {name!r} needs batches of at least {term.min_batch} images, but got {size}. "
-                    f"Raise the batch size, or choose another variant of it."
-                )
+            if term.needs_image and not self._wanted[name]:
+                forth = self._value(name, student, [teacher])
+                back = self._value(name, teacher, [student])
+                total = total + term.weight * (forth + back - back.detach())
+        return total
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Connectors of all terms, to be trained with the student."""

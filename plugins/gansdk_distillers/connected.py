@@ -14,6 +14,7 @@ from gansdk.errors import GansdkWarning
 from gansdk.interfaces import Stage, State, Student, Term
 from gansdk.toolkit.terms import common_taps
 from gansdk_distillers.taps import chosen
+from gansdk_distillers.terms.images import output_range
 
 Reduction = Literal["sum", "mean"]
 
@@ -23,7 +24,8 @@ class Connected(Term):
 
     Connectors are made anew for every stage, as wide as the full student, and ask the student at every call which
     of its channels are active: carved students and subnets of a supernet use the columns that are theirs.
-    `connector` makes one from its widths; `distance` compares what it gives with the teacher's map.
+    `connector` makes one from its widths; `distance` compares what it gives with the teacher's map. Where images have a
+    larger range than [-1, 1], maps are divided by as much.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Connected(Term):
         self._connector = connector
         self._distance = distance
         self._connectors: dict[str, nn.Module] = {}
+        self._unit = 1.0
         self._student: Student | None = None
 
     def taps(self, available: Sequence[str]) -> tuple[str, ...]:
@@ -63,6 +66,9 @@ class Connected(Term):
                 GansdkWarning,
                 stacklevel=2,
             )
+        # Maps of a network whose values run to 255 are as much larger, and would drown every other loss.
+        low, high = output_range(stage)
+        self._unit = max(1.0, (high - low) / 2)
         widths = teacher.widths(wanted, stage.device)
         self._student = student
         self._connectors = {
@@ -75,13 +81,16 @@ class Connected(Term):
         distances = torch.stack(
             [
                 self._distance(
-                    connector(student.features[tap], self._student.channels(tap)),
-                    teacher.features[tap],
+                    connector(self._in_units(student.features[tap]), self._student.channels(tap)),
+                    self._in_units(teacher.features[tap]),
                 )
                 for tap, connector in self._connectors.items()
             ]
         )
         return distances.sum() if self.reduction == "sum" else distances.mean()
+
+    def _in_units(self, features: Tensor) -> Tensor:
+        return features if self._unit == 1 else features / self._unit
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for connector in self._connectors.values():

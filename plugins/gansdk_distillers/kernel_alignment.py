@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gansdk.contracts import Observation
+from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Term
 from gansdk_distillers.options import names, one_of, positive
 from gansdk_distillers.taps import chosen
@@ -31,7 +32,6 @@ class KernelAlignment(Term):
         self.weight = weight
         self.variant = variant
         self.reduction = reduction
-        self.min_batch = 2 if variant == "released" else 1
         self._taps = taps
 
     def taps(self, available: Sequence[str]) -> tuple[str, ...]:
@@ -41,6 +41,13 @@ class KernelAlignment(Term):
             IncompatibleParts: there are none, or a given one is not available.
         """
         return chosen(self.name, self._taps, available)
+
+    def check(self, images: Sequence[int]) -> None:
+        if self.variant == "released" and images[0] < 2:
+            raise IncompatibleParts(
+                "gka with variant='released' compares images with each other, so it needs batches of at least 2, but "
+                "steps are of 1. Raise batch_size, or leave variant out."
+            )
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         align = _ALIGNMENTS[self.variant]

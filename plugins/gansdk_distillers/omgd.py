@@ -12,9 +12,8 @@ from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.interfaces import Distiller, Term
 from gansdk_distillers.channel import channel
 from gansdk_distillers.online import OnlineTeachers, Schedule
-from gansdk_distillers.options import at_least_zero, count, one_of, positive
-from gansdk_distillers.perceptual import Weights
-from gansdk_distillers.perceptual import perceptual as perceptual_term
+from gansdk_distillers.options import at_least_zero, count, flag, one_of, positive
+from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
 from gansdk_distillers.variation import tv
 
@@ -51,7 +50,7 @@ def omgd(
     """
     if wide is None and deep is None:
         raise InvalidOption("wide=None and deep=None leave no teacher; give one of them a width.")
-    if warm and wide != 1.0:
+    if flag(warm, "warm") and wide != 1.0:
         raise InvalidOption(f"warm=True begins with the weights of the given generator, so wide={wide!r} must be 1.")
     if student_steps == 0:
         raise InvalidOption(
@@ -62,7 +61,7 @@ def omgd(
         wide=None if wide is None else positive(wide, "wide"),
         deep=None if deep is None else positive(deep, "deep"),
         warm=warm,
-        share=share,
+        share=None if share is None else count(share, "share", least=0),
         student_steps=None if student_steps is None else count(student_steps, "student_steps"),
         schedule=one_of(get_args(Schedule), schedule, "schedule"),
         select=select,
@@ -93,4 +92,4 @@ def _perceptual(weights: Weights | None, style_weight: float, feature_weight: fl
             "perceptual=None: the student learns without OMGD's style and feature terms.", GansdkWarning, stacklevel=2
         )
         return ()
-    return perceptual_term(weights, style_weight=style_weight, feature_weight=feature_weight).terms
+    return (perceptual_term(weights, "perceptual", 1.0, style_weight, feature_weight),)

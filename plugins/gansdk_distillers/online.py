@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -13,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from gansdk.adapter import Adapter, Generator
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
-from gansdk.errors import MissingData
+from gansdk.errors import GansdkWarning, InvalidOption, MissingData
 from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher, Term
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import Descent
@@ -76,6 +77,10 @@ class OnlineTeachers(Regime):
                 "imitates the given generator as it is."
             )
         self._blocks = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
+        if self._blocks and self.share is not None:
+            raise InvalidOption("share is for two teachers side by side, and blocks have one. Leave it out.")
+        if not self._blocks and self.select is not None:
+            raise InvalidOption("select keeps the best teacher of blocks, and this run has none. Leave it out.")
         return source
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
@@ -113,6 +118,13 @@ class OnlineTeachers(Regime):
         self._plan = _Blocks.of(stage.steps, self.student_steps or 4) if self._blocks else None
         self._every = self.student_steps or 1
         taught = stage.steps // self._every if self._plan is None else self._plan.count * self._plan.length
+        if not taught:
+            warnings.warn(
+                f"The teachers learn after every {self._every} steps, which {stage.steps} steps never reach: the "
+                "student imitates them as they began. Train for longer, or lower student_steps.",
+                GansdkWarning,
+                stacklevel=3,
+            )
         for teacher in self._teachers:
             teacher.bind(replace(stage, steps=max(1, taught)))
         self._frozen = self._snapshot() if self._blocks else None
@@ -128,7 +140,6 @@ class OnlineTeachers(Regime):
         stage.student.train()
 
     def step(self, batch: Batch) -> Metrics:
-        self._terms.check_batch(min(len(x) for x in batch.inputs.values()))
         self._done += 1
         if self._plan is None:
             return self._distil(batch, *self._shown(batch, learning=self._done % self._every == 0))

@@ -45,15 +45,26 @@ def at_least_zero(given: object, option: str) -> float:
     raise InvalidOption(f"{option}={given!r} must be a finite number from zero.")
 
 
-def count(given: object, option: str) -> int:
-    """`given`, if it is a whole number from 1.
+def count(given: object, option: str, *, least: int = 1) -> int:
+    """`given`, if it is a whole number from `least`.
 
     Raises:
         InvalidOption: it is not.
     """
-    if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+    if isinstance(given, int) and not isinstance(given, bool) and given >= least:
         return given
-    raise InvalidOption(f"{option}={given!r} must be a whole number from 1.")
+    raise InvalidOption(f"{option}={given!r} must be a whole number from {least}.")
+
+
+def flag(given: object, option: str) -> bool:
+    """`given`, if it is True or False: of a command line's words, "False" and "no" are strings, and true.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if isinstance(given, bool):
+        return given
+    raise InvalidOption(f"{option}={given!r} must be true or false.")
 
 
 def names(given: object, option: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,10 @@ class Perceptual(Term):
     name = "perceptual"
     needs_image = True
 
-    def __init__(self, weights: Weights, *, weight: float, style_weight: float, feature_weight: float) -> None:
+    def __init__(
+        self, weights: Weights, *, option: str, weight: float, style_weight: float, feature_weight: float
+    ) -> None:
+        self.option = option
         self.weight = weight
         self.style_weight = style_weight
         self.feature_weight = feature_weight
@@ -52,15 +55,16 @@ class Perceptual(Term):
         """
         if self._network is None:
             layers = LAYERS if self.style_weight else LAYERS[CONTENT : CONTENT + 1]
-            self._network = vgg("vgg16", layers, self._weights)
+            self._network = vgg("vgg16", layers, self._weights, option=self.option)
+
+    def check(self, images: Sequence[int]) -> None:
+        if images[1] not in (1, 3):
+            raise IncompatibleParts(
+                f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {images[1]}. Leave "
+                "the perceptual term out."
+            )
 
     def bind(self, stage: Stage) -> None:
-        channels = next(iter(stage.student.contracts.values())).channels_out
-        if channels not in (1, 3):
-            raise IncompatibleParts(
-                f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {channels}. Leave "
-                "the perceptual term out (perceptual=None)."
-            )
         self.prepare()
         assert self._network is not None
         self._network.to(stage.device)
@@ -88,7 +92,10 @@ class Perceptual(Term):
 
 
 def perceptual(
-    weights: Weights = "pretrained", weight: float = 1.0, style_weight: float = 1e4, feature_weight: float = 10.0
+    weights: Weights = "pretrained",
+    weight: float = 1.0,
+    style_weight: float = 1e4,
+    feature_weight: float = 10.0,
 ) -> Distiller:
     """Distil by what VGG-16 sees in the images, as OMGD does (Ren et al., ICCV 2021).
 
@@ -99,8 +106,16 @@ def perceptual(
     Raises:
         InvalidOption: a weight is out of its range.
     """
+    return Distiller((perceptual_term(weights, "weights", weight, style_weight, feature_weight),))
+
+
+def perceptual_term(
+    weights: Weights, option: str, weight: float, style_weight: float, feature_weight: float
+) -> Perceptual:
+    """The term; `option` is what messages call that which takes the weights."""
     styled, featured = at_least_zero(style_weight, "style_weight"), at_least_zero(feature_weight, "feature_weight")
     if not styled and not featured:
         raise InvalidOption("style_weight=0 and feature_weight=0 leave nothing to compare; raise one, or leave it out.")
-    term = Perceptual(weights, weight=positive(weight, "weight"), style_weight=styled, feature_weight=featured)
-    return Distiller((term,))
+    return Perceptual(
+        weights, option=option, weight=positive(weight, "weight"), style_weight=styled, feature_weight=featured
+    )

@@ -64,8 +64,9 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         source="Data-free super-resolution distillation (Zhang et al., CVPR 2021)",
         needs=frozenset({"degrade"}),
         advice=(
-            "For data-free, translation at one resolution has no way from the teacher's image back to its input; "
-            "opt in to cycle=REVERSE_GENERATOR or to reconstruction_weight=0 to go without."
+            "For data-free, translation at one resolution has no way from the teacher's image back to its input. "
+            "Where inputs are images, opt in to cycle=REVERSE_GENERATOR, or to reconstruction_weight=0 to go without; "
+            "label maps cannot be made. A network that enlarges says so by its contract's scale."
         ),
         data=False,
         kind="regime",

@@ -8,6 +8,7 @@ from typing import get_args
 from torch import Tensor
 
 from gansdk.contracts import Observation
+from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Stage, Term
 from gansdk_distillers.options import count, names, one_of, positive
 from gansdk_distillers.terms.images import Norm, gain, images
@@ -34,6 +35,17 @@ class Wavelet(Term):
         self.routes = routes
         self.anchors_low_frequencies = bands != "high"
         self._gain = 1.0
+
+    def check(self, images: Sequence[int]) -> None:
+        """Levels beyond those that fit compare borders, and no longer leave colours and brightness alone."""
+        import pywt
+
+        height, width = images[-2:]
+        if self.levels > (most := pywt.dwt_max_level(min(height, width), self.basis)):
+            raise IncompatibleParts(
+                f"Images of {height}x{width} pixels have {most} levels of the wavelet {self.basis!r}, but levels="
+                f"{self.levels}. Lower levels, choose a shorter basis, or train on larger images."
+            )
 
     def bind(self, stage: Stage) -> None:
         self._gain = gain(stage, self.norm)

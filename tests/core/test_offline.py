@@ -440,13 +440,6 @@ def test_the_task_says_how_its_family_is_optimised():
     assert regime.state_dict()["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.9)
 
 
-def test_too_small_batches_are_refused():
-    regime, _ = bound(terms=terms(gka={"variant": "released"}))
-    with pytest.raises(IncompatibleParts, match="at least 2 images, but got 1"):
-        regime.step(batch(images=1))
-    regime.step(batch(images=2))
-
-
 def test_a_stage_with_nothing_to_learn_from_or_several_teachers_is_refused():
     with pytest.raises(IncompatibleParts, match="Nothing tells the student"):
         bound(OfflineRegime(task_weight=0.0), terms=())

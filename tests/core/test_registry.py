@@ -395,7 +395,6 @@ def test_every_kind_has_its_hook() -> None:
         (AdapterSpec, {"provides": ["taps"]}),
         (AdapterSpec, {"before": "sr"}),
         (AdapterSpec, {"before": ("S R",)}),
-        (DistillerSpec, {"min_batch": 0}),
         (DistillerSpec, {"kind": "loss"}),
         (SourceSpec, {"provides": {"images"}}),
     ],

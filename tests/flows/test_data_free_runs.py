@@ -144,9 +144,32 @@ def test_what_cannot_work_is_refused_before_any_compute(changes, kind, words, tr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrapped_module_is_refused_too(given):
+def enlarging(scale):
+    """A module of no known family."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 3 * scale**2, 3, padding=1),
+        nn.PixelShuffle(scale),
+    )
+    return gansdk.wrap(net, contract=gansdk.Contract(channels_in=3, channels_out=3, size=(8, 8), scale=scale))
+
+
+def test_a_wrapped_module_that_does_not_enlarge_is_refused_too():
     with pytest.raises(IncompatibleParts, match="missing degrade"):
-        run(given("wrapped"))
+        run(enlarging(1))
+
+
+@pytest.mark.filterwarnings("ignore:The student was not scored")
+def test_a_wrapped_module_that_enlarges_needs_no_image_either(tmp_path):
+    result = run(enlarging(2), out_dir=tmp_path / "out")
+    assert result.after.macs < result.before.macs
+    assert "g/reconstruction" in set().union(*result.history)
+    again = run(str(tmp_path / "out" / "student"))
+    assert again.after.macs < result.after.macs
 
 
 # The two ways around.

@@ -83,6 +83,19 @@ REFUSED = {
         "regime",
     ),
     "taps that nobody offers": ({"distiller": {"name": "gka", "taps": ["neck"]}}, IncompatibleParts, "'neck' is not"),
+    "levels that do not fit": ({"distiller": {"name": "wavelet", "levels": 9}}, IncompatibleParts, "Lower levels"),
+    "batches too small for a term": (
+        {"distiller": {"name": "gka", "variant": "released"}, "batch_size": 1},
+        IncompatibleParts,
+        "batches of at least 2",
+    ),
+    "a file for VGG that is none": (
+        {"distiller": {"name": "perceptual", "weights": "none.pth"}},
+        CheckpointError,
+        "(weights='vgg16.pth')",
+    ),
+    "words for a flag": ({"distiller": {"name": "omgd", "warm": "no"}}, InvalidOption, "true or false"),
+    "part of a shared stage": ({"distiller": {"name": "omgd", "share": 2.5}}, InvalidOption, "share=2.5"),
     "a route that there is not": (
         {"distiller": {"name": "wavelet", "routes": ["A2B"]}},
         IncompatibleParts,

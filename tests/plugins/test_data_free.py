@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import logging
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 import gansdk
 from gansdk.adapter import Generator
-from gansdk.contracts import MAIN, Contract, Labels
+from gansdk.contracts import MAIN, Contract, Labels, Observation
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
 from gansdk.interfaces import Distiller, Stage
 from gansdk.opening import open_generator
@@ -26,6 +27,7 @@ from gansdk_distillers.data_free import data_free
 from gansdk_distillers.datafree.growth import active_parameters
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
+from gansdk_distillers.ssim import ssim
 from gansdk_distillers.wavelet import wavelet
 
 NETWORKS = {
@@ -224,15 +226,39 @@ def test_the_larger_the_disagreement_the_lower_the_images_loss():
     assert bound.regime._search(2)["g/adversarial"] < near
 
 
-def test_terms_join_the_students_loss_and_leave_that_of_the_images():
-    bound = Bound(terms=[wavelet(), gka(taps=["stem", "body3"])])
-    alone = Bound()
+def test_both_players_read_terms_on_images_and_the_student_alone_those_on_feature_maps():
+    bound = Bound(terms=[wavelet(weight=7.0), gka(taps=["stem", "body3"])])
+    alone, only_features = Bound(), Bound(terms=[gka(taps=["stem", "body3"])])
     told, expected = bound.step(0), alone.step(0)
     torch.testing.assert_close(told["imitation"], expected["imitation"])
-    torch.testing.assert_close(told["student"], told["imitation"] + 0.4 * told["wavelet"] + told["gka"])
-    for other in (bound, alone):
+    torch.testing.assert_close(told["student"], told["imitation"] + 7 * told["wavelet"] + told["gka"])
+    for other in (bound, alone, only_features):
         other.student.load_state_dict(Bound().student.state_dict())
-    assert torch.equal(bound.regime._search(2)["g/adversarial"], alone.regime._search(2)["g/adversarial"])
+    made = alone.regime._search(2)["g/adversarial"]
+    assert torch.equal(only_features.regime._search(2)["g/adversarial"], made)
+
+    seen = []
+    (term,) = (term for term in bound.stage.terms if term.name == "wavelet")
+    value = type(term).__call__
+    with patch.object(type(term), "__call__", lambda *a: seen.append(value(*a)) or seen[-1]):
+        joint = bound.regime._search(2)["g/adversarial"]
+    assert seen[0] > 0
+    torch.testing.assert_close(joint, -torch.log1p(torch.expm1(-made) + 7 * seen[0].detach()))
+
+
+@pytest.mark.parametrize(
+    "made", [pixel(norm="l2"), ssim(), wavelet(norm="l2", levels=2)], ids=lambda made: made.terms[0].name
+)
+def test_terms_on_images_have_a_gradient_to_both_sides_in_the_search(made):
+    bound = Bound(terms=[made, gka(taps=["stem", "body3"])])
+    rng = torch.Generator().manual_seed(3)
+    sides = [(torch.rand(1, 3, 8, 8, generator=rng).double() * 255).requires_grad_() for _ in range(2)]
+
+    def apart(*images):
+        return bound.regime._terms.of_images(*(Observation(image, {}) for image in images))
+
+    assert apart(*sides).detach() > 0
+    torch.autograd.gradcheck(apart, sides)
 
 
 # Growth.

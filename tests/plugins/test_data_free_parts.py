@@ -1,6 +1,7 @@
 """What data-free distillation is made of: its image network, resampling, growth, optimisers and inputs."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_the_published_sgd_is_torchs_with_stairs_and_clipping():
     torch.manual_seed(0)
     ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
-    descend = published_sgd(list(ours.parameters()), training(16))
+    descend = published_sgd(list(ours.parameters()), training(16), steps=16)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     for step in range(16):
@@ -214,12 +215,22 @@ def test_the_published_sgd_is_torchs_with_stairs_and_clipping():
         torch.testing.assert_close(ours.weight, theirs.weight)
 
 
+def test_stairs_are_an_eighth_of_all_steps_also_behind_growth():
+    layer = nn.Linear(1, 1)
+    descend = published_sgd(list(layer.parameters()), training(64), steps=80)
+    rates = []
+    for _ in range(64):
+        descend(layer(torch.ones(1, 1)).sum())
+        rates.append(descend.state_dict()["optimizer"]["param_groups"][0]["lr"])
+    assert rates == pytest.approx([0.1 * 0.1 ** (step // 10) for step in range(64)])
+
+
 def test_optimisers_go_on_from_their_state():
     def steps(descend, layer, which):
         for step in which:
             descend(layer(torch.full((1, 2), step + 1.0)).square().sum())
 
-    for make in (published_sgd, published_adam):
+    for make in (partial(published_sgd, steps=6), published_adam):
         torch.manual_seed(0)
         straight, first, second = (nn.Linear(2, 2) for _ in range(3))
         first.load_state_dict(straight.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from gansdk.registry import Registry
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.terms import TermSum
+from gansdk_distillers.channel import channel
 from gansdk_distillers.feature import feature
 from gansdk_distillers.terms.features import Connector, feature_distance
 
@@ -106,8 +108,8 @@ def literal(connector, x, y, ids):
             for j in range(w):
                 for out in range(y.shape[1]):
                     value = connector.bias[out]
-                    for place, channel in enumerate(ids):
-                        value = value + connector.weight[out, channel] * x[image, place, i, j]
+                    for place, own in enumerate(ids):
+                        value = value + connector.weight[out, own] * x[image, place, i, j]
                     total, count = total + (value - y[image, out, i, j]) ** 2, count + 1
     return total / count
 
@@ -320,3 +322,18 @@ def test_options_out_of_range_are_refused(options, hint):
         feature(**options)
     assert feature(weight=10).terms[0].weight == 10.0
     assert not feature().terms[0].anchors_low_frequencies
+
+
+@pytest.mark.parametrize("made", [feature, channel])
+def test_maps_of_networks_whose_values_run_to_255_weigh_like_those_to_1(made):
+    def value(peak, factor):
+        contract = replace(CONTRACT, output_range=(0.0, peak))
+        own = ElasticStudent.of(gansdk.wrap(network(1), contract=contract, taps=TAPS))
+        given = stage(student=own, teachers=(FrozenTeacher(network(0, 7, 4), contract, TAPS),))
+        term = bound(given, made().terms[0])
+        sides = seen(given, term)
+        larger = [Observation(None, {tap: factor * maps for tap, maps in side.features.items()}) for side in sides]
+        return term(*larger)
+
+    assert value(1.0, 1.0) > 0
+    torch.testing.assert_close(value(255.0, 127.5), value(1.0, 1.0))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import IncompatibleParts, InvalidOption, MissingData, Unsupported
+from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
 from gansdk.interfaces import Distiller, Stage, Training
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
@@ -267,9 +267,10 @@ def test_teachers_share_their_critic_and_start_from_different_branches():
         )
         assert [a is b for a, b in zip(first, second, strict=True)] == [True] * same + [False] * (5 - same)
         assert not any(torch.equal(a.weight, b.weight) for a, b in list(zip(first, second, strict=True))[same:])
-    for share in (6, -1):
-        with pytest.raises(InvalidOption, match="0 to 5 stages"):
-            bound(omgd(**PUBLISHED, share=share))
+    with pytest.raises(InvalidOption, match="0 to 5 stages"):
+        bound(omgd(**PUBLISHED, share=6))
+    with pytest.raises(InvalidOption, match="from 0"):
+        omgd(**PUBLISHED, share=-1)
 
 
 # Teachers.
@@ -427,6 +428,12 @@ def test_what_cannot_work_is_refused():
         bound(omgd(**SMALL), open_generator(deep, given.adapter))
     with pytest.raises(InvalidOption, match="share nothing"):
         bound(omgd(**SMALL, share=3, schedule="steps"), generator(CYCLEGAN))
+    with pytest.raises(InvalidOption, match="two teachers side by side"):
+        bound(omgd(**SMALL, share=3), generator(CYCLEGAN), source=Unpaired())
+    with pytest.raises(InvalidOption, match="best teacher of blocks"):
+        bound(omgd(**SMALL, select=lambda network: 0.0))
+    with pytest.warns(GansdkWarning, match="5 steps never reach"):
+        bound(omgd(**SMALL, student_steps=6), steps=5)
 
 
 # Blocks (section A5).

@@ -14,7 +14,7 @@ from gansdk_distillers.pixel import pixel
 from gansdk_distillers.taps import spread
 from gansdk_distillers.terms.images import pixel_distance
 from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
-from gansdk_distillers.terms.wavelet import transform, wavelet_distance
+from gansdk_distillers.terms.wavelet import _filters, transform, wavelet_distance
 from gansdk_distillers.wavelet import wavelet
 
 ALIGNMENTS = [global_kernel_alignment, batch_kernel_alignment]
@@ -311,8 +311,35 @@ def test_gka_refuses_taps_that_nobody_offers():
 
 
 def test_only_the_released_form_needs_two_images():
-    assert gka().terms[0].min_batch == 1
-    assert gka(variant="released").terms[0].min_batch == 2
+    gka().terms[0].check((1, 3, 16, 16))
+    gka(variant="released").terms[0].check((2, 3, 16, 16))
+    with pytest.raises(IncompatibleParts, match="batches of at least 2"):
+        gka(variant="released").terms[0].check((1, 3, 16, 16))
+
+
+@given(side=st.integers(8, 200), levels=st.integers(1, 8), basis=st.sampled_from(["haar", "db3", "sym4"]))
+def test_levels_are_allowed_as_far_as_pywavelets_finds_them_useful(side, levels, basis):
+    (term,) = wavelet(levels=levels, basis=basis).terms
+    if levels <= pywt.dwt_max_level(side, pywt.Wavelet(basis).dec_len):
+        return term.check((1, 3, side, side + 5))
+    with pytest.raises(IncompatibleParts, match="Lower levels"):
+        term.check((1, 3, side, side + 5))
+
+
+@pytest.mark.parametrize("levels", range(1, 7))
+def test_every_allowed_level_of_haar_is_blind_to_brightness(levels):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (term,) = wavelet(levels=levels).terms
+    term.check(image.shape)
+    assert float(wavelet_distance(image + 0.5, image, levels=levels)) < 1e-5
+    assert float(wavelet_distance(image + 0.5, image, levels=7)) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_filters_are_copied_to_a_device_once(dtype):
+    first = _filters("db3", dtype, torch.device("cpu"))
+    assert first.dtype == dtype
+    assert _filters("db3", dtype, torch.device("cpu")) is first
 
 
 def test_only_pixels_and_the_low_band_anchor_colours_and_brightness():

@@ -82,7 +82,7 @@ class ImageToImageTask(DiscriminatorTask):
     `network`: (N, C, H, W) -> (N, 1, h, w), with C the channels of the input and the image, or of the image alone.
 
     Raises:
-        InvalidOption: an unknown loss, or a weight that is no finite number from 0.
+        InvalidOption: an unknown loss, a weight that is no finite number from 0, or both of them 0.
     """
 
     def __init__(
@@ -100,6 +100,11 @@ class ImageToImageTask(DiscriminatorTask):
         for name, weight in (("gan_weight", gan_weight), ("reconstruction_weight", reconstruction_weight)):
             if not 0 <= weight < float("inf"):
                 raise InvalidOption(f"{name}={weight!r} must be a finite number from 0.")
+        if not (gan_weight or reconstruction_weight):
+            raise InvalidOption(
+                "gan_weight=0 and reconstruction_weight=0 leave no loss. Raise one of them; to learn from distillers "
+                "alone, add Distiller(regime=OfflineRegime(task_weight=0))."
+            )
         self.gan: Kind = gan
         self.conditional = self.needs_pairs = conditional
         self.gan_weight = gan_weight

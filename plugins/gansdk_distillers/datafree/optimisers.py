@@ -14,7 +14,11 @@ STAIRS = 8
 
 
 class StairDescent:
-    """Steps of an optimiser over `parameters`; its rate is that which it was made with, times 0.1 for every stair."""
+    """Steps of an optimiser over `parameters`; its rate is that which it was made with, times 0.1 for every stair.
+
+    A stair is an eighth of `steps`, however many of them this optimiser takes: those behind the student's growth begin
+    at the top again and end above the last stair, as released.
+    """
 
     def __init__(
         self,
@@ -22,12 +26,13 @@ class StairDescent:
         parameters: Sequence[nn.Parameter],
         training: Training,
         *,
+        steps: int,
         clip_norm: float | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
         self._processes = training.processes
-        self._steps = training.steps
+        self._steps = steps
         self._rate = float(optimizer.defaults["lr"])
         self._clip_norm = clip_norm
         self._step = 0
@@ -54,15 +59,18 @@ class StairDescent:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def published_sgd(parameters: Sequence[nn.Parameter], training: Training) -> StairDescent:
+def published_sgd(parameters: Sequence[nn.Parameter], training: Training, *, steps: int) -> StairDescent:
     """The student's: SGD at 0.1, momentum 0.9, weight decay 1e-4, the norm of all gradients at most 0.4.
+
+    `steps`: of the whole training, before and behind growth.
 
     That bound is what lets this rate survive a summed loss. The training's own rate plays no part.
     """
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=True)
-    return StairDescent(optimizer, parameters, training, clip_norm=0.4)
+    return StairDescent(optimizer, parameters, training, steps=steps, clip_norm=0.4)
 
 
 def published_adam(parameters: Sequence[nn.Parameter], training: Training) -> StairDescent:
     """The image generators': Adam at the training's rate, with torch's betas."""
-    return StairDescent(torch.optim.Adam(parameters, lr=training.learning_rate, foreach=True), parameters, training)
+    optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, foreach=True)
+    return StairDescent(optimizer, parameters, training, steps=training.steps)

@@ -38,9 +38,10 @@ NewBlocks = Literal["kept", "fresh"]
 class DataFree(Regime):
     """`student_steps` steps of the student on made images, then one of the network that makes them, and so on.
 
-    Both read one distance of the images of student and teacher, D, in units of the output range: the student descends
-    it, plus the terms; the other network descends -log(1 + D) + `reconstruction_weight` times the distance between
-    what it made and the input that the teacher's image leads back to. What the options mean, the factory
+    Both read one distance of the images of student and teacher, D, in units of the output range, to which terms that
+    compare images add theirs: the student descends it, plus terms on feature maps; the other network descends
+    -log(1 + D) + `reconstruction_weight` times the distance between what it made and the input that the teacher's image
+    leads back to. What the options mean, the factory
     `gansdk_distillers.data_free.data_free` says.
 
     Raises:
@@ -104,7 +105,6 @@ class DataFree(Regime):
     def step(self, batch: Batch) -> Metrics:
         """One step of the student; behind every `student_steps` of them also one of the network that makes images."""
         x = batch.inputs[MAIN]
-        self._terms.check_batch(len(x))
         if self._depth_now() != self._depth:
             self._grow(self._depth_now(), self._step)
         with torch.no_grad():
@@ -149,11 +149,13 @@ class DataFree(Regime):
         own = torch.Generator().manual_seed(hash((self._drawn(), self._stage.processes.rank)))
         made = source.make(size, scale, own)
         x = source.passage.enter(made, scale)
-        image = self._teacher.observe(x).image
+        teacher = self._teacher.observe(x)
+        image = teacher.image
         with self._at_rest(), self._student.at_depth(self._depth):
             student = self._student.observe(x)
         # Through both of them, as the image is to change where they come apart.
-        losses = {"g/adversarial": -torch.log1p(self._distance(student.image, image))}
+        apart = self._distance(student.image, image) + self._terms.of_images(student, teacher)
+        losses = {"g/adversarial": -torch.log1p(apart)}
         loss = losses["g/adversarial"]
         if self.reconstruction_weight:
             assert image is not None
@@ -198,7 +200,7 @@ class DataFree(Regime):
         training = replace(self._stage, steps=self._stage.steps - step)
         parameters = [*active_parameters(self._student, depth), *self._terms.parameters()]
         self._descend = (
-            published_sgd(parameters, training)
+            published_sgd(parameters, training, steps=self._stage.steps)
             if self.published
             else Descent(parameters, training, self._stage.task.optimisation)
         )

@@ -70,7 +70,7 @@ def _haar(x: Tensor) -> tuple[Tensor, Details]:
 
 def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Details]:
     """Along rows, then along columns, each time by the low and the high filter at every second place."""
-    filters = torch.tensor(_filters(basis), dtype=x.dtype, device=x.device)
+    filters = _filters(basis, x.dtype, x.device)
     length = filters.shape[1]
     height, width = x.shape[-2:]
     planes = F.pad(x.flatten(0, 1)[:, None], (*_padding(width, length), *_padding(height, length)))
@@ -80,13 +80,13 @@ def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Details]:
     return low, (across_rows, across_columns, both)
 
 
-@lru_cache(maxsize=32)
-def _filters(basis: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Low and high decomposition filters, reversed: torch correlates where a transform convolves."""
+@lru_cache(maxsize=32)  # making them anew would stop every step to copy them to the device
+def _filters(basis: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(2, length): low and high decomposition filter, reversed: torch correlates where a transform convolves."""
     import pywt
 
     wavelet = pywt.Wavelet(basis)
-    return tuple(reversed(wavelet.dec_lo)), tuple(reversed(wavelet.dec_hi))
+    return torch.tensor([wavelet.dec_lo[::-1], wavelet.dec_hi[::-1]], dtype=dtype, device=device)
 
 
 def _padding(side: int, length: int) -> tuple[int, int]:
