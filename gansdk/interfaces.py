@@ -274,7 +274,11 @@ class Task(ABC):
 
 
 class DataSource(ABC):
-    """Images in the contract's channels and ranges. Splits share no image."""
+    """Images in the contract's channels and ranges.
+
+    No image that `train_batch` draws from is in "search" (what subnets are compared on) or "eval" (what the student is
+    scored on). These two may be the same images, where only one part is held out; a run that searches warns of it.
+    """
 
     pairing: Pairing
 
@@ -458,7 +462,7 @@ class Run(Protocol):
 
     @property
     def scored_images(self) -> int:
-        """Images of the "search" split that `score` looks at; 0 if there is no data."""
+        """Images of the "search" split that `score` looks at, 0 if there is no data; the fewest of several routes."""
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """The function's results, in the order of the items: each process works out its share, and all see all.

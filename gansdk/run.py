@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -14,8 +17,9 @@ from torch import Tensor, nn
 from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
+from gansdk.errors import GansdkWarning
 from gansdk.events import Event, SearchStep, StageStarted
-from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
+from gansdk.interfaces import DataSource, Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
 
 SCORED_IMAGES = 8
@@ -41,6 +45,7 @@ class CompressionRun:
         terms: Sequence[Term],
         learning_rate: float,
         rung: str = "",
+        scored_on: Sequence[DataSource] = (),
     ) -> None:
         self.loop = loop
         self.seed = loop.seed
@@ -56,6 +61,7 @@ class CompressionRun:
         self._terms = tuple(terms)
         self._learning_rate = learning_rate
         self._rung = rung
+        self._scored_on = scored_on
         self._phase = "prepare"
         self._stages = 0
 
@@ -109,7 +115,8 @@ class CompressionRun:
 
     @property
     def scored_images(self) -> int:
-        return len(self._held_out)
+        counts = Counter(route for route, _, _ in self._held_out)
+        return min(counts[route] for route in self.student.contracts)
 
     @cached_property
     def _held_out(self) -> list[tuple[Route, Tensor, Tensor]]:
@@ -126,7 +133,20 @@ class CompressionRun:
                         target = self.teacher.observe(x, route=route).image
                     assert target is not None
                     rows.append((route, x, target))
+        self._warn_if_scored_on([x for _, x, _ in rows])
         return rows
+
+    def _warn_if_scored_on(self, searched: Sequence[Tensor]) -> None:
+        """Say before any training that what a search looks at is no measure of the student it finds."""
+        seen = set(map(_content, searched))
+        shown = (x for source in self._scored_on for batch in source.images("eval") for x in batch.inputs.values())
+        if any(_content(x) in seen for x in shown):
+            warnings.warn(
+                "Subnets are compared on images that the student is scored on too, so its scores will be too good. "
+                "Pass eval_data with other images, or data with a folder of its own to score on (val or test).",
+                GansdkWarning,
+                stacklevel=2,
+            )
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         return self.loop.processes.map(function, items)
@@ -220,3 +240,8 @@ class CompressionRun:
             self.task.load_state_dict(state["task"])
         for teacher, saved in zip(self._teachers, state["teachers"], strict=True):
             teacher.load_state_dict(saved)
+
+
+def _content(x: Tensor) -> tuple[torch.Size, bytes]:
+    """What tells an image from others, whatever its source calls it."""
+    return x.shape, sha256(x.detach().cpu().numpy().tobytes()).digest()

@@ -304,8 +304,8 @@ def _check_images(run: Run) -> None:
     if run.scored_images < LEAST_IMAGES:
         raise DataError(
             f"The data holds {run.scored_images} image(s) out of training for the search, which is too few to tell "
-            f"subnets apart: at least {LEAST_IMAGES} are needed. Give more images, or hold more of them out, as with "
-            'data={"name": "folder", "path": ..., "holdout": 0.2}.'
+            f"subnets apart: at least {LEAST_IMAGES} are needed, for each direction where there are two. Give more "
+            "images, or hold a larger share of them out, by the source's option holdout=0.2."
         )
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from gansdk.contracts import Contract, Labels, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.images import resize_bicubic
+from gansdk.opening import open_adapter, open_generator
+from gansdk.routes import source_of, together
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.opening import open_folder
 from gansdk_adapters.sources.preparing import for_training
@@ -165,12 +167,44 @@ def references(source, split="eval") -> dict[str, np.ndarray]:
     return found
 
 
-def test_with_too_few_images_of_the_other_domain_all_are_compared_with(tmp_path):
+def test_with_too_few_images_of_the_other_domain_none_are_held_out(tmp_path):
     fill(tmp_path / "trainA", 12)
     fill(tmp_path / "trainB", 3, seed=100)
     source = unpaired(tmp_path, contract=contract())
-    assert list(references(source)) == [f"trainB/{index:02}.png" for index in range(3)]
+    assert references(source) == references(source, "search") == {}
     assert source.describe()["train_others"] == 3
+
+
+def test_no_image_is_both_searched_and_scored_on_where_there_are_folders_for_scores(tmp_path):
+    for domain, count, seed in (("trainA", 20, 0), ("trainB", 20, 100), ("testA", 2, 200), ("testB", 2, 300)):
+        fill(tmp_path / domain, count, seed=seed)
+    source = unpaired(tmp_path, contract=contract(), preprocess="none", flip=False)
+    assert list(references(source, "search")) == ["trainB/00.png", "trainB/10.png"]
+    assert list(references(source)) == ["testB/00.png", "testB/01.png"]
+    kept = {image.tobytes() for image in references(source, "search").values()}
+    trained = source.train_batch(400, seed=0, step=0).targets["main"].permute(0, 2, 3, 1).round().byte().numpy()
+    assert len({image.tobytes() for image in trained}) == 18
+    assert not kept & {image.tobytes() for image in trained}
+    generator = together({"A2B": tiny_cyclegan(), "B2A": tiny_cyclegan()})
+    names = {
+        split: {name for batch in source_of(source, generator).images(split) for name in batch.names}
+        for split in ("search", "eval")
+    }
+    assert names["search"] == {f"train{domain}/{index}0.png" for domain in "AB" for index in range(2)}
+    assert names["eval"] == {f"test{domain}/0{index}.png" for domain in "AB" for index in range(2)}
+
+
+def tiny_cyclegan():
+    family = open_adapter({"name": "cyclegan", "size": [8, 8]})
+    return open_generator(family.create(width=4, blocks=1), family)
+
+
+def test_with_too_few_images_to_hold_some_out_a_search_has_none_and_not_those_that_are_scored_on(tmp_path):
+    fill(tmp_path / "train", 3, 8, 16)
+    fill(tmp_path / "val", 2, 8, 16, seed=50)
+    source = aligned(tmp_path, contract=contract())
+    assert list(shown(source, "search")) == []
+    assert list(shown(source)) == ["val/00.png", "val/01.png"]
 
 
 def test_references_are_whole_images_in_the_range_and_size_of_what_comes_out(tmp_path):
@@ -531,7 +565,8 @@ def test_a_damaged_image_is_replaced_and_warned_about(tmp_path):
 def test_day_and_dusk_are_two_domains():
     source = open_folder(DATA / "camvid_day2dusk", contract=contract(size=(192, 256), multiple_of=4))
     facts = source.describe()
-    assert (facts["source"], facts["train"] + len(facts["held_out"]), facts["train_others"]) == ("unpaired", 204, 62)
+    assert (facts["source"], facts["train"] + len(facts["held_out"])) == ("unpaired", 204)
+    assert facts["train_others"] + len(facts["held_out_others"]) == 62
     batch = source.train_batch(4, seed=0, step=0)
     assert batch.inputs["main"].shape == batch.targets["main"].shape == (4, 3, 192, 256)
     assert batch.inputs["main"].mean() > batch.targets["main"].mean()  # dusk is darker

@@ -7,12 +7,14 @@ from torch import nn
 import gansdk
 from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
-from gansdk.errors import TrainingDiverged
+from gansdk.errors import GansdkWarning, TrainingDiverged
 from gansdk.events import StageStarted, StepDone
 from gansdk.interfaces import PROBE_STEP, DataSource, Regime
 from gansdk.loop import Loop
 from gansdk.offline import OfflineRegime
+from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
+from gansdk.routes import source_of, student_of, teacher_of, together
 from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder
 from gansdk.student import ElasticStudent
@@ -69,7 +71,7 @@ def network() -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)).eval()
 
 
-def started(regime=None, source=None, folder=None, **changes) -> CompressionRun:
+def started(regime=None, source=None, folder=None, scored_on=(), **changes) -> CompressionRun:
     generator = gansdk.wrap(network(), contract=CONTRACT)
     student = ElasticStudent.of(generator)
     teacher = FrozenTeacher(generator.module, CONTRACT, generator.taps)
@@ -85,6 +87,7 @@ def started(regime=None, source=None, folder=None, **changes) -> CompressionRun:
         regime=regime or OfflineRegime(),
         terms=(),
         learning_rate=1e-2,
+        scored_on=scored_on,
     )
     run.enter("distil", student)
     return run
@@ -112,6 +115,67 @@ def test_held_out_images_are_read_once_for_all_scores():
     assert run.scored_images == 3
     assert run.score(run.student.space.full_plan()) == first
     assert started(source=None).scored_images == 0
+
+
+class Folders(Waves):
+    """Scored on other images than a search looks at, but for `shared` of them."""
+
+    def __init__(self, shared: int) -> None:
+        super().__init__(targets=False)
+        self.shared = shared
+
+    def images(self, split):
+        first = 10**6 if split == "search" else 10**6 + self.held_out - self.shared
+        for number in range(self.held_out):
+            yield self._batch(torch.Generator().manual_seed(first + number), 1)
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_subnets_compared_on_images_that_the_student_is_scored_on_are_warned_about(shared):
+    run = started(source=Folders(shared), scored_on=[Folders(0), Folders(shared)])
+    with pytest.warns(GansdkWarning, match="images that the student is scored on too"):
+        assert run.scored_images == 2
+    run.score(run.student.space.full_plan())  # once is enough; warnings are errors here
+
+
+def test_subnets_compared_on_images_of_their_own_need_no_warning():
+    run = started(source=Folders(0), scored_on=[Folders(0)])
+    assert run.score(run.student.space.full_plan()) == 0.0
+
+
+def test_images_to_search_on_are_counted_by_the_route_with_the_fewest():
+    family = open_adapter({"name": "cyclegan", "size": [8, 8]})
+    parts = {route: open_generator(family.create(width=2, blocks=1), family) for route in ("A2B", "B2A")}
+    joint = together(parts)
+    source = source_of(Uneven(), joint)
+    loop = Loop(
+        source=source, processes=Processes("cpu"), folder=RunFolder(None, {}, resume="auto"), seed=0, batch_size=1
+    )
+    run = CompressionRun(
+        loop,
+        generator=joint,
+        student=student_of(joint),
+        teacher=teacher_of(joint),
+        teachers=(),
+        task=ReconstructionTask(),
+        regime=OfflineRegime(),
+        terms=(),
+        learning_rate=1e-2,
+    )
+    assert run.scored_images == 1
+
+
+class Uneven(Waves):
+    """Two domains, of which three images and one are held out."""
+
+    pairing = Pairing.UNPAIRED
+
+    def images(self, split):
+        for number in range(3):
+            yield Batch(self._batch(torch.Generator().manual_seed(number), 1).inputs, {}, paired=False)
+
+    def references(self, split):
+        yield Batch({}, self._batch(torch.Generator().manual_seed(9), 1).targets, paired=False)
 
 
 def test_notes_are_what_earlier_starts_of_the_run_noted(tmp_path):

@@ -45,12 +45,12 @@ class Patterns(gansdk.DataSource):
 
     def images(self, split: str) -> Iterator[Batch]:
         for number in range(2):
-            batch = self._batch(1, torch.Generator().manual_seed(10**6 + number))
+            batch = self._batch(1, torch.Generator().manual_seed((10**6 if split == "search" else 10**7) + number))
             yield batch if self.paired else Batch(batch.inputs, {}, paired=False)
 
     def references(self, split: str) -> Iterator[Batch]:
         for number in range(2):
-            batch = self._batch(1, torch.Generator().manual_seed(10**6 + number))
+            batch = self._batch(1, torch.Generator().manual_seed((10**6 if split == "search" else 10**7) + number))
             yield batch if self.paired else Batch({}, batch.targets, paired=False)
 
     def _batch(self, size: int, rng: torch.Generator) -> Batch:

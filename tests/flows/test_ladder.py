@@ -39,6 +39,7 @@ ONCE = {
     "multiple_of": 1,
 }
 SUPERNET, EACH = 4, 3
+pytestmark = pytest.mark.filterwarnings("ignore:Subnets are compared on images:gansdk.errors.GansdkWarning")
 
 
 class Interrupted(Exception):

@@ -37,12 +37,12 @@ class Domains(gansdk.DataSource):
 
     def images(self, split):
         for number in range(2):
-            x = pictures(1, torch.Generator().manual_seed(10**6 + number))
+            x = pictures(1, torch.Generator().manual_seed((10**6 if split == "search" else 10**8) + number))
             yield Batch({MAIN: x}, {}, (f"a{number}",), paired=False)
 
     def references(self, split):
         for number in range(3):
-            y = pictures(1, torch.Generator().manual_seed(10**7 + number)).flip(1)
+            y = pictures(1, torch.Generator().manual_seed((10**7 if split == "search" else 10**9) + number)).flip(1)
             yield Batch({}, {MAIN: y}, (f"b{number}",), paired=False)
 
 

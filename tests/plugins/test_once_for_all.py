@@ -78,7 +78,7 @@ class Waves(DataSource):
 
     def images(self, split):
         for number in range(self.held_out):
-            yield self._batch(10**6 + number, 1)
+            yield self._batch((10**6 if split == "search" else 10**7) + number, 1)
 
     def describe(self):
         return {"held_out": self.held_out}

@@ -34,15 +34,15 @@ class Translation(DataSource):
     """The images below `path`, in one of the layouts of `gansdk_adapters.sources.layouts` ("auto": told by them).
 
     Pairs keep together: the same crop and flip. Unpaired images of both domains are drawn independently; the
-    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target; those
-    of B that sets of images are compared with are of `valB` or `testB`, or else held out of training like those of A,
-    or all of them where they are too few for that.
+    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target.
+    References are images of B: for "search" those held out of training, like those of A; for "eval" those of `valB`
+    or `testB`, or else those held out.
     Label maps become channels as `gansdk_adapters.sources.encoding.Encoding` says.
 
     "eval" shows the images of a folder `val` or `test`. Besides, `holdout` keeps a share of the training images out
-    of training, as `ImageFolder` does: "search" shows these, or "eval" too if there is no such folder. With fewer
-    images than that takes, "search" shows what "eval" does. `split="all"` trains on nothing, and shows the images
-    of `val` or `test`, or else all.
+    of training, as `ImageFolder` does: "search" shows these, and "eval" too if there is no such folder. With fewer
+    images than that takes, "search" shows none. `split="all"` trains on nothing, and shows the images of `val` or
+    `test`, or else all, for either.
 
     `direction="BtoA"` exchanges A and B. `preprocess`, `load_size`, `crop_size` and `flip` are those of
     `gansdk_adapters.sources.preparing.for_training`; `patch` is the side of the crop too.
@@ -87,16 +87,16 @@ class Translation(DataSource):
         other_domain = SceneReader(contract=contract, preparation=prepared, shows_outputs=True)
         showing = SceneReader(contract=contract, preparation=for_evaluation(contract, prepared), encoding=encoding)
 
-        held_out = every_nth(found.train, holdout, seed=seed) if split == "train" else ()
-        searched, scored = held_out or found.held_out, found.held_out or held_out
-        kept = set(held_out)
-        trained = [scene for scene in found.train if scene not in kept]
-        compared = found.others_held_out or (every_nth(found.others, holdout, seed=seed) if split == "train" else ())
-        others = [scene for scene in found.others if scene not in set(compared)]
-        compared = compared or found.others
         if split == "all":
-            trained, searched, scored = [], *(found.held_out or found.train,) * 2
-            others, compared = [], found.others_held_out or found.others
+            trained, others = [], []
+            searched = scored = found.held_out or found.train
+            others_searched = compared = found.others_held_out or found.others
+        else:
+            searched = every_nth(found.train, holdout, seed=seed)
+            others_searched = every_nth(found.others, holdout, seed=seed)
+            trained, others = _without(found.train, searched), _without(found.others, others_searched)
+            scored = found.held_out or searched
+            compared = found.others_held_out or others_searched
         if not (trained or scored):
             raise DataError(f"The folder {str(self._path)!r} holds no image (layout {self._layout!r}).")
         if patch is not None and crop_size is None and load_size is None:
@@ -104,21 +104,25 @@ class Translation(DataSource):
         shown = dict.fromkeys((*searched, *scored))
         check_all(trained, training.check)
         check_all(tuple(shown), showing.check)
-        check_all((*others, *compared), other_domain.check)
+        references = dict.fromkeys((*others_searched, *compared))
+        check_all((*others, *references), other_domain.check)
         if encoding is not None:
             encoding.scan([scene.input.path for scene in (*trained, *shown)])
 
-        used = [file for scene in (*trained, *others, *shown, *compared) for file in scene.files()]
+        used = [file for scene in (*trained, *others, *shown, *references) for file in scene.files()]
         self._listing = listing({file.relative_to(self._path).as_posix(): file for file in used})
         paired = any(scene.target is not None for scene in (*trained, *shown))
         unpaired = Pairing.UNPAIRED if found.others else Pairing.INPUTS_ONLY
         self.pairing = Pairing.PAIRED if paired else unpaired
         self._train = Scenes(trained, training)
         self._others = Scenes(others, other_domain) if others else None
-        self._compared = Scenes(compared, replace(other_domain, preparation=showing.preparation)) if compared else None
+        whole = replace(other_domain, preparation=showing.preparation)
+        self._compared = Scenes(compared, whole) if compared else None
+        self._others_searched = self._compared if others_searched == compared else Scenes(others_searched, whole)
         self._searched = Scenes(searched, showing)
         self._scored = self._searched if searched == scored else Scenes(scored, showing)
-        self._held_out = [scene.name for scene in held_out]
+        self._held_out = [] if split == "all" else [scene.name for scene in searched]
+        self._others_held_out = [] if split == "all" else [scene.name for scene in others_searched]
         self._facts = {"preparation": prepared.describe(), **(encoding.describe() if encoding else {})}
 
     def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
@@ -134,15 +138,16 @@ class Translation(DataSource):
             yield Batch({MAIN: inputs}, {} if targets is None else {MAIN: targets}, names)
 
     def references(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
-        if self._compared is None:
+        others = self._others_searched if split == "search" else self._compared
+        if others is None:
             yield from super().references(split)
             return
-        for images, _, names in self._compared.whole():
+        for images, _, names in others.whole():
             yield Batch({}, {MAIN: images}, names, paired=False)
 
     def describe(self) -> dict[str, Any]:
-        everything = (self._train, self._others, self._searched, self._scored, self._compared)
-        stores = [scenes.store for scenes in everything if scenes]
+        shown = (self._searched, self._others_searched, self._scored, self._compared)
+        stores = [scenes.store for scenes in (self._train, self._others, *shown) if scenes]
         return {
             "source": self._layout,
             "path": str(self._path),
@@ -152,6 +157,7 @@ class Translation(DataSource):
             **({"train_others": len(self._others.store.entries)} if self._others else {}),
             "held_out": self._held_out,
             "eval": len(self._scored.store.entries),
+            **({"held_out_others": self._others_held_out} if self._others else {}),
             **({"eval_others": len(self._compared.store.entries)} if self._compared else {}),
             **self._facts,
             "skipped": {name: reason for store in stores for name, reason in store.skipped.items()},
@@ -164,6 +170,12 @@ pairs = partial(Translation, layout="pairs")
 unpaired = partial(Translation, layout="unpaired")
 labels = partial(Translation, layout="labels")
 imagefolder = partial(Translation, layout="imagefolder")
+
+
+def _without(scenes: Sequence[Scene], kept: Sequence[Scene]) -> list[Scene]:
+    """The scenes but for those kept back."""
+    aside = set(kept)
+    return [scene for scene in scenes if scene not in aside]
 
 
 def _check_patch(scenes: Sequence[Scene], patch: int) -> None:
