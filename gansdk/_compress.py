@@ -58,7 +58,8 @@ def compress(
         data: a folder of images, "photos" (the embedded photographs), {"name": ..., option: value}, or a DataSource;
             distillers that make their own images need none, and score on it where it is given.
         eval_data: what student and teacher are scored on; left out, the held-out part of `data`.
-        steps: training steps; 2000 if left out.
+        steps: training steps of the student; 2000 if left out. With 0 it stays as the pruner found and repaired it: for
+            pruners that train, whose distiller then says what for.
         seed: of everything random; the same seed on the same machine gives the same student.
         out_dir: where the run, the student and the report go; left out, nothing is written.
         resume: "auto" continues a run found in `out_dir`; "never" moves it aside.
@@ -153,7 +154,7 @@ def _make(session: Session, job: Job) -> CompressionResult:
         carved, checks[CARVED] = carve(job, run, student, plan, before)
         if not session.dry_run:
             recover(job, run, student, carved, plan)
-            if job.distillers:
+            if job.distillers and job.steps:
                 run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)

@@ -124,7 +124,9 @@ def train_teacher(
         TrainingDiverged: a loss or a weight is not finite, or the loss grew tenfold and stayed there.
     """
     began = time.perf_counter()
-    check_numbers(steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate)
+    check_numbers(
+        steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate, least_steps=1
+    )
     check_choices(resume=resume, device=device)
     generator = _beginning(adapter, architecture, sizes or {}, model, seed)
     family = generator.adapter

@@ -190,7 +190,7 @@ def compress(
     ] = [],  # noqa: B006 - typer copies it
     data: Annotated[str | None, typer.Option(help="A folder of images, 'photos', or a source as JSON.")] = None,
     eval_data: Annotated[str | None, typer.Option(help="What to score on; else what --data holds out.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps; 2000 if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps of the student; 2000 if left out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,

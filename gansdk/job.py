@@ -58,7 +58,8 @@ class Job:
     @property
     def learns_by_task(self) -> bool:
         """Whether the student is trained by the family's task, so that the discriminator goes with it."""
-        return bool(self.distillers) and self.regime.uses_task
+        trains = self.steps > 0 or self.pruner.trains
+        return bool(self.distillers) and self.regime.uses_task and trains
 
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""

@@ -8,13 +8,12 @@ from gansdk.errors import InvalidOption
 
 
 def check_numbers(
-    *, steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float | None
+    *, steps: int | None, seed: int, batch_size: int, patch: int | None, learning_rate: float | None, least_steps: int
 ) -> None:
     """Raise InvalidOption for a number that is out of its range; None is the default of what may be left out."""
-    for name, value in {"steps": steps, "batch_size": batch_size, "patch": patch}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            hint = "; use distiller=None to prune without training" if name == "steps" else ""
-            raise InvalidOption(f"{name}={value!r} must be a whole number from 1{hint}.")
+    for name, value, least in (("steps", steps, least_steps), ("batch_size", batch_size, 1), ("patch", patch, 1)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise InvalidOption(f"{name}={value!r} must be a whole number from {least}.")
     if not isinstance(seed, int) or seed < 0:
         raise InvalidOption(f"seed={seed!r} must be a whole number from 0.")
     if learning_rate is not None and not (isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf):

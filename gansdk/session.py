@@ -158,7 +158,8 @@ def begin(
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
     began = time.perf_counter()
-    check_numbers(batch_size=batch_size, **{name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")})
+    numbers = {name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")}
+    check_numbers(batch_size=batch_size, least_steps=0, **numbers)
     check_choices(resume=resume, device=device)
     floor = QualityFloor.parse(quality)
     told: list[str] = []

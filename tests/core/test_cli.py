@@ -311,6 +311,17 @@ def test_options_of_distillers_reach_them(
     assert call(*run, "--distiller-option", "wavelet.levels=2") == 2
 
 
+def test_a_student_need_not_be_trained_after_it_was_pruned(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = short_run(checkpoint, images, tmp_path / "out")
+    run[run.index("--steps") + 1] = "0"
+    assert answer(capsys, *run)["settings"]["steps"] == 0
+    assert [path.stem for path in (tmp_path / "out" / "run").glob("*.pt")].count("distil-0") == 0
+    run[run.index("--steps") + 1] = "-1"
+    assert call(*run) == 2
+
+
 EVENTS = (
     StageStarted(stage="search", steps=0),
     SearchStep(

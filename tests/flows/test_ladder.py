@@ -250,6 +250,15 @@ def test_a_dry_run_carves_every_plan_and_writes_nothing(given, settings, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_student_that_was_not_trained_has_no_discriminator(judged, settings):
+    found = {
+        steps: gansdk.compress(judged, budget="1.3x", pruner="uniform", **{**settings, "steps": steps})
+        for steps in (0, 1)
+    }
+    assert (found[0].history, found[0].discriminator) == ([], None)
+    assert found[1].discriminator
+
+
 # Killed and continued.
 
 KILLED = f"""

@@ -111,7 +111,7 @@ REFUSED = {
     "empty folder": ({"data": "FILES/empty"}, DataError, "no image"),
     "folder without images": ({"data": "FILES/texts"}, DataError, "no image"),
     "missing folder to score on": ({"eval_data": "FILES/none"}, DataError, "no such folder"),
-    "no steps": ({"steps": 0}, InvalidOption, "distiller=None"),
+    "fewer than no steps": ({"steps": -1}, InvalidOption, "whole number from 0"),
     "part of a step": ({"steps": 1.5}, InvalidOption, "whole number"),
     "empty batches": ({"batch_size": 0}, InvalidOption, "batch_size=0"),
     "empty patches": ({"patch": 0}, InvalidOption, "patch=0"),

@@ -37,7 +37,7 @@ class Tiles(gansdk.DataSource):
         return self._batch(size, 1000 * seed + step % 997)
 
     def images(self, split):
-        return (self._batch(1, 10**6 + number) for number in range(2))
+        return (self._batch(1, (10**6 if split == "search" else 10**7) + number) for number in range(2))
 
     def _batch(self, size, seed):
         ids = torch.randint(5, (size, 8, 8), generator=torch.Generator().manual_seed(seed))

@@ -109,6 +109,20 @@ def compress(name="resnet-in", *, out_dir=None, observers=(), data=None, pruner=
     )
 
 
+def test_the_student_of_a_search_need_not_be_trained_further(tmp_path):
+    """It is carved from the shared weights and its norms are measured; a continued run finds it again."""
+    seen = []
+    shared = compress(BATCH_NORM, steps=0, out_dir=tmp_path, observers=[seen.append])
+    assert [event.stage for event in seen if isinstance(event, StepDone)] == ["prepare-0"] * 4
+    longer = compress(BATCH_NORM, steps=2)
+    assert (shared.plan, shared.search, shared.history) == (longer.plan, longer.search, longer.history[:4])
+    assert shared.settings["steps"] == 0
+    repaired = torch.load(tmp_path / "run" / "recover.pt", weights_only=True)["student"]
+    assert all(torch.equal(value, repaired[f"main/{name}"]) for name, value in shared.student.state_dict().items())
+    again = compress(BATCH_NORM, steps=0, out_dir=tmp_path)
+    assert all(map(torch.equal, again.student.state_dict().values(), shared.student.state_dict().values()))
+
+
 # The space.
 
 
