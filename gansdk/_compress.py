@@ -18,7 +18,18 @@ from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
-from gansdk.stages import CARVED, TRACED, carve, check_traced, find_plan, make_student, recover, score, start
+from gansdk.stages import (
+    CARVED,
+    TRACED,
+    carve,
+    check_traced,
+    find_plan,
+    make_student,
+    recover,
+    score,
+    start,
+    warn_of_plan,
+)
 
 
 def compress(
@@ -132,15 +143,17 @@ def ladder(
     folder = nullcontext(out_dir) if out_dir is not None or dry_run else TemporaryDirectory(prefix="gansdk-")
     with folder as run_in:
         session = begin(wanted, run_in=run_in, is_ladder=True, **asked)
-        results = [_make(session, job) for job in reversed(session.jobs)]
+        results: list[CompressionResult] = []
+        for job in reversed(session.jobs):
+            results.append(_make(session, job, results))
     made = Ladder(results=results[::-1], out_dir=session.target)
     session.report(made)
     session.finish(made.results, made)
     return made
 
 
-def _make(session: Session, job: Job) -> CompressionResult:
-    """One student: its plan, its training, its scores and its folder."""
+def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ()) -> CompressionResult:
+    """One student: its plan, its training, its scores and its folder; `smaller` were made before it."""
     began = time.perf_counter()
     loop = session.loop(job)
     with session.collecting(loop) as warnings:
@@ -151,6 +164,7 @@ def _make(session: Session, job: Job) -> CompressionResult:
         limits = session.limits(student, before)
         checks = {TRACED: check_traced(job, run, student)}
         plan = loop.processes.agree(find_plan(job, run, student, limits, job.budget.resolve(before)))
+        warn_of_plan(plan, student, job.budget, {result.budget: result.plan for result in smaller})
         carved, checks[CARVED] = carve(job, run, student, plan, before)
         if not session.dry_run:
             recover(job, run, student, carved, plan)

@@ -28,6 +28,7 @@ _COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "para
 _MEASURED = ("latency", "peak_memory")
 _LARGEST = 10**18
 _DECIMALS = 12
+_SEVERAL = "For several students pass a list to gansdk.ladder, or --budget several times to `gansdk compress`"
 _NAMED = 5  # reasons that an error quotes
 
 _NUMBER = r"[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?"
@@ -149,10 +150,17 @@ class Budget:
             return given
         if isinstance(given, str):
             terms = [term.strip() for term in given.split(",")]
+            if not all(terms) and len(terms) > 1:
+                raise BudgetSyntaxError(f"The budget {given!r} has a comma with nothing before or after it. Remove it.")
             _refuse_several([term for term in terms if is_ratio(term)], given)
             bounds = [_read_term(term) for term in terms]
         elif isinstance(given, Mapping):
             bounds = [_read_item(metric, limit) for metric, limit in given.items()]
+        elif isinstance(given, Sequence):
+            raise BudgetSyntaxError(
+                f"{given!r} is a list of budgets, and one student has one. {_SEVERAL}; for one, pass it alone: "
+                '"macs<=2.6G, params<=25%" for several limits.'
+            )
         else:
             _refuse_bare(str(given))
         return cls(tuple(sorted(set(bounds), key=lambda bound: (_METRICS.index(bound.metric), str(bound)))), counting)
@@ -261,8 +269,7 @@ def is_ratio(term: str) -> bool:
 def _refuse_several(ratios: Sequence[str], given: str) -> None:
     if len(ratios) > 1:
         raise BudgetSyntaxError(
-            f"The budget {given!r} has several ratios ({', '.join(ratios)}), and one student has one. For several "
-            f"students pass a list of budgets to gansdk.ladder, or --budget several times to `gansdk compress`; for "
+            f"The budget {given!r} has several ratios ({', '.join(ratios)}), and one student has one. {_SEVERAL}; for "
             "one, keep the largest ratio."
         )
 

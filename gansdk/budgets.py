@@ -29,8 +29,14 @@ def check_order(budgets: Sequence[Budget], limits: Sequence[Limits]) -> None:
     """See that every budget is tighter than the one before it; `limits` are what they come to, in the same order.
 
     Raises:
-        InvalidOption: one is not.
+        InvalidOption: one is not, or they count MACs in different ways.
     """
+    if len({budget.counting for budget in budgets}) > 1:
+        countings = ", ".join(f"'{budget}' by {budget.counting!r}" for budget in budgets)
+        raise InvalidOption(
+            f"The budgets of a ladder are compared, but theirs count MACs in different ways: {countings}. Give all of "
+            "them the same counting."
+        )
     for (looser, above), (tighter, below) in pairwise(zip(budgets, limits, strict=True)):
         if below.tightens(above):
             continue

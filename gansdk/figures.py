@@ -59,10 +59,14 @@ def front(points: Sequence[Sequence[float]], *, best: tuple[float, float]) -> Fi
 
 
 def quality_curve(title: str, points: Sequence[Mapping[str, Any]], flat: Mapping[str, float]) -> Figure:
-    """One metric against MACs: {"name", "macs", "value"} of every student, and lines for what does not shrink."""
+    """One metric against MACs: {"name", "macs", "value"} of every student, and lines for what does not shrink.
+
+    Students are joined in the order of their MACs, which need not be that of their budgets.
+    """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure, axes = _axes()
+    points = sorted(points, key=lambda point: point["macs"])
     macs, values = [point["macs"] / 1e6 for point in points], [point["value"] for point in points]
     axes.plot(macs, values, marker="o", label="students")
     for point, x, y in zip(points, macs, values, strict=True):

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gansdk.budget import short
 from gansdk.figures import png, quality_curve
 from gansdk.metrics import TEACHER
 from gansdk.pictures import side_by_side
 from gansdk.quality import protocols
-from gansdk.report import rendered, score_text, times, write_text
+from gansdk.report import network_name, rendered, score_text, times, write_text
 from gansdk.result import Ladder, json_text
 
 
-def write_ladder(ladder: Ladder, path: str | Path) -> Path:
-    """Write the report as HTML or JSON, by the extension; see `Ladder.report`."""
-    return write_text(path, lambda: rendered("ladder.html", _context(ladder)), lambda: json_text(ladder.summary()))
+def write_ladder(ladder: Ladder, path: str | Path, *, students: Path | None) -> Path:
+    """Write the report as HTML or JSON, by the extension; see `Ladder.report`.
+
+    `students` is the folder that has one for every student, None if nothing was written.
+    """
+    links = {} if students is None else _links(ladder, students, Path(path).parent)
+    return write_text(
+        path, lambda: rendered("ladder.html", _context(ladder, links)), lambda: json_text(ladder.summary())
+    )
 
 
-def _context(ladder: Ladder) -> dict[str, Any]:
+def _links(ladder: Ladder, students: Path, start: Path) -> dict[str, str]:
+    """Name of a student -> where its report is, as seen from the folder `start`."""
+    place = Path(os.path.relpath(students, start))
+    return {
+        name: quote((place / name / "student" / "report.html").as_posix()) for name in map(ladder.label, ladder.results)
+    }
+
+
+def _context(ladder: Ladder, links: Mapping[str, str]) -> dict[str, Any]:
     first = ladder.results[0]
     height, width = first.generator.contract.size
     return {
         "gansdk": ladder.summary()["gansdk"],
-        "network": type(first.student).__name__,
+        "network": network_name(first),
         "source": first.generator.source,
         "adapter": first.generator.adapter.name,
         "size": f"{height}x{width}",
         "metrics": [f"{metric} to {reference}" for metric, reference in _metrics(ladder)],
-        "rows": _rows(ladder),
+        "rows": _rows(ladder, links),
         "curves": [{"title": title, "png": png(figure)} for title, figure in _curves(ladder)],
         "images": side_by_side(
             {
@@ -48,20 +64,20 @@ def _metrics(ladder: Ladder) -> list[tuple[str, str]]:
     return list(dict.fromkeys((item.metric, item.reference) for result in ladder.results for item in result.quality))
 
 
-def _rows(ladder: Ladder) -> list[dict[str, Any]]:
+def _rows(ladder: Ladder, links: Mapping[str, str]) -> list[dict[str, Any]]:
     points = ladder.curve()
     full = points[0]["macs"]
     return [
         {
             "name": point["name"],
-            "folder": "" if number == 0 or ladder.out_dir is None else f"{point['name']}/student/report.html",
+            "link": links.get(point["name"], ""),
             "macs": short(point["macs"]),
             "ratio": times(full / point["macs"] if point["macs"] else None),
             "params": f"{point['params']:,}",
             "bytes": f"{point['bytes']:,}",
             "values": [score_text(_value(point, *which)) for which in _metrics(ladder)],
         }
-        for number, point in enumerate(points)
+        for point in points
     ]
 
 

@@ -149,7 +149,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
         "bytes": "bytes of the weights",
     }
     return {
-        "network": type(result.student).__name__,
+        "network": network_name(result),
         "gansdk": summary["gansdk"],
         "source": result.generator.source,
         "budget": result.budget,
@@ -260,6 +260,12 @@ def _groups(result: CompressionResult) -> Iterator[dict[str, Any]]:
 
 
 # Text.
+
+
+def network_name(result: CompressionResult) -> str:
+    """The student's class; of several routes, their names too."""
+    kinds = " and ".join(dict.fromkeys(type(part.student).__name__ for part in result.parts.values()))
+    return f"{kinds} ({' and '.join(result.routes)})" if result.routes else kinds
 
 
 def times(ratio: float | None) -> str:

@@ -152,10 +152,10 @@ class CompressionResult:
 
 @dataclass(kw_only=True, repr=False)
 class Ladder:
-    """Several students of one generator, from large to small. Made by `gansdk.ladder`."""
+    """Several students of one generator, from the largest budget to the smallest. Made by `gansdk.ladder`."""
 
     results: list[CompressionResult]
-    """In the order of the budgets."""
+    """In the order of the budgets; a pruner that looks for the best score may leave more of a large one unused."""
     out_dir: Path | None = None
 
     def __repr__(self) -> str:
@@ -197,15 +197,19 @@ class Ladder:
             OutputError: a folder cannot be written, or holds something that is not a student.
             VerificationError: a saved student, read back, gives other images.
         """
+        from gansdk.ladder_report import write_ladder
+
         root = Path(directory)
         for result in self.results:
             result.save(root / self.label(result) / "student")
         for name in REPORTS:
-            self.report(root / name)
+            write_ladder(self, root / name, students=root)
         return root
 
     def report(self, path: str | Path) -> Path:
         """Write the curve, the table and all students' images as one HTML file, or as JSON if `path` ends in .json.
+
+        The table links to the students' own reports where they were written with the ladder.
 
         Raises:
             InvalidOption: the path has another extension.
@@ -213,7 +217,7 @@ class Ladder:
         """
         from gansdk.ladder_report import write_ladder
 
-        return write_ladder(self, path)
+        return write_ladder(self, path, students=self.out_dir)
 
 
 REPORTS = ("ladder.html", "ladder.json")

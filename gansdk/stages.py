@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from gansdk.budget import Cost, Limits
+from gansdk.budget import Budget, Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import Contract, Route
 from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
@@ -114,6 +114,24 @@ def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[
     # A pruner may have trained the student while it searched, so the weights belong to the plan.
     run.save("search", {"plan": plan.to_dict(), "student": student.state_dict(), "told": run.searched})
     return plan
+
+
+def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[str, Plan]) -> None:
+    """Say before any training if a budget takes nothing away, or has the plan of another one; `others` by budget."""
+    if plan == student.space.full_plan():
+        warnings.warn(
+            f"The budget {str(budget)!r} leaves room for the whole network, so nothing was pruned. Ask for a smaller "
+            "one.",
+            GansdkWarning,
+            stacklevel=2,
+        )
+    if same := [other for other, known in others.items() if known == plan]:
+        warnings.warn(
+            f"The budget {str(budget)!r} has the same plan as {' and '.join(map(repr, same))}: these students differ "
+            "in their training at most. Leave one of them out, or give the pruner more widths to choose from.",
+            GansdkWarning,
+            stacklevel=2,
+        )
 
 
 def _known_plan(state: State, run: CompressionRun, student: Student, limits: Limits) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 
@@ -107,7 +108,7 @@ def test_a_bare_ratio_is_refused_with_both_spellings(text: object) -> None:
         ("10", 'Perhaps "10x"'),
         (10, 'Perhaps "10x"'),
         ("", "cannot be read"),
-        ("2x,", "cannot be read"),
+        ("2x,", "comma with nothing"),
         ({}, "without any bound"),
         ({"macs": float("nan")}, "positive number"),
         ({"macs": True}, "positive number"),
@@ -241,6 +242,19 @@ def test_the_budget_an_error_asks_for_can_be_reached(floor: Cost) -> None:
 # Several budgets.
 
 
+@pytest.mark.parametrize("given", ["2x,,4x", "2x,4x,", ",2x", "macs<=1G,,params<=2K", " , "])
+def test_a_comma_with_nothing_beside_it_is_refused_as_such(given: str) -> None:
+    for read in (read_budgets, Budget.parse):
+        with pytest.raises(BudgetSyntaxError, match="comma with nothing before or after it"):
+            read(given)
+
+
+@pytest.mark.parametrize("given", [["2x", "4x"], ["2x"], ("2x", Budget.parse("4x")), []], ids=str)
+def test_a_list_is_no_budget_for_one_student(given: Sequence[object]) -> None:
+    with pytest.raises(BudgetSyntaxError, match=r"is a list .*gansdk\.ladder"):
+        Budget.parse(given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [
@@ -273,5 +287,6 @@ def test_what_fits_the_tighter_limits_fits_the_looser_ones(one: Budget, other: B
         assert limits[0].fits(cost) or not limits[1].fits(cost)
         assert not limits[0].tightens(limits[1])
     else:
-        with pytest.raises(InvalidOption, match="from the largest to the smallest"):
+        said = "from the largest to the smallest" if one.counting == other.counting else "different ways"
+        with pytest.raises(InvalidOption, match=said):
             check_order([one, other], limits)

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -337,6 +338,45 @@ def test_a_ladder_has_one_table_a_curve_per_metric_and_all_students_side_by_side
     ):
         assert shown in page.text
     assert "not> scored on 2 images. Something else." in page.text
+
+
+def test_students_are_joined_in_the_order_of_their_macs_whatever_their_budgets():
+    points = [{"name": "2x", "macs": 3e6, "value": 30.0}, {"name": "4x", "macs": 4e6, "value": 29.0}]
+    [axes] = figures.quality_curve("psnr", points, {}).axes
+    assert axes.lines[0].get_xydata().tolist() == [[3.0, 30.0], [4.0, 29.0]]
+    [axes] = figures.quality_curve("psnr", points[::-1], {}).axes
+    assert axes.lines[0].get_xydata().tolist() == [[3.0, 30.0], [4.0, 29.0]]
+    assert {text.get_text(): text.xy for text in axes.texts} == {"2x": (3.0, 30.0), "4x": (4.0, 29.0)}
+
+
+def links_of(page):
+    """Where a page leads to, with what is escaped in addresses read back."""
+    return [unquote(link) for link in Page(page.read_text()).links if link.endswith("report.html")]
+
+
+def test_a_saved_ladder_leads_to_its_students_from_wherever_its_report_is(bare, tmp_path):
+    made = gansdk.Ladder(results=[bare, replace(bare, budget="macs<=30%")])
+    made.save(tmp_path / "a")
+    names = ["2x", "macs-at-most-30%"]
+    assert links_of(tmp_path / "a" / "ladder.html") == [f"{name}/student/report.html" for name in names]
+    (tmp_path / "b").mkdir()
+    assert links_of(made.report(tmp_path / "b" / "x.html")) == []
+    known = replace(made, out_dir=tmp_path / "a")
+    known.save(tmp_path / "c")
+    reports = known.report(tmp_path / "b" / "x.html"), known.report(tmp_path / "x.html"), tmp_path / "c" / "ladder.html"
+    for page in reports:
+        links = links_of(page)
+        assert len(links) == 2
+        assert all((page.parent / link).is_file() for link in links)
+
+
+def test_reports_of_several_routes_are_titled_by_their_networks(bare, tmp_path):
+    students = nn.ModuleDict({"A2B": bare.student, "B2A": bare.student})
+    joint = replace(bare, student=students, routes={"A2B": bare, "B2A": bare})
+    name = f"{type(bare.student).__name__} (A2B and B2A)"
+    assert f"{name}, compressed" in Page(report.render_html(joint)).text
+    made = gansdk.Ladder(results=[joint])
+    assert f"{name}, 1 students" in Page(made.report(tmp_path / "x.html").read_text()).text
 
 
 def test_a_ladder_as_json_is_its_curve_and_every_students_summary(ladder, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 
 import gansdk
 from gansdk.adapter import WrappedAdapter
+from gansdk.budget import Budget
 from gansdk.errors import (
     BudgetSyntaxError,
     BudgetUnreachable,
@@ -364,6 +365,11 @@ def test_other_budgets_are_another_run(given, settings, tmp_path):
         ([], BudgetSyntaxError, "without any budget"),
         (["2x", "0.1"], BudgetSyntaxError, "could mean two things"),
         ("2x,3x,params<=25%", BudgetSyntaxError, r"several ratios \(2x, 3x\)"),
+        (
+            ["2x", Budget.parse("4x", counting="paper")],
+            InvalidOption,
+            "'macs/2' by 'true', 'macs/4' by 'paper'. Give all",
+        ),
     ],
     ids=str,
 )
@@ -396,6 +402,31 @@ def test_several_ratios_for_one_student_are_refused_with_both_ways_out(given, se
 
 
 # What is said.
+
+
+class Least(Pruner):
+    """The smallest plan there is, or the full one if that fits."""
+
+    def search(self, student, limits, run):
+        space = student.space
+        full = space.full_plan()
+        least = {group.name: tuple(range(max(group.floor, group.size // 2))) for group in space.prunable}
+        return full if limits.fits(student.cost(full)) else gansdk.Plan({**full, **least})
+
+
+def test_budgets_of_one_plan_and_those_that_take_nothing_away_are_named_before_any_training(given, settings):
+    seen = []
+    with pytest.warns(GansdkWarning):
+        made = gansdk.ladder(
+            given(), budgets=["1x", "1.2x", "1.3x"], pruner=Least(), **settings, observers=[seen.append]
+        )
+    first, second, third = made.results
+    assert [text for text in first.warnings if "'macs/1' leaves room for the whole network" in text]
+    assert [text for text in second.warnings if "'macs/1.2' has the same plan as 'macs/1.3'" in text]
+    assert third.warnings == []
+    told = [getattr(event, "stage", getattr(event, "message", "")) for event in seen]
+    assert told.index("1.2x/distil-0") > told.index(second.warnings[0])
+    assert told.index("1x/distil-0") > told.index(first.warnings[0])
 
 
 def test_a_missed_floor_names_the_students_that_miss_it_and_holds_them_all(given, settings, tmp_path):
