@@ -55,22 +55,35 @@ class ProgressObserver:
                 self._say(f"finished in {seconds:.0f} s")
 
     def _begin(self, stage: str, steps: int) -> None:
-        self._stage = self._bar.add_task(stage, total=steps, details="") if steps else None
+        self._stage = self._bar.add_task(_title(stage), total=steps, details="") if steps else None
         if self._stage is None or not self._console.is_terminal:
-            self._say(stage)
+            self._say(_title(stage))
 
     def _advance(self, event: StepDone) -> None:
         if self._stage is None:
             # A resumed or foreign loop may tell steps without a start.
-            self._stage = self._bar.add_task(event.stage, total=event.steps, details="")
+            self._stage = self._bar.add_task(_title(event.stage), total=event.steps, details="")
         details = _details(event)
         before = self._bar.tasks[self._stage].completed
         self._bar.update(self._stage, completed=event.step, details=details)
         if not self._console.is_terminal and 10 * event.step // event.steps > 10 * before // event.steps:
-            self._say(f"{event.stage}: {event.step}/{event.steps} steps, {details}")
+            self._say(f"{_title(event.stage)}: {event.step}/{event.steps} steps, {details}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _title(stage: str) -> str:
+    """The name of a stage in words: "4x: distil" for "4x/distil-0", and "part 2" for what a number 1 says."""
+    rung, _, name = stage.rpartition("/")
+    phase, _, number = name.rpartition("-")
+    if not number.isdecimal():  # a name of a plugin's own
+        phase, number = name, "0"
+    part = f", part {int(number) + 1}" if int(number) else ""
+    return f"{rung}: {_PHASES.get(phase, phase)}{part}".removeprefix(": ")
+
+
+_PHASES = {"prepare": "training before the search"}
 
 
 def _costs(cost: Cost) -> str:

@@ -21,8 +21,9 @@ SETTINGS = "settings.json"
 class RunFolder:
     """`out_dir/run`: settings.json and one STAGE.pt for every stage that was begun, each written atomically.
 
-    Beside them, NAME.jsonl files that only grow: what a search has scored so far. Students of a ladder have their
-    stages in folders of their own.
+    Nothing is there before the first of them is saved, so that a run which is refused leaves nothing behind. Beside
+    them, NAME.jsonl files that only grow: what a search has scored so far. Students of a ladder have their stages in
+    folders of their own.
 
     Args:
         out_dir: the run's output folder, or None to keep nothing.
@@ -37,18 +38,22 @@ class RunFolder:
 
     def __init__(self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str) -> None:
         self.path = None if out_dir is None else out_dir / "run"
+        self._wanted: dict[str, Any] | None = None
         self._rows: dict[str, list[dict[str, Any]]] = {}
         if self.path is None or out_dir is None:
             return
         _check_writable(out_dir)
         if resume == "never":
             move_aside(out_dir)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file():
+            raise OutputError(
+                f"'{self.path}' is a file, but a run keeps a folder of that name. Choose another out_dir."
+            )
         known = self._read_settings()
         wanted = json.loads(json.dumps(settings))
         if known is not None and known != wanted and self._has_begun():
             raise ResumeMismatch(_difference(out_dir, known, wanted))
-        self._write_settings(wanted)
+        self._wanted = wanted
 
     def load_stage(self, stage: str) -> dict[str, Any] | None:
         """The last state of a stage; None if it was never saved.
@@ -73,6 +78,7 @@ class RunFolder:
         """
         if self.path is None:
             return
+        self._begin()
         target = self.path / f"{stage}.pt"
         partial = target.with_suffix(".partial")
         try:
@@ -94,6 +100,7 @@ class RunFolder:
         if self.path is None:
             self._rows.setdefault(name, []).append(json.loads(json.dumps(row)))
             return
+        self._begin()
         file = self.path / f"{name}.jsonl"
         try:
             with file.open("a", encoding="utf-8") as lines:
@@ -119,8 +126,14 @@ class RunFolder:
         except (OSError, ValueError, TypeError) as error:
             raise damaged(file, error) from error
 
+    def _begin(self) -> None:
+        """Write the settings, before anything else is written."""
+        if self._wanted is not None:
+            self._write_settings(self._wanted)
+            self._wanted = None
+
     def _has_begun(self) -> bool:
-        """Whether anything was done; a run that was refused leaves its settings alone, and binds nobody."""
+        """Whether anything was done; a run killed before that binds nobody."""
         assert self.path is not None
         return any(file.name != SETTINGS for file in self.path.iterdir())
 
@@ -142,6 +155,7 @@ class RunFolder:
         file = self.path / SETTINGS
         partial = file.with_suffix(".partial")
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
             partial.replace(file)
         except OSError as error:

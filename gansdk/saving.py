@@ -91,6 +91,8 @@ def check_target(target: Path, routes: Iterable[Route] = ()) -> None:
         for route in routes:
             check_target(target / route)
         return
+    if file := next((parent for parent in target.parents if parent.is_file()), None):
+        raise OutputError(f"'{file}' is a file, but '{target}' should lie below it. Choose another name, or move it.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
         raise OutputError(f"'{target}' holds files that are not a student. Choose a new or an empty folder.")
     if target.exists() and not target.is_dir():

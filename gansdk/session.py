@@ -130,9 +130,11 @@ class Session:
             if text
         ]
         if missed:
-            place = self.target or "no folder: out_dir was not given"
-            saved = f"All students are in {place}." if self.is_ladder else f"The student is in {place}."
-            raise QualityFloorMissed(f"{' '.join(missed)} {saved}", result=made)
+            who = "All students are" if self.is_ladder else "The student is"
+            place = (
+                f"in {self.target}" if self.target else "in this error's result, and not saved: out_dir was not given"
+            )
+            raise QualityFloorMissed(f"{' '.join(missed)} {who} {place}.", result=made)
 
 
 def begin(

@@ -272,7 +272,7 @@ def test_a_ladder_is_one_table_for_people_also_where_its_floor_is_missed(
     ]
     assert "ladder.html" in shown.out
     assert "QualityFloorMissed" in shown.err
-    assert "1.2x/distil-0" in shown.err
+    assert "1.2x: distil" in shown.err
 
 
 def test_two_ratios_with_another_limit_are_refused_in_words(
@@ -356,7 +356,7 @@ def test_progress_in_a_log_is_a_line_for_every_tenth() -> None:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert sum("steps/s" in line for line in lines) == 10
     assert "generation 1/11: 100 subnets scored, best 0.0125 at 1.0 M MACs, 100 parameters" in lines
-    assert "distil-0: 50/100 steps, loss 0.0200, 10.0 steps/s, 5 s left" in lines
+    assert "distil: 50/100 steps, loss 0.0200, 10.0 steps/s, 5 s left" in lines
     assert "carved: 4.0 M MACs, 1,000 parameters -> 1.0 M MACs, 100 parameters, largest error 1.0e-07" in lines
     assert lines[-1] == "finished in 12 s"
 
@@ -368,7 +368,25 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
             progress(event)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "100/100 steps" in shown
-    assert "distil-0: 50/100" not in shown
+    assert "distil: 50/100" not in shown
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"),
+    [
+        ("prepare-0", "training before the search"),
+        ("4x/search-1", "4x: search, part 2"),
+        ("evaluate", "evaluate"),
+        ("warm-up", "warm-up"),
+        ("macs-at-most-70%/distil-0", "macs-at-most-70%: distil"),
+    ],
+)
+def test_stages_are_told_in_words(stage: str, shown: str) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with ProgressObserver(console) as progress:
+        progress(StageStarted(stage=stage, steps=10))
+        progress(StepDone(stage=stage, step=10, steps=10, metrics={}, rate=0.0))
+    assert console.file.getvalue().splitlines()[0] == shown  # type: ignore[attr-defined]
 
 
 def test_the_teacher_of_the_demo_is_recognised_like_any_checkpoint() -> None:

@@ -47,9 +47,23 @@ def test_without_an_output_folder_nothing_is_kept(tmp_path, monkeypatch):
 
 
 def test_settings_are_compared_as_the_json_they_become(tmp_path):
-    opened(tmp_path)
+    opened(tmp_path).save_stage("distil-0", STATE)
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == {"seed": 0, "patch": [8, 8]}
     opened(tmp_path)
+
+
+def test_nothing_is_there_before_something_was_done(tmp_path):
+    folder = opened(tmp_path)
+    assert (folder.load_stage("distil-0"), folder.rows("scores")) == (None, [])
+    assert list(tmp_path.iterdir()) == []
+    folder.append_row("scores", {"a": 1})
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["scores.jsonl", "settings.json"]
+
+
+def test_a_file_in_the_place_of_the_run_is_refused_at_once(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OutputError, match="is a file"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,8 @@ def test_never_resuming_keeps_everything_that_was_there_under_another_name(tmp_p
         opened(target).save_stage("distil-0", {"step": number})
         fresh = opened(target, resume="never", seed=number)
         assert fresh.load_stage("distil-0") is None
+        assert not target.exists()
+        fresh.save_stage("distil-0", {"step": 10 * number})
         shutil.rmtree(target)
     states = [torch.load(tmp_path / f"out.old-{n}" / "run" / "distil-0.pt", weights_only=True) for n in (1, 2)]
     assert states == [{"step": 1}, {"step": 2}]
@@ -94,7 +110,7 @@ def test_a_cut_state_is_refused_in_one_paragraph(keep, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
 def test_settings_that_cannot_be_read_are_refused(text, tmp_path):
-    opened(tmp_path)
+    opened(tmp_path).save_stage("distil-0", STATE)
     (tmp_path / "run" / "settings.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(CheckpointError, match=r"settings\.json"):
         opened(tmp_path)
@@ -149,6 +165,7 @@ def test_a_row_that_a_kill_left_unfinished_is_taken_off_and_written_again(cut, t
 @pytest.mark.parametrize("line", ["{no json}", "[1, 2]", "7"])
 def test_a_damaged_row_is_refused_in_words(line, tmp_path):
     folder = RunFolder(tmp_path, {}, resume="auto")
+    folder.append_row("scores", {})
     (tmp_path / "run" / "scores.jsonl").write_text(f'{line}\n{{"a": 1}}\n')
     with pytest.raises(CheckpointError, match="resume='never'"):
         folder.rows("scores")
@@ -156,7 +173,7 @@ def test_a_damaged_row_is_refused_in_words(line, tmp_path):
 
 def test_rows_that_cannot_be_written_are_an_error(tmp_path):
     folder = RunFolder(tmp_path, {}, resume="auto")
-    (tmp_path / "run" / "scores.jsonl").mkdir()
+    (tmp_path / "run" / "scores.jsonl").mkdir(parents=True)
     with pytest.raises(OutputError, match="scores"):
         folder.append_row("scores", {})
 

@@ -20,6 +20,7 @@ from gansdk.errors import (
     BudgetUnreachable,
     GansdkWarning,
     InvalidOption,
+    OutputError,
     QualityFloorMissed,
     ResumeMismatch,
 )
@@ -378,6 +379,15 @@ def test_budgets_that_are_no_ladder_are_refused(budgets, error, said, given, set
     with pytest.raises(error, match=said):
         gansdk.ladder(given(), budgets=budgets, **settings, out_dir=tmp_path, observers=[seen.append])
     assert seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_students_folder_will_be_is_refused_before_any_work(given, settings, tmp_path):
+    (tmp_path / "2x").write_text("mine")
+    seen = []
+    with pytest.raises(OutputError, match=r"2x' is a file"):
+        gansdk.ladder(given(), budgets=["2x", "3x"], **settings, out_dir=tmp_path, observers=[seen.append])
+    assert seen == []
 
 
 @pytest.mark.parametrize("pruner", ["one-step", "uniform", ONCE], ids=str)
@@ -392,6 +402,7 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_spent_on_the_others
             given(), budgets=["2x", last], pruner=pruner, **settings, out_dir=tmp_path, observers=[seen.append]
         )
     assert not [event for event in seen if not isinstance(event, StageStarted)]
+    assert list(tmp_path.iterdir()) == []
     # The same folder serves as soon as the budgets can be met.
     assert gansdk.ladder(given(), budgets=["2x"], pruner="uniform", **settings, out_dir=tmp_path).results
 
@@ -436,6 +447,10 @@ def test_a_missed_floor_names_the_students_that_miss_it_and_holds_them_all(given
     assert [made.label(result) for result in made.results] == ["2x", "3x"]
     assert (tmp_path / "2x" / "student" / "config.json").is_file()
     assert (tmp_path / "ladder.html").is_file()
+    with pytest.raises(
+        QualityFloorMissed, match=r"All students are in this error's result, and not saved: out_dir was"
+    ):
+        gansdk.ladder(given(), budgets="2x,3x", quality="psnr-y>=60", **settings)
 
 
 class Fixed(nn.Module):
