@@ -266,9 +266,10 @@ def test_luma_is_repeated_and_other_channels_are_refused():
     torch.testing.assert_close(
         ours, literal_perceptual(s.expand(-1, 3, -1, -1), t.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-6
     )
-    term = perceptual(WEIGHTS)
+    for channels in (1, 3):
+        term.terms[0].check((1, channels, 16, 16))
     with pytest.raises(IncompatibleParts, match="these have 2"):
-        value(term, s, t, given=stage(*term.terms, channels=2))
+        term.terms[0].check((1, 2, 16, 16))
 
 
 @pytest.mark.parametrize("made", [ssim, tv, lambda: perceptual(WEIGHTS)], ids=["ssim", "tv", "perceptual"])
@@ -330,8 +331,10 @@ def test_without_weights_the_perceptual_term_says_how_to_get_them_or_what_to_dro
         return original(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(CheckpointError, match=r"vgg16.*perceptual='vgg16.pth'.*perceptual=None"):
+    with pytest.raises(CheckpointError, match=r"vgg16.*\(weights='vgg16.pth'\), or leave the term out"):
         perceptual().terms[0].prepare()
+    with pytest.raises(CheckpointError, match=r"\(perceptual='vgg16.pth'\)"):
+        omgd().terms[1].prepare()
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         perceptual(str(tmp_path / "none.pth")).terms[0].prepare()
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
