@@ -147,6 +147,55 @@ def test_generator_and_discriminator_of_all_processes_stay_the_same_to_the_bit(t
     assert (tmp_path / "out-2" / "teacher" / "discriminator.safetensors").is_file()
 
 
+BOTH = """
+import os, sys, torch, gansdk
+from gansdk.contracts import MAIN, Batch, Pairing
+from gansdk.opening import open_generator
+
+class Domains(gansdk.DataSource):
+    pairing = Pairing.UNPAIRED
+
+    def train_batch(self, size, *, seed, step):
+        rng = torch.Generator().manual_seed(step % 997)
+        x, y = (torch.rand(size, 3, 32, 32, generator=rng) * 2 - 1 for _ in range(2))
+        return Batch({MAIN: x}, {MAIN: y}, paired=False)
+
+    def images(self, split):
+        yield self.train_batch(1, seed=0, step=1)
+
+    def references(self, split):
+        yield self.train_batch(1, seed=0, step=2)
+
+out_dir, told = sys.argv[2], sys.argv[4]
+family = {"name": "cyclegan", "size": [32, 32], "discriminator_width": 4}
+trained = gansdk.train_teacher(
+    family, Domains(), sizes={"width": 4, "blocks": 1}, steps=1, batch_size=2, device="cpu",
+    out_dir=out_dir + "-teacher",
+)
+result = gansdk.compress(
+    out_dir + "-teacher/teacher", budget="1.5x", adapter=family, data=Domains(), distiller=["gka", "wavelet"],
+    pruner={"name": "one-step", "recovery": "none"}, steps=3, batch_size=4, device="cpu", out_dir=out_dir,
+)
+rank = os.environ.get("RANK", "0")
+weights = {f"s.{k}": v for k, v in result.student.state_dict().items()}
+for route, part in result.routes.items():
+    weights |= {f"{route}.{k}": v for k, v in part.discriminator.items()}
+torch.save(weights, f"{told}-{rank}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_both_directions_of_a_cyclegan_stay_the_same_in_all_processes(tmp_path, photos):
+    done = launch(2, tmp_path, photos, script=BOTH)
+    assert done.returncode == 0, done.stderr
+    first, second = (told(tmp_path, 2, rank) for rank in (0, 1))
+    assert {name.split(".")[0] for name in first} == {"s", "A2B", "B2A"}
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for route in ("A2B", "B2A"):
+        assert (tmp_path / "out-2" / "student" / route / "discriminator.safetensors").is_file()
+
+
 FRESH = (
     TEACHING.replace('"width": 4,', '"width": 4, "norm": "batch",')
     .replace(
