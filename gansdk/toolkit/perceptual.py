@@ -13,7 +13,7 @@ from gansdk.errors import CheckpointError, InvalidOption
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
-_WHERE = "({option}='{name}.pth'), or leave the term out."
+_WHERE = "({option}='{name}.pth'), or leave the term out{how}."
 
 
 class Features(nn.Module):
@@ -38,13 +38,19 @@ class Features(nn.Module):
 
 
 def vgg(
-    name: str, layers: Sequence[str], weights: str | Path | Mapping[str, Tensor], *, option: str = "perceptual"
+    name: str,
+    layers: Sequence[str],
+    weights: str | Path | Mapping[str, Tensor],
+    *,
+    option: str = "perceptual",
+    optional: bool = True,
 ) -> Features:
     """The outputs of `layers` ("relu1_1" ... "relu5_4") of "vgg16" or "vgg19" (Simonyan and Zisserman, 2014).
 
     The values that images are mapped to before are the caller's affair: the papers differ. `weights` is the path of
     torchvision's or timm's checkpoint of that network (or of its convolutions alone), such a state dict, or
-    "pretrained" for timm's own. `option` is what the caller's users give them by, for messages.
+    "pretrained" for timm's own. For messages, `option` is what the caller's users give them by, and `optional` whether
+    None in its place leaves the term out.
 
     Raises:
         InvalidOption: an unknown network or layer.
@@ -61,7 +67,7 @@ def vgg(
         if isinstance(part, nn.ReLU):
             part.inplace = False  # what a layer gave must not change behind the one who took it
     own = network.state_dict()
-    given = _given(name, weights, _WHERE.format(option=option, name=name))
+    given = _given(name, weights, _WHERE.format(option=option, name=name, how=f" ({option}=None)" if optional else ""))
     state = {key: given[key] for key in own if key in given}
     wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
     if wrong:

@@ -55,7 +55,7 @@ class Perceptual(Term):
         """
         if self._network is None:
             layers = LAYERS if self.style_weight else LAYERS[CONTENT : CONTENT + 1]
-            self._network = vgg("vgg16", layers, self._weights, option=self.option)
+            self._network = vgg("vgg16", layers, self._weights, option=self.option, optional=self.option != "weights")
 
     def check(self, images: Sequence[int]) -> None:
         if images[1] not in (1, 3):
