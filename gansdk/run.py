@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
+from gansdk.channels.configs import spelled
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.events import Event, SearchStep, StageStarted
-from gansdk.interfaces import Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
+from gansdk.interfaces import Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
-
-SCORED_IMAGES = 8
 
 
 class CompressionRun:
@@ -41,6 +40,7 @@ class CompressionRun:
         terms: Sequence[Term],
         learning_rate: float,
         rung: str = "",
+        scored_images: int = Pruner.scored_images,
     ) -> None:
         self.loop = loop
         self.seed = loop.seed
@@ -56,6 +56,7 @@ class CompressionRun:
         self._terms = tuple(terms)
         self._learning_rate = learning_rate
         self._rung = rung
+        self._most_scored = scored_images
         self._phase = "prepare"
         self._stages = 0
 
@@ -118,7 +119,7 @@ class CompressionRun:
             return []
         rows: list[tuple[Route, Tensor, Tensor]] = []
         with torch.no_grad():
-            for found in islice(self.loop.source.images("search"), SCORED_IMAGES * len(self.student.contracts)):
+            for found in islice(self.loop.source.images("search"), self._most_scored * len(self.student.contracts)):
                 batch = self.loop.processes.to_device(found)
                 for route, x in batch.inputs.items():
                     target = batch.targets.get(route)
@@ -187,15 +188,21 @@ class CompressionRun:
         self.student.train(False)
 
     def _remember(self, event: SearchStep) -> None:
+        if self.searched and self.searched[-1]["left"]:
+            self.searched.pop()
         for row in self.searched:
             row.pop("front", None)
         self.searched.append(
             {
                 "generation": event.generation,
                 "generations": event.generations,
+                "left": event.left,
                 "scored": event.scored,
                 "best": event.best,
                 "macs": event.cost.macs,
+                "config": spelled(event.config),
+                "positions": list(event.config),
+                "measure": event.measure,
                 "front": [list(point) for point in event.front],
             }
         )

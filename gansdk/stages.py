@@ -52,6 +52,7 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
         terms=[term for item in job.distillers for term in item.terms],
         learning_rate=job.learning_rate,
         rung=rung,
+        scored_images=job.pruner.scored_images,
     )
 
 

@@ -1,0 +1,98 @@
+"""Checks of the options that users give to plugins: what was given, what was expected, by the option's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from gansdk.errors import InvalidOption
+
+T = TypeVar("T")
+
+
+def one_of(choices: Sequence[T], given: object, option: str) -> T:
+    """`given`, if it is one of the choices.
+
+    Raises:
+        InvalidOption: it is not; the message names them.
+    """
+    for choice in choices:
+        if choice == given:
+            return choice
+    raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.")
+
+
+def positive(given: object, option: str) -> float:
+    """`given` as a float, if it is a finite number above zero.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if (number := _number(given)) > 0:
+        return number
+    raise InvalidOption(f"{option}={given!r} must be a finite number above zero; to do without, leave it out.")
+
+
+def at_least_zero(given: object, option: str) -> float:
+    """`given` as a float, if it is a finite number from zero.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if (number := _number(given)) >= 0:
+        return number
+    raise InvalidOption(f"{option}={given!r} must be a finite number from zero.")
+
+
+def share(given: object, option: str) -> float:
+    """`given` as a float, if it is a number from 0 to 1.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if 0 <= (number := _number(given)) <= 1:
+        return number
+    raise InvalidOption(f"{option}={given!r} must be a number from 0 to 1.")
+
+
+def shares(given: object, option: str) -> tuple[float, ...]:
+    """`given` as a tuple, if it is a list of at least one number from 0 to 1.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    listed = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if listed and all(0 <= _number(item) <= 1 for item in listed):
+        return tuple(float(item) for item in listed)
+    raise InvalidOption(f"{option}={given!r} must be a list of numbers from 0 to 1, as [1, 0.5, 0.25].")
+
+
+def count(given: object, option: str, *, least: int = 1) -> int:
+    """`given`, if it is a whole number from `least`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if isinstance(given, int) and not isinstance(given, bool) and given >= least:
+        return given
+    raise InvalidOption(f"{option}={given!r} must be a whole number from {least}.")
+
+
+def names(given: object, option: str) -> tuple[str, ...]:
+    """`given` as a tuple, if it is a list of at least one name and none twice.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    listed = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if listed and all(isinstance(name, str) for name in listed) and len(set(listed)) == len(listed):
+        return listed
+    raise InvalidOption(f"{option}={given!r} must be a list of different names, or left out.")
+
+
+def _number(given: object) -> float:
+    """`given` as a float; NaN, which no comparison holds for, where it is no finite number."""
+    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf:
+        return float(given)
+    return math.nan
