@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -79,6 +80,17 @@ def count(given: object, option: str, *, least: int = 1) -> int:
     raise InvalidOption(f"{option}={given!r} must be a whole number from {least}.")
 
 
+def flag(given: object, option: str) -> bool:
+    """`given`, if it is True or False: of a command line's words, "False" and "no" are strings, and true.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if isinstance(given, bool):
+        return given
+    raise InvalidOption(f"{option}={given!r} must be true or false.")
+
+
 def names(given: object, option: str) -> tuple[str, ...]:
     """`given` as a tuple, if it is a list of at least one name and none twice.
 
@@ -93,6 +105,6 @@ def names(given: object, option: str) -> tuple[str, ...]:
 
 def _number(given: object) -> float:
     """`given` as a float; NaN, which no comparison holds for, where it is no finite number."""
-    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf:
+    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max:
         return float(given)
     return math.nan
