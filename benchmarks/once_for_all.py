@@ -41,7 +41,7 @@ from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.calibration import calibrated
 from gansdk_distillers.pixel import pixel
-from gansdk_pruners.subnets import Subnets
+from gansdk_pruners.subnets import Subnets, positions_of
 
 
 class Noise(DataSource):
@@ -143,7 +143,7 @@ def main() -> None:
     student = ElasticStudent.of(generator)
     source = Noise(options.size, options.held_out)
     run = start(generator, student, source)
-    subnets = Subnets(student.space, shares=(0.75, 0.5, 0.25), multiple_of=8)
+    subnets = Subnets(student.space, positions_of(student.space))
     rng = Random(0)
     drawn = [subnets.plan(subnets.draw(rng)) for _ in range(options.rounds + 1)]
     batch = source.train_batch(1, seed=0, step=0)

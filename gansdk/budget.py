@@ -29,6 +29,7 @@ _MEASURED = ("latency", "peak_memory")
 _LARGEST = 10**18
 _DECIMALS = 12
 _SEVERAL = "For several students pass a list to gansdk.ladder, or --budget several times to `gansdk compress`"
+ADVICE = "allow smaller widths (lower floors and multiples)"
 _NAMED = 5  # reasons that an error quotes
 
 _NUMBER = r"[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?"
@@ -235,10 +236,11 @@ class Limits:
             for metric, spent, limit in self._terms(cost)
         )
 
-    def check_floor(self, floor: Cost, name: str, frozen: Sequence[str] = ()) -> None:
+    def check_floor(self, floor: Cost, name: str, frozen: Sequence[str] = (), advice: str = ADVICE) -> None:
         """Say before any work if not even the smallest plan of `name` fits.
 
-        `floor` is that plan's cost; `frozen` are the reasons why there is nothing smaller, in words.
+        `floor` is that plan's cost; `frozen` are the reasons why there is nothing smaller, in words; `advice` is what
+        to do beside asking for more, by the names of the pruner's own options.
 
         Raises:
             BudgetUnreachable: with the floor, and the spelling of a budget that can be reached.
@@ -253,7 +255,7 @@ class Limits:
         reasons = f" Frozen: {'; '.join(frozen[:_NAMED])}{more}." if frozen else ""
         raise BudgetUnreachable(
             f"The budget allows {asked}, but the smallest plan of {name!r} costs {costs}.{reasons} "
-            f'Ask for "{enough}" or more, or allow smaller widths (lower floors and multiples).',
+            f'Ask for "{enough}" or more, or {advice}.',
             floor={metric: floor.of(metric, self.counting) for metric in _METRICS},
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gansdk.budget import Cost
 
@@ -40,10 +40,10 @@ class StepDone(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchStep(Event):
-    """A pruner that searches scored one more generation of subnets."""
+    """A pruner that searches scored one more generation of subnets, or a part of one that takes long."""
 
     generation: int
-    """Done, from 1 to `generations`."""
+    """From 1 to `generations`."""
     generations: int
     scored: int
     """Subnets scored so far."""
@@ -52,6 +52,12 @@ class SearchStep(Event):
     cost: Cost
     front: tuple[tuple[int, float], ...]
     """(MACs, score) of the subnets that none is both cheaper and better than, cheapest first."""
+    left: int = 0
+    """Subnets of the generation that are not scored yet; 0 if it is done."""
+    config: Mapping[str, int] = field(default_factory=dict)
+    """The best subnet as a configuration: knob or group -> its number."""
+    measure: str = ""
+    """What the scores are and what on, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

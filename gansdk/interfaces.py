@@ -458,7 +458,7 @@ class Run(Protocol):
         """Train the student of the run in its present form."""
 
     def score(self, plan: Plan) -> float:
-        """Quality of a subnet on the "search" split; lower is better."""
+        """Mean absolute error of a subnet on the "search" split, to the ground truth or else to the teacher."""
 
     @property
     def scored_images(self) -> int:
@@ -494,6 +494,8 @@ class Pruner(ABC):
     """Which weights the carved student takes along."""
     trains: bool = False
     """Whether it trains the student through the run before the plan is known, so that a distiller must say on what."""
+    scored_images: int = 8
+    """Images of the "search" split that `Run.score` looks at, at most; of each route."""
 
     def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
         """Do once what the searches for all these limits share, such as training shared weights.

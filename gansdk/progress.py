@@ -45,8 +45,8 @@ class ProgressObserver:
                 self._begin(stage, steps)
             case StepDone():
                 self._advance(event)
-            case SearchStep(generation=done, generations=total, scored=scored, best=best, cost=cost):
-                self._say(f"generation {done}/{total}: {scored} subnets scored, best {best:.4g} at {_costs(cost)}")
+            case SearchStep():
+                self._say(_searched(event))
             case PlanFound(cost=cost):
                 self._say(f"plan found: {_costs(cost)}")
             case Carved(cost=cost, full=full, max_error=error):
@@ -88,6 +88,17 @@ _PHASES = {"prepare": "training before the search"}
 
 def _costs(cost: Cost) -> str:
     return f"{cost.macs / 1e6:,.1f} M MACs, {cost.params:,} parameters"
+
+
+def _searched(event: SearchStep) -> str:
+    """What was found so far, and the front by its two ends."""
+    left = f" ({event.left} to go)" if event.left else ""
+    done = f"generation {event.generation}/{event.generations}{left}: {event.scored} subnets scored"
+    text = f"{done}, best {event.best:.4g} at {_costs(event.cost)}"
+    if len(event.front) < 2:
+        return text
+    ends = " to ".join(f"{score:.4g} at {macs / 1e6:,.1f} M" for macs, score in (event.front[0], event.front[-1]))
+    return f"{text}; front of {len(event.front)}: {ends}"
 
 
 def _details(event: StepDone) -> str:

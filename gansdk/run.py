@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
+from gansdk.channels.configs import spelled
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
 from gansdk.events import Event, SearchStep, StageStarted
-from gansdk.interfaces import DataSource, Item, Regime, Result, Stage, State, Student, Task, Teacher, Term
+from gansdk.interfaces import DataSource, Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
-
-SCORED_IMAGES = 8
 
 
 class CompressionRun:
@@ -46,6 +45,7 @@ class CompressionRun:
         learning_rate: float,
         rung: str = "",
         scored_on: Sequence[DataSource] = (),
+        scored_images: int = Pruner.scored_images,
     ) -> None:
         self.loop = loop
         self.seed = loop.seed
@@ -62,6 +62,7 @@ class CompressionRun:
         self._learning_rate = learning_rate
         self._rung = rung
         self._scored_on = scored_on
+        self._most_scored = scored_images
         self._phase = "prepare"
         self._stages = 0
 
@@ -125,7 +126,7 @@ class CompressionRun:
             return []
         rows: list[tuple[Route, Tensor, Tensor]] = []
         with torch.no_grad():
-            for found in islice(self.loop.source.images("search"), SCORED_IMAGES * len(self.student.contracts)):
+            for found in islice(self.loop.source.images("search"), self._most_scored * len(self.student.contracts)):
                 batch = self.loop.processes.to_device(found)
                 for route, x in batch.inputs.items():
                     target = batch.targets.get(route)
@@ -207,15 +208,21 @@ class CompressionRun:
         self.student.train(False)
 
     def _remember(self, event: SearchStep) -> None:
+        if self.searched and self.searched[-1]["left"]:
+            self.searched.pop()
         for row in self.searched:
             row.pop("front", None)
         self.searched.append(
             {
                 "generation": event.generation,
                 "generations": event.generations,
+                "left": event.left,
                 "scored": event.scored,
                 "best": event.best,
                 "macs": event.cost.macs,
+                "config": spelled(event.config),
+                "positions": list(event.config),
+                "measure": event.measure,
                 "front": [list(point) for point in event.front],
             }
         )

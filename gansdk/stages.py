@@ -53,6 +53,7 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
         learning_rate=job.learning_rate,
         rung=rung,
         scored_on=() if job.scored_on is None else tuple(views_of(job.scored_on, generator).values()),
+        scored_images=job.pruner.scored_images,
     )
 
 

@@ -9,13 +9,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
-from gansdk.channels.knobs import choices_up_to
+from gansdk.channels.knobs import widths_at
 from gansdk_adapters.networks.resnet import FIRST_BLOCK, ResNetSizes
 from gansdk_adapters.networks.spade import SPADESizes
 
 Choices = Mapping[int, Sequence[tuple[int, ...]]]
 """Width (ngf) of a published supernet -> the values of each position, ascending."""
 
+FULL_WIDTH = 64
+"""Of the networks that the papers compress; narrower supernets are what these were distilled to before the search."""
 _SHARED: dict[int, Sequence[tuple[int, ...]]] = {
     32: ((16, 24, 32),) * 8,
     48: ((32, 48),) * 2 + ((32, 40, 48),) * 4 + ((16, 24, 32, 48),) * 2,
@@ -40,29 +42,36 @@ class Position:
     factor: int
     followers: tuple[str, ...] = ()
     """Layers that keep their proportion to it."""
-    lowest: float = 0.25
-    """Least value to search, relative to the full one, where no published list says it."""
 
 
 def knobs_of(module: nn.Module, positions: Sequence[Position], published: Choices) -> tuple[Knob, ...]:
     """Return "c0", "c1", ...: the positions' knobs with the published choices, if all positions have that width.
 
-    Other networks get multiples of 8 (of less where they are narrow) from the lowest share the papers search.
+    Published lists for supernets that are narrower than the papers' teachers stop at half of these or above, so such
+    networks get shares of their width besides, down to an eighth; networks of other widths get the shares alone.
     Widths are read from the layers, so pruned networks have knobs of what is left; a layer that has no whole multiple
     of the number's channels is free, and so is a position whose own layer has none.
     """
     values = [divmod(_made_by(module, position.layer), position.factor) for position in positions]
     full = {value for value, _ in values}
     lists = published.get(min(full), ()) if len(full) == 1 else ()
+    listed = lists if len(lists) == len(positions) else ((),) * len(positions)
     return tuple(
         Knob(
             name=f"c{index}",
-            choices=lists[index] if len(lists) == len(positions) else choices_up_to(value, lowest=position.lowest),
+            choices=_choices(value, listed[index]),
             widths=((position.layer, position.factor), *_proportions(module, position.followers, value)),
         )
         for index, (position, (value, rest)) in enumerate(zip(positions, values, strict=True))
         if value and not rest
     )
+
+
+def _choices(value: int, published: tuple[int, ...]) -> tuple[int, ...]:
+    """Return those of a position: as published at the papers' width, and reaching down to an eighth at others."""
+    if published and value == FULL_WIDTH:
+        return published
+    return tuple(sorted({*published, *widths_at(value)}))
 
 
 def resnet_positions(sizes: ResNetSizes) -> tuple[Position, ...]:
@@ -87,9 +96,9 @@ def spade_positions(sizes: SPADESizes) -> tuple[Position, ...]:
     A later block's inner width and, in all blocks, what gamma and beta see follow. Deeper networks and those for
     "most" have more than eight; the last block of the latter counts its channels singly.
     """
-    trunk = Position(layer="fc", factor=16, lowest=0.5)
+    trunk = Position(layer="fc", factor=16)
     coarse = [
-        Position(layer=f"{name}.conv_0", factor=16, followers=_guides(name, ("norm_0", "norm_1")), lowest=0.5)
+        Position(layer=f"{name}.conv_0", factor=16, followers=_guides(name, ("norm_0", "norm_1")))
         for name in sizes.names[: 1 + sizes.middles]
     ]
     return (trunk, *coarse, *(_fine(sizes, index) for index in range(len(sizes.ups))))
@@ -97,12 +106,12 @@ def spade_positions(sizes: SPADESizes) -> tuple[Position, ...]:
 
 def _fine(sizes: SPADESizes, index: int) -> Position:
     """Return the position of a later block; of its inner width alone if the block adds its input as it is."""
-    name, factor, lowest = f"up_{index}", max(1, 8 >> index), 0.375 if index else 0.5
+    name, factor = f"up_{index}", max(1, 8 >> index)
     if sizes.given[1 + sizes.middles + index] == sizes.ups[index]:
         guides = _guides(name, ("norm_0", "norm_1"))
-        return Position(layer=f"{name}.conv_0", factor=factor, followers=guides, lowest=lowest)
+        return Position(layer=f"{name}.conv_0", factor=factor, followers=guides)
     guides = _guides(name, ("norm_0", "norm_1", "norm_s"))
-    return Position(layer=f"{name}.conv_1", factor=factor, followers=(f"{name}.conv_0", *guides), lowest=lowest)
+    return Position(layer=f"{name}.conv_1", factor=factor, followers=(f"{name}.conv_0", *guides))
 
 
 def _guides(block: str, norms: Sequence[str]) -> tuple[str, ...]:

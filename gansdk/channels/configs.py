@@ -16,7 +16,7 @@ def read_config(space: Space, values: Config | Sequence[int] | str) -> Config:
     """The configuration in any of its spellings: by knobs, as numbers in their order, or joined by "_".
 
     Knobs that are not named keep everything. Any whole number up to the full network's is a value, whether or not
-    it is among the knob's choices.
+    it is among the knob's choices; 0 only where it is.
 
     Raises:
         InvalidOption: there is no such knob, too few or too many numbers, or a value out of range.
@@ -40,10 +40,16 @@ def read_config(space: Space, values: Config | Sequence[int] | str) -> Config:
 
 
 def _value(knob: Knob, given: object) -> int:
-    value = given.__index__() if isinstance(given, SupportsIndex) else 0
-    if not 1 <= value <= knob.choices[-1]:
-        raise InvalidOption(f"{knob.name}={given!r} must be a whole number from 1 to {knob.choices[-1]}.")
+    value = given.__index__() if isinstance(given, SupportsIndex) else -1
+    least = min(1, knob.choices[0])
+    if not least <= value <= knob.choices[-1]:
+        raise InvalidOption(f"{knob.name}={given!r} must be a whole number from {least} to {knob.choices[-1]}.")
     return value
+
+
+def spelled(config: Config) -> str:
+    """The configuration's numbers, joined by "_"."""
+    return "_".join(map(str, config.values()))
 
 
 def widths_of(space: Space, values: Config | Sequence[int] | str) -> dict[str, int]:

@@ -9,7 +9,11 @@ from torch import nn
 
 from gansdk.channels.branches import groups_made_by
 from gansdk.channels.groups import Knob, Space
+from gansdk.channels.select import multiple_for
 from gansdk.errors import ContractError
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+"""GAN Compression's widths of a 64-channel network, 64 to 16, as shares, and half of the narrowest."""
 
 
 def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
@@ -50,15 +54,18 @@ def _carved(knob: Knob, widths: Mapping[str, int]) -> Knob | None:
     return replace(knob, choices=(*(choice for choice in knob.choices if choice < value), value))
 
 
-def choices_up_to(full: int, *, lowest: float, multiple_of: int = 8) -> tuple[int, ...]:
-    """Values to search for a width of `full`: ascending multiples from `lowest` times it, and itself.
+def widths_at(size: int, shares: Sequence[float] = SHARES, *, multiple_of: int = 8, floor: int = 1) -> tuple[int, ...]:
+    """Values to search for a width of `size`: its `shares`, floored to multiples, and itself; ascending.
 
-    Of 8 (GAN Compression, Li et al., CVPR 2020), or of a smaller power of two for a width below four times that.
+    Of `multiple_of`, or of a smaller power of two for widths below four times that and for shares below it. A share
+    of 0 is `floor`, the fewest channels that may stay.
     """
-    step = multiple_of
-    while step > 1 and 4 * step > full:
-        step //= 2
-    return (*(value for value in range(step, full, step) if value >= lowest * full), full)
+
+    def width(share: float) -> int:
+        multiple = multiple_for(min(size, int(4 * share * size)), multiple_of)
+        return max(1 if share else 0, floor, int(share * size) // multiple * multiple)
+
+    return tuple(sorted({width(share) for share in shares if share < 1} | {size}))
 
 
 def _check(space: Space, knob: Knob, widths: dict[str, int], taken: set[str]) -> None:

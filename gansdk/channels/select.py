@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gansdk.budget import Cost, Limits
+from gansdk.budget import ADVICE, Cost, Limits
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.errors import ContractError, NothingPruned
 
@@ -89,10 +89,10 @@ def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
     return list(space.prunable)
 
 
-def check_floor(space: Space, limits: Limits, floor: Cost) -> None:
-    """Raise BudgetUnreachable if the smallest plan does not fit."""
+def check_floor(space: Space, limits: Limits, floor: Cost, advice: str = ADVICE) -> None:
+    """Raise BudgetUnreachable if the smallest plan does not fit; `advice` as for `Limits.check_floor`."""
     frozen = [f"{group.name} ({group.frozen})" for group in space.groups if group.frozen]
-    limits.check_floor(floor, space.name, frozen)
+    limits.check_floor(floor, space.name, frozen, advice)
 
 
 def floor_of(group: ChannelGroup, floor_share: float = FLOOR_SHARE) -> int:
@@ -100,10 +100,10 @@ def floor_of(group: ChannelGroup, floor_share: float = FLOOR_SHARE) -> int:
     return min(group.size, max(group.floor, int(np.ceil(floor_share * group.size))))
 
 
-def multiple_for(group: ChannelGroup, multiple_of: int) -> int:
-    """The multiple for this group's width: at most a quarter of it, so that narrow groups can shrink too."""
+def multiple_for(size: int, multiple_of: int) -> int:
+    """The multiple for a width of `size`: at most a quarter of it, so that narrow groups can shrink too."""
     multiple = multiple_of
-    while multiple > 1 and multiple * 4 > group.size:
+    while multiple > 1 and multiple * 4 > size:
         multiple //= 2
     return max(1, multiple)
 
@@ -117,7 +117,7 @@ def drop_sequence(
         values = np.asarray(scores[group.name], dtype=np.float64)
         scale = _root_mean_square(values) if normalise else 1.0
         order = np.lexsort((np.arange(group.size), values))  # worst first; ties leave by channel id
-        multiple, floor = multiple_for(group, multiple_of), floor_of(group, floor_share)
+        multiple, floor = multiple_for(group.size, multiple_of), floor_of(group, floor_share)
         width, worst = group.size, -np.inf
         while width > floor:
             target = max(floor, (width - 1) // multiple * multiple)

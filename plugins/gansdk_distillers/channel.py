@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import get_args
 
 from gansdk.interfaces import Distiller
+from gansdk.toolkit.options import names, one_of, positive
 from gansdk_distillers.connected import Connected, Reduction
-from gansdk_distillers.options import names, one_of, positive
 from gansdk_distillers.terms.features import NormedConnector, channel_distance
 
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Distiller
+from gansdk.toolkit.options import count, one_of, positive
 from gansdk_distillers.datafree.regime import DataFree, NewBlocks, Reduction
-from gansdk_distillers.options import count, one_of, positive
 from gansdk_distillers.terms.images import Norm
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gansdk.interfaces import Distiller
+from gansdk.toolkit.options import names, positive
 from gansdk_distillers.connected import Connected
-from gansdk_distillers.options import names, positive
 from gansdk_distillers.terms.features import Connector, feature_distance
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Term
-from gansdk_distillers.options import names, one_of, positive
+from gansdk.toolkit.options import names, one_of, positive
 from gansdk_distillers.taps import chosen
 from gansdk_distillers.terms.kernel_alignment import Variant, batch_kernel_alignment, global_kernel_alignment
 

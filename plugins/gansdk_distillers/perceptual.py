@@ -11,8 +11,8 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.interfaces import Distiller, Stage, Term
+from gansdk.toolkit.options import at_least_zero, positive
 from gansdk.toolkit.perceptual import Features, vgg
-from gansdk_distillers.options import at_least_zero, positive
 from gansdk_distillers.terms.images import images, output_range, rescaled
 from gansdk_distillers.terms.perceptual import gram, mean_distance
 from gansdk_distillers.terms.precision import full_precision

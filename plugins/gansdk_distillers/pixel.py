@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk_distillers.options import one_of, positive
+from gansdk.toolkit.options import one_of, positive
 from gansdk_distillers.terms.images import Norm, gain, images, pixel_distance
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk_distillers.options import positive
+from gansdk.toolkit.options import positive
 from gansdk_distillers.terms.images import images, output_range, rescaled
 from gansdk_distillers.terms.similarity import moments, similarity
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk_distillers.options import count, names, one_of, positive
+from gansdk.toolkit.options import count, names, one_of, positive
 from gansdk_distillers.terms.images import Norm, gain, images
 from gansdk_distillers.terms.wavelet import Bands, wavelet_distance
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -78,10 +79,13 @@ def evolve(
 
 
 def pareto(rows: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Of (cost, score) rows those that no other one is both cheaper and better than, cheapest first."""
+    """Of (cost, score) rows those that no other one is both cheaper and better than, cheapest first.
+
+    Scores that are not finite are none.
+    """
     front: list[tuple[int, float]] = []
     for cost, score in sorted(rows):
-        if not front or score < front[-1][1]:
+        if math.isfinite(score) and (not front or score < front[-1][1]):
             front.append((cost, score))
     return tuple(front)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from itertools import islice, product
 from random import Random
 from typing import Literal
 
@@ -15,40 +16,51 @@ import torch
 from torch import Tensor
 
 from gansdk.budget import Limits
-from gansdk.channels.groups import Plan
+from gansdk.channels.configs import plan_of, spelled
+from gansdk.channels.groups import Knob, Plan
+from gansdk.channels.knobs import SHARES
 from gansdk.channels.select import check_floor, check_scores
 from gansdk.contracts import Route
-from gansdk.errors import DataError, InvalidOption, MissingData, TrainingDiverged
-from gansdk.events import SearchStep
+from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, TrainingDiverged
 from gansdk.interfaces import Pruner, Run, Student
 from gansdk.toolkit.calibration import calibrate, calibrated, on_batch_statistics, tracks_statistics
-from gansdk_pruners.evolution import Evolution, every, evolve, pareto
+from gansdk.toolkit.options import count, one_of, positive, share
+from gansdk.toolkit.options import shares as listed
+from gansdk_pruners.evolution import Evolution, every, evolve
 from gansdk_pruners.importance import IMPORTANCES, scores_by
-from gansdk_pruners.subnets import Config, Ranking, Subnets, rank
+from gansdk_pruners.scoring import Scoring
+from gansdk_pruners.subnets import MULTIPLE_OF, Config, Positions, Ranking, Subnets, positions_of, rank
 
 _log = logging.getLogger(__name__)
 
-SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
-"""GAN Compression's widths of a 64-channel network, 64 to 16, as shares."""
-RANKING, CANDIDATES = "ranking", "candidates"
-"""Names of the notes: the order of the channels, and every subnet that was scored."""
+RANKING = "ranking"
+"""Name of the note on the order of the channels."""
 LEAST_IMAGES = 2
-MOST_LISTED = 1_000_000
-"""Subnets whose costs an exhaustive search goes through: minutes."""
+MOST_LISTED, MOST_SCORED = 1_000_000, 20_000
+"""Subnets whose costs an exhaustive search goes through (minutes), and those within the budget that it may score: more
+than any space has that GAN Compression searched so."""
 
 
 class OnceForAll(Pruner):
     """The search of GAN Compression (Li et al., CVPR 2020) over the channel groups of any generator.
 
     The shared weights are trained by the run's own distiller and task, one subnet a step; subnets within the budget
-    are then scored without training on the held-out "search" images, and the best one is carved. It may leave budget
-    unused: what counts is the score. Several students share the training and all scores: a larger budget never gets a
-    subnet of a worse score, and the tightest gets the one it would get alone.
+    are then scored without training on the held-out "search" images, and the best one is carved. A score is the mean
+    absolute error of a subnet's images, to the ground truth or else to the teacher's images. The student may leave
+    budget unused: what counts is the score. Several students share the training and all scores: a larger budget never
+    gets a subnet of a worse score, and the tightest gets the one it would get alone.
 
     Args:
         steps: training steps of the shared weights; 0 searches in the weights as they are.
-        shares: widths to choose from for groups that no knob of the adapter sets, as shares of the full one.
-        multiple_of: these widths become multiples of this (smaller ones in narrow groups).
+        space: what has a width of its own. "knobs": what the adapter's knobs set, at the adapter's widths (the
+            papers'), and every group that none sets. "groups": every group. "auto": knobs where the adapter has them,
+            and groups where not; where these widths cannot meet a budget, knobs get the shares of their width besides.
+        shares: widths to choose from, as shares of the full one, for knobs too; None for the adapter's widths of knobs,
+            and for 1, 3/4, 1/2, 3/8, 1/4 and 1/8 of other groups.
+        multiple_of: these widths become multiples of this (smaller ones in narrow groups, and for shares below it);
+            None for 8. Given, it makes the shares hold for knobs too.
+        config: the subnet to carve, instead of a search: a number for every knob or group, as "16_16_32_16_32_32_16_16"
+            (what a report shows), a list, or {name: number}. Any width up to the full one is allowed.
         sampling: "uniform" draws every step's widths (the paper); "sandwich" trains the largest, a random, the
             smallest and a random subnet in turn.
         order: "importance" keeps the most important channels at every width; "prefix" the first ones (the paper).
@@ -57,9 +69,11 @@ class OnceForAll(Pruner):
             more subnets than the first generation.
         population, iterations, parent_ratio, mutation_ratio, mutate_prob: of the evolution. The paper's, but for 10
             iterations instead of its 500.
+        scored_images: held-out images that subnets are scored on, at most; the papers take 120 to 300.
         calibration: training images on which the tracked statistics of norms are measured for every subnet before it is
-            scored, and for the carved student; the shared weights are trained on batch statistics. 0 keeps the
-            teacher's statistics for all of it.
+            scored, and for the carved student; the shared weights are trained on batch statistics. 0 measures none:
+            the teacher's are kept for all of it. The fresh norms of a transform have none to keep, so they want
+            calibration.
         max_minutes: stop scoring for a budget after so long, over all starts of the run, and take the best so far. The
             plan then depends on the machine's speed.
 
@@ -67,12 +81,17 @@ class OnceForAll(Pruner):
         InvalidOption: an option is out of its range.
     """
 
+    _subnets: Subnets
+    """Set by `prepare`."""
+
     def __init__(
         self,
         *,
         steps: int = 2000,
-        shares: Sequence[float] = SHARES,
-        multiple_of: int = 8,
+        space: Positions = "auto",
+        shares: Sequence[float] | None = None,
+        multiple_of: int | None = None,
+        config: str | Sequence[int] | Mapping[str, int] | None = None,
         sampling: Literal["uniform", "sandwich"] = "uniform",
         order: Literal["importance", "prefix"] = "importance",
         importance: str = "auto",
@@ -82,47 +101,28 @@ class OnceForAll(Pruner):
         parent_ratio: float = 0.25,
         mutation_ratio: float = 0.5,
         mutate_prob: float = 0.2,
+        scored_images: int = 8,
         calibration: int = 16,
         max_minutes: float | None = None,
     ) -> None:
-        _check_choice("sampling", sampling, ("uniform", "sandwich"))
-        _check_choice("order", order, ("importance", "prefix"))
-        _check_choice("importance", importance, ("auto", *IMPORTANCES))
-        _check_choice("search", search, ("auto", "evolution", "exhaustive"))
-        for name, value, least in (
-            ("steps", steps, 0),
-            ("multiple_of", multiple_of, 1),
-            ("population", population, 2),
-            ("iterations", iterations, 0),
-            ("calibration", calibration, 0),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise InvalidOption(f"{name}={value!r} must be a whole number from {least}.")
-        for name, share in (
-            ("parent_ratio", parent_ratio),
-            ("mutation_ratio", mutation_ratio),
-            ("mutate_prob", mutate_prob),
-            *(("shares", share) for share in shares),
-        ):
-            if not 0 <= share <= 1:
-                raise InvalidOption(f"{name}: {share!r} must lie within 0 and 1.")
-        if max_minutes is not None and not max_minutes > 0:
-            raise InvalidOption(f"max_minutes={max_minutes!r} must be above zero, or None for no limit.")
-        self.steps = steps
+        self.steps = count(steps, "steps", least=0)
         self.trains = steps > 0
-        self.shares = tuple(shares)
-        self.multiple_of = multiple_of
-        self.sampling = sampling
-        self.order = order
-        self.importance = importance
-        self.strategy = search
-        self.population = population
-        self.iterations = iterations
-        self.parent_ratio = parent_ratio
-        self.mutation_ratio = mutation_ratio
-        self.mutate_prob = mutate_prob
-        self.calibration = calibration
-        self.max_minutes = max_minutes
+        self.space: Positions = one_of(("auto", "knobs", "groups"), space, "space")
+        self.shares = None if shares is None else listed(shares, "shares")
+        self.multiple_of = None if multiple_of is None else count(multiple_of, "multiple_of")
+        self.config = None if config is None else _config(config)
+        self.sampling = one_of(("uniform", "sandwich"), sampling, "sampling")
+        self.order = one_of(("importance", "prefix"), order, "order")
+        self.importance = one_of(("auto", *IMPORTANCES), importance, "importance")
+        self.strategy = one_of(("auto", "evolution", "exhaustive"), search, "search")
+        self.population = count(population, "population", least=2)
+        self.iterations = count(iterations, "iterations", least=0)
+        self.parent_ratio = share(parent_ratio, "parent_ratio")
+        self.mutation_ratio = share(mutation_ratio, "mutation_ratio")
+        self.mutate_prob = share(mutate_prob, "mutate_prob")
+        self.scored_images = count(scored_images, "scored_images", least=LEAST_IMAGES)
+        self.calibration = count(calibration, "calibration", least=0)
+        self.max_minutes = None if max_minutes is None else positive(max_minutes, "max_minutes")
 
     def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
         """Rank the channels and train the student's shared weights, once for all budgets.
@@ -130,31 +130,30 @@ class OnceForAll(Pruner):
         Raises:
             BudgetUnreachable: before any work, if even the smallest subnet costs more than one of the limits.
             NothingPruned: there is one width only, everywhere.
-            InvalidOption: an exhaustive search has too many subnets to go through.
+            InvalidOption: an exhaustive search has too many subnets to go through, or there is no such `config` or it
+                is over a budget.
             MissingData: there are no images.
             DataError: fewer than two of them are held out for the search.
             TrainingDiverged: the training broke.
         """
         space = student.space
         check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
-        subnets = self._subnets(student)
-        least = student.cost(subnets.plan(subnets.smallest))
         needed = [one for one in limits if not one.fits(student.cost(space.full_plan()))]
-        for one in needed:
-            check_floor(space, one, least)
-        if not needed:
+        if self.config is not None:
+            self._subnets = Subnets(space, self._positions(student))
+            self._check_given(student, limits)
+        elif needed:
+            self._subnets = self._reaching(student, needed)
+            self._check_listed(student, needed[0])
+        else:
             return
-        if self.strategy == "exhaustive" and subnets.count > MOST_LISTED:
-            raise InvalidOption(
-                f"search='exhaustive' would go through {subnets.count:,} subnets, and {MOST_LISTED:,} are the most. "
-                f"Give fewer shares than {self.shares} or a larger multiple_of, or use search='evolution'."
-            )
-        _check_images(run)
-        subnets = self._subnets(student, self._ranking(student, run))
+        if self.config is None or self.steps:
+            _check_images(run)
+        self._subnets = Subnets(space, self._subnets.positions, self._ranking(student, run))
         if self.steps:
             # The teacher's statistics fit the wide network only; narrow ones trained on them score worse.
             with on_batch_statistics(student) if self.calibration else nullcontext():
-                run.distil(self.steps, before_step=self.sampler(student, subnets, run.seed))
+                run.distil(self.steps, before_step=self.sampler(student, self._subnets, run.seed))
         student.activate(space.full_plan())
 
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
@@ -163,17 +162,21 @@ class OnceForAll(Pruner):
         Raises:
             TrainingDiverged: no subnet gives finite images.
         """
+        if self.config is not None:
+            return self._given()
         if limits.fits(student.cost(student.space.full_plan())):
             return student.space.full_plan()
-        subnets = self._subnets(student, self._ranking(student, run))
-        best, score = self._best(student, subnets, limits, run)
-        if not math.isfinite(score):
+        subnets = self._subnets
+        scoring = self._scoring(student, limits, run)
+        scoring.go_through(*self._generations(scoring, run.seed))
+        best = scoring.best()
+        if not math.isfinite(scoring.scores[best]):
             raise TrainingDiverged(
                 f"None of the subnets within the budget gives finite images after {self.steps} steps. Try a smaller "
                 "learning_rate."
             )
         usage = limits.usage(student.cost(subnets.plan(best)))
-        _log.info("The best subnet, %s, uses %.1f %% of the budget.", best, 100 * usage)
+        _log.info("The best subnet, %s, uses %.1f %% of the budget.", spelled(subnets.named(best)), 100 * usage)
         return subnets.plan(best)
 
     def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
@@ -192,8 +195,74 @@ class OnceForAll(Pruner):
 
         return activate
 
-    def _subnets(self, student: Student, ranking: Ranking | None = None) -> Subnets:
-        return Subnets(student.space, shares=self.shares, multiple_of=self.multiple_of, ranking=ranking)
+    def _positions(self, student: Student, *, narrower: bool = False) -> tuple[Knob, ...]:
+        return positions_of(
+            student.space, self.space, shares=self.shares, multiple_of=self.multiple_of, narrower=narrower
+        )
+
+    def _reaching(self, student: Student, limits: Sequence[Limits]) -> Subnets:
+        """The subnets to search, of which the smallest is within all limits; not ranked yet.
+
+        Raises:
+            BudgetUnreachable: there are none.
+        """
+        subnets = Subnets(student.space, self._positions(student))
+        tightest = limits[-1]
+        if self.space == "auto" and not tightest.fits(student.cost(subnets.plan(subnets.smallest))):
+            wider, subnets = subnets, Subnets(student.space, self._positions(student, narrower=True))
+            if subnets.choices != wider.choices and tightest.fits(student.cost(subnets.plan(subnets.smallest))):
+                warnings.warn(
+                    f"The adapter's widths of {student.space.name!r} cannot meet the budget, so narrower ones are "
+                    f"searched too: {spelled(subnets.named(subnets.smallest))} instead of "
+                    f"{spelled(wider.named(wider.smallest))} is the smallest. Pass space='knobs' to refuse this.",
+                    GansdkWarning,
+                    stacklevel=2,
+                )
+        for one in limits:
+            check_floor(student.space, one, student.cost(subnets.plan(subnets.smallest)), self._advice())
+        return subnets
+
+    def _advice(self) -> str:
+        """What allows narrower subnets, by the names of the options."""
+        if self.space == "knobs" and self.shares is None and self.multiple_of is None:
+            return "allow narrower widths than the adapter's by the pruner's options space='auto' or shares=[...]"
+        least = min(SHARES if self.shares is None else self.shares)
+        multiple_of = MULTIPLE_OF if self.multiple_of is None else self.multiple_of
+        options = [f"shares below {least:g}"] if least else []
+        options += [f"multiple_of below {multiple_of}"] if multiple_of > 1 else []
+        return f"give the pruner {' or '.join(options)}" if options else "use another pruner"
+
+    def _check_listed(self, student: Student, limits: Limits) -> None:
+        """Refuse an exhaustive search that would not end."""
+        subnets = self._subnets
+        if self.strategy != "exhaustive":
+            return
+        change = "Give fewer shares or a larger multiple_of, or use search='evolution'."
+        if subnets.count > MOST_LISTED:
+            raise InvalidOption(
+                f"search='exhaustive' would go through {subnets.count:,} subnets, and {MOST_LISTED:,} are the most. "
+                f"{change}"
+            )
+        fitting = (config for config in product(*subnets.choices) if limits.fits(student.cost(subnets.plan(config))))
+        if sum(1 for _ in islice(fitting, MOST_SCORED + 1)) > MOST_SCORED:
+            raise InvalidOption(
+                f"search='exhaustive' would score more than {MOST_SCORED:,} subnets within the budget, which is the "
+                f"most. {change}"
+            )
+
+    def _check_given(self, student: Student, limits: Sequence[Limits]) -> None:
+        """Refuse a configuration that is none, or over a budget."""
+        cost = student.cost(self._given())
+        for one in limits:
+            if not one.fits(cost):
+                raise InvalidOption(
+                    f"config={self.config!r} is over the budget: {one.describe(cost)}. Ask for more, or give a smaller "
+                    "configuration."
+                )
+
+    def _given(self) -> Plan:
+        assert self.config is not None
+        return plan_of(self._subnets.space, self.config, self._subnets.ranking)
 
     def _ranking(self, student: Student, run: Run) -> Ranking | None:
         """The order of the channels, measured once, before any training."""
@@ -202,63 +271,32 @@ class OnceForAll(Pruner):
         known = run.notes(RANKING)
         return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
 
-    def _best(self, student: Student, subnets: Subnets, limits: Limits, run: Run) -> tuple[Config, float]:
-        """The best configuration and its score; what the notes know the score of is not scored again."""
+    def _scoring(self, student: Student, limits: Limits, run: Run) -> Scoring:
         images = self._calibration_images(student, run)
-        budget = [limits.macs, limits.params, limits.bytes]
-        fitting: dict[Config, bool] = {}
-
-        def fits(config: Config) -> bool:
-            if config not in fitting:
-                fitting[config] = limits.fits(student.cost(subnets.plan(config)))
-            return fitting[config]
 
         def score(config: Config) -> float:
-            plan = subnets.plan(config)
+            plan = self._subnets.plan(config)
             with ExitStack() as stack:
                 for route, part in student.parts().items():
                     stack.enter_context(calibrated(part, student.split(plan)[route], images.get(route, ())))
                 return run.score(plan)
 
-        def is_over() -> bool:
-            return self.max_minutes is not None and bool(scores) and spent > 60 * self.max_minutes
+        return Scoring(
+            student,
+            self._subnets,
+            limits,
+            run,
+            score=score,
+            measure=f"the mean absolute error on {run.scored_images} held-out images, to the ground truth or else to "
+            "the teacher's",
+            max_minutes=self.max_minutes,
+        )
 
-        rows = [(tuple(row["config"]), row) for row in run.notes(CANDIDATES)]
-        known = {config: _number(row["score"]) for config, row in rows}
-        scores = {config: known[config] for config, row in rows if row["budget"] != budget and fits(config)}
-        spent = max((row["seconds"] for _, row in rows if row["budget"] == budget), default=0.0)
-        started = time.monotonic() - spent
-        generations, total = self._generations(subnets, fits, scores, run.seed)
-        for number, population in enumerate(generations, start=1):
-            scores.update((config, known[config]) for config in population if config in known)
-            missing = list(dict.fromkeys(config for config in population if config not in known))
-            results = run.map(score, missing)
-            for config in missing:
-                if is_over():
-                    return _lowest(scores)
-                found = next(results)
-                row = run.note(
-                    CANDIDATES,
-                    {
-                        "config": config,
-                        "macs": student.cost(subnets.plan(config)).macs,
-                        "score": found if math.isfinite(found) else None,
-                        "budget": budget,
-                        "seconds": round(time.monotonic() - started, 3),
-                    },
-                )
-                # The main process's numbers, its clock too, so that all processes go on alike.
-                known[config], spent = _number(row["score"]), row["seconds"]
-                scores[config] = known[config]
-            self._tell(student, subnets, scores, run, number, total)
-        return _lowest(scores)
-
-    def _generations(
-        self, subnets: Subnets, fits: Callable[[Config], bool], scores: Mapping[Config, float], seed: int
-    ) -> tuple[Iterator[list[Config]], int]:
+    def _generations(self, scoring: Scoring, seed: int) -> tuple[Iterator[list[Config]], int]:
         """The generations, and how many there are."""
+        subnets = self._subnets
         if self.strategy == "exhaustive" or (self.strategy == "auto" and subnets.count <= self.population):
-            return every(subnets.choices, fits, seed=seed), 1
+            return every(subnets.choices, scoring.fits, seed=seed), 1
         settings = Evolution(
             population=self.population,
             iterations=self.iterations,
@@ -266,23 +304,7 @@ class OnceForAll(Pruner):
             mutation_ratio=self.mutation_ratio,
             mutate_prob=self.mutate_prob,
         )
-        return evolve(subnets.choices, fits, scores, settings=settings, seed=seed), 1 + self.iterations
-
-    def _tell(
-        self, student: Student, subnets: Subnets, scores: Mapping[Config, float], run: Run, number: int, total: int
-    ) -> None:
-        costs = {config: student.cost(subnets.plan(config)) for config in scores}
-        best, lowest = _lowest(scores)
-        run.emit(
-            SearchStep(
-                generation=number,
-                generations=total,
-                scored=len(scores),
-                best=lowest,
-                cost=costs[best],
-                front=pareto([(costs[config].macs, score) for config, score in scores.items()]),
-            )
-        )
+        return evolve(subnets.choices, scoring.fits, scoring.scores, settings=settings, seed=seed), 1 + self.iterations
 
     def _calibration_images(self, student: Student, run: Run) -> dict[Route, list[Tensor]]:
         """Training images by route, batches of those of one size: (N, C, H, W) each; none where no norm needs them."""
@@ -309,17 +331,14 @@ def _check_images(run: Run) -> None:
         )
 
 
-def _lowest(scores: Mapping[Config, float]) -> tuple[Config, float]:
-    """The best configuration and its score; equal scores by configuration."""
-    score, config = min((score, config) for config, score in scores.items())
-    return config, score
-
-
-def _number(score: float | None) -> float:
-    """What was not finite ranks last."""
-    return math.inf if score is None else score
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidOption(f"{option}={value!r} is none of: {', '.join(choices)}.")
+def _config(given: object) -> str | list[int] | dict[str, int]:
+    """The option as a text, or numbers in a list or by names; `plan_of` says whether it is a configuration."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, Sequence):
+        return list(given)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return [given]
+    raise InvalidOption(f"config={given!r} must be numbers joined by '_', a list of numbers, or {{name: number}}.")

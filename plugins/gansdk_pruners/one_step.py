@@ -10,8 +10,8 @@ from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import least_squares
 from gansdk.channels.select import FLOOR_SHARE, check_scores, check_threshold_floor, select, select_by_threshold
-from gansdk.errors import GansdkError
 from gansdk.interfaces import Inherit, Pruner, Run, Student
+from gansdk.toolkit.options import count, one_of, share
 from gansdk_pruners.importance import IMPORTANCES, scores_by
 
 RECOVERY_BATCHES = 16
@@ -46,24 +46,14 @@ class OneStep(Pruner):
         recovery: Literal["least-squares", "none"] = "least-squares",
         inherit: Inherit = "all",
     ) -> None:
-        _choice("importance", importance, ("auto", *IMPORTANCES))
-        _choice("allocation", allocation, ("global", "per-layer"))
-        _choice("selection", selection, ("rank", "threshold"))
-        _choice("recovery", recovery, ("least-squares", "none"))
-        _choice("inherit", inherit, ("none", "norms", "all"))
-        if min(multiple_of, floor_width) < 1 or not 0.0 <= floor_share <= 1.0:
-            raise GansdkError(
-                f"multiple_of={multiple_of} and floor_width={floor_width} must be at least 1, and "
-                f"floor_share={floor_share} within 0 and 1."
-            )
-        self.importance = importance
-        self.allocation = allocation
-        self.selection = selection
-        self.multiple_of = multiple_of
-        self.floor_share = floor_share
-        self.floor_width = floor_width
-        self.recovery = recovery
-        self.inherit = inherit
+        self.importance = one_of(("auto", *IMPORTANCES), importance, "importance")
+        self.allocation = one_of(("global", "per-layer"), allocation, "allocation")
+        self.selection = one_of(("rank", "threshold"), selection, "selection")
+        self.multiple_of = count(multiple_of, "multiple_of")
+        self.floor_share = share(floor_share, "floor_share")
+        self.floor_width = count(floor_width, "floor_width")
+        self.recovery = one_of(("least-squares", "none"), recovery, "recovery")
+        self.inherit: Inherit = one_of(("none", "norms", "all"), inherit, "inherit")
 
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
         space = student.space
@@ -98,8 +88,3 @@ class OneStep(Pruner):
         for route, theirs in full.parts().items():
             images = [batch.inputs[route] for batch in batches]
             least_squares(theirs.module, small[route].module, theirs.space, plans[route], images)
-
-
-def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise GansdkError(f"{option}={value!r} is none of: {', '.join(choices)}.")

@@ -4,45 +4,88 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from random import Random
+from typing import Literal
 
 import numpy as np
 
-from gansdk.channels.groups import ChannelGroup, Knob, Plan, Space
-from gansdk.channels.select import Scores, multiple_for
-from gansdk.errors import NothingPruned
+from gansdk.channels.configs import config_of, plan_of
+from gansdk.channels.groups import Knob, Plan, Space
+from gansdk.channels.knobs import SHARES, widths_at
+from gansdk.channels.select import Scores
+from gansdk.errors import InvalidOption, NothingPruned
 
 Config = tuple[int, ...]
 """One choice per position: GAN Compression's configuration strings, as numbers."""
 Ranking = Mapping[str, Sequence[int]]
 """group -> channel ids, the most important first; groups that are not named keep their first channels."""
+Positions = Literal["auto", "knobs", "groups"]
+"""What has a number of its own in a configuration."""
+MULTIPLE_OF = 8
+
+
+def positions_of(
+    space: Space,
+    kind: Positions = "auto",
+    *,
+    shares: Sequence[float] | None = None,
+    multiple_of: int | None = None,
+    narrower: bool = False,
+) -> tuple[Knob, ...]:
+    """What a configuration has one number for, each with its choices, ascending.
+
+    The knobs that the adapter offers (GAN Compression's eight numbers), and every prunable group that none of them
+    sets. With "groups" knobs count only where they are rules of the family (`Knob.tied`). Knobs have the adapter's
+    choices, with `narrower` the shares of their width besides; `shares` or `multiple_of` replace these for all.
+
+    Raises:
+        InvalidOption: knobs are asked for and there are none.
+        NothingPruned: no position has more than one choice.
+    """
+    knobs = space.ties if kind == "groups" else space.knobs
+    if kind == "knobs" and not knobs:
+        raise InvalidOption(f"space='knobs', but the adapter names no knobs of {space.name!r}. Use space='groups'.")
+    given = SHARES if shares is None else shares
+    multiple = MULTIPLE_OF if multiple_of is None else multiple_of
+    if shares is not None or multiple_of is not None:
+        knobs = tuple(_with(knob, widths_at(knob.choices[-1], given, multiple_of=multiple)) for knob in knobs)
+    elif narrower:
+        knobs = tuple(_with(knob, (*knob.choices, *widths_at(knob.choices[-1]))) for knob in knobs)
+    tied = {group for knob in knobs for group, _ in knob.widths}
+    alone = tuple(
+        Knob(
+            name=group.name,
+            choices=widths_at(group.size, given, multiple_of=multiple, floor=group.floor),
+            widths=((group.name, 1),),
+        )
+        for group in space.prunable
+        if group.name not in tied
+    )
+    found = (*knobs, *alone)
+    if all(len(position.choices) == 1 for position in found):
+        raise NothingPruned(
+            f"Every channel group of {space.name!r} has one width to choose from, so there is no subnet to search. "
+            f"Its widest group has {max(group.size for group in space.prunable)} channels; allow smaller shares "
+            f"than {tuple(given)} or a smaller multiple than multiple_of={multiple}."
+        )
+    return found
 
 
 class Subnets:
-    """All configurations of a space, and the plan each stands for.
+    """All configurations of a space's positions, and the plan each stands for.
 
-    A position is a knob that the adapter offers (GAN Compression's eight numbers), or else one prunable group that no
-    knob sets, at `shares` of its width. Channels are nested: a wider choice keeps all that a narrower one does.
-
-    Raises:
-        NothingPruned: no position has more than one choice.
+    Channels are nested: a wider choice keeps all that a narrower one does.
     """
 
-    def __init__(
-        self, space: Space, *, shares: Sequence[float], multiple_of: int, ranking: Ranking | None = None
-    ) -> None:
-        self.space = space
-        tied = {group for knob in space.knobs for group, _ in knob.widths}
-        alone = [_alone(group, shares, multiple_of) for group in space.prunable if group.name not in tied]
-        self.positions: tuple[Knob, ...] = (*space.knobs, *alone)
+    def __init__(self, space: Space, positions: Sequence[Knob], ranking: Ranking | None = None) -> None:
+        self.space = replace(space, knobs=tuple(positions))
+        """With the positions for knobs, as `gansdk.channels.configs` reads configurations."""
+        self.positions = self.space.knobs
         self.choices = tuple(position.choices for position in self.positions)
-        if self.count == 1:
-            raise NothingPruned(
-                f"Every channel group of {space.name!r} has one width to choose from, so there is no subnet to search. "
-                f"Its widest group has {max(group.size for group in space.prunable)} channels; allow smaller shares "
-                f"than {tuple(shares)} or a smaller multiple than multiple_of={multiple_of}."
-            )
-        self._kept = self._nested({} if ranking is None else ranking)
+        self.ranking = ranking
+        self._kept = self._nested(ranking)
         self._whole = dict(space.full_plan())
 
     @property
@@ -58,6 +101,10 @@ class Subnets:
     def largest(self) -> Config:
         return tuple(choices[-1] for choices in self.choices)
 
+    def has(self, config: Config) -> bool:
+        """Whether it is one of the configurations."""
+        return len(config) == len(self.choices) and all(map(tuple.__contains__, self.choices, config))
+
     def draw(self, rng: Random) -> Config:
         """A configuration with every position uniform over its choices (GAN Compression, released code)."""
         return tuple(rng.choice(choices) for choices in self.choices)
@@ -69,17 +116,20 @@ class Subnets:
             keep.update(table[value])
         return Plan(keep)
 
-    def _nested(self, ranking: Ranking) -> list[dict[int, dict[str, tuple[int, ...]]]]:
+    def named(self, config: Config) -> dict[str, int]:
+        """The configuration by positions."""
+        return dict(config_of(self.space, self.plan(config)))
+
+    def _nested(self, ranking: Ranking | None) -> list[dict[int, dict[str, tuple[int, ...]]]]:
         """Per position: choice -> group -> ids kept. Made once, so that a plan is only put together."""
-        sizes = {group.name: group.size for group in self.space.groups}
-        orders = {name: list(ranking.get(name, range(size))) for name, size in sizes.items()}
-        return [
-            {
-                value: {name: tuple(sorted(orders[name][: factor * value])) for name, factor in position.widths}
-                for value in position.choices
-            }
-            for position in self.positions
-        ]
+        kept: list[dict[int, dict[str, tuple[int, ...]]]] = [{} for _ in self.positions]
+        for values in zip_longest(*self.choices):  # a position that has no more choices is left out
+            config = {p.name: value for p, value in zip(self.positions, values, strict=True) if value is not None}
+            plan = plan_of(self.space, config, ranking)
+            for table, position in zip(kept, self.positions, strict=True):
+                if position.name in config:
+                    table[config[position.name]] = {group: plan[group] for group, _ in position.widths}
+        return kept
 
 
 def rank(scores: Scores) -> dict[str, list[int]]:
@@ -90,14 +140,5 @@ def rank(scores: Scores) -> dict[str, list[int]]:
     }
 
 
-def _alone(group: ChannelGroup, shares: Sequence[float], multiple_of: int) -> Knob:
-    """The choices of a group that no knob sets: its shares, floored to multiples, and its full width."""
-    multiple = multiple_for(group, multiple_of)
-
-    def width(share: float) -> int:
-        floored = int(share * group.size) // multiple * multiple
-        least = group.floor if share == 0 else max(1, group.floor, min(multiple, group.size))
-        return max(floored, least)
-
-    choices = sorted({width(share) for share in shares if share < 1} | {group.size})
-    return Knob(name=group.name, choices=tuple(choices), widths=((group.name, 1),))
+def _with(knob: Knob, choices: Sequence[int]) -> Knob:
+    return replace(knob, choices=tuple(sorted(set(choices))))

@@ -8,6 +8,7 @@ from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_floor, check_scores, floor_of
 from gansdk.interfaces import Inherit, Pruner, Run, Student
+from gansdk.toolkit.options import one_of
 
 
 class Uniform(Pruner):
@@ -21,7 +22,7 @@ class Uniform(Pruner):
     """
 
     def __init__(self, *, inherit: Inherit = "all") -> None:
-        self.inherit = inherit
+        self.inherit: Inherit = one_of(("none", "norms", "all"), inherit, "inherit")
 
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
         space = student.space

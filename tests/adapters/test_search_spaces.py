@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import gansdk
 from gansdk.budget import Budget
 from gansdk.channels.carve import carve, carve_space
-from gansdk.channels.configs import config_of, plan_of, read_config, widths_of
+from gansdk.channels.configs import config_of, plan_of, read_config, spelled, widths_of
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
-from gansdk.channels.knobs import choices_up_to
+from gansdk.channels.knobs import SHARES, widths_at
 from gansdk.channels.select import select_by_threshold
 from gansdk.channels.trace import trace
 from gansdk.errors import ContractError, InvalidOption
@@ -62,10 +62,6 @@ def spade_space(width=64, labels=36):
 
 def choices(space):
     return [knob.choices for knob in space.knobs]
-
-
-def spelled(config):
-    return "_".join(map(str, config.values()))
 
 
 def shapes(space):
@@ -211,23 +207,17 @@ def test_a_carved_configuration_is_the_network_built_from_it_and_the_elastic_vie
 # Choices.
 
 
-def test_choices_are_those_of_the_papers_at_the_supernets_widths():
-    assert choices(resnet_space(32)) == [(16, 24, 32)] * 8
-    assert choices(resnet_space(48)) == [(32, 48)] * 2 + [(32, 40, 48)] * 4 + [(16, 24, 32, 48)] * 2
+def test_choices_are_those_of_the_papers_at_their_networks_width():
     assert choices(resnet_space(64, CycleGAN)) == [(16, 24, 32, 48, 64)] * 8
     assert choices(resnet_space(64, Pix2Pix)) == [(16, 24, 32, 40, 48, 56, 64)] * 8
-    assert choices(spade_space(48)) == [(32, 40, 48)] * 5 + [(24, 32, 40, 48)] * 3
     assert choices(spade_space(64)) == [(32, 40, 48, 64)] * 5 + [(24, 32, 40, 48, 64)] * 3
 
 
 @pytest.mark.parametrize(
     ("space", "size"),
     [
-        (lambda: resnet_space(48), 5_184),
-        (lambda: resnet_space(32), 6_561),
         (lambda: resnet_space(64, CycleGAN), 390_625),
         (lambda: resnet_space(64, Pix2Pix), 5_764_801),
-        (lambda: spade_space(48), 15_552),
         (lambda: spade_space(64), 128_000),
     ],
 )
@@ -235,21 +225,44 @@ def test_spaces_are_as_large_as_published(space, size):
     assert np.prod([len(values) for values in choices(space())]) == size
 
 
-def test_other_widths_have_multiples_of_eight_or_less_down_to_the_papers_lowest_share():
-    assert choices(resnet_space(96)) == [tuple(range(24, 97, 8))] * 8
-    assert choices(resnet_space(16)) == [(4, 8, 12, 16)] * 8
-    assert choices(spade_space(32)) == [(16, 24, 32)] * 5 + [(16, 24, 32)] * 3
+def test_narrower_supernets_have_the_published_choices_and_go_on_to_an_eighth():
+    assert choices(resnet_space(32)) == [(4, 8, 16, 24, 32)] * 8
+    both = (4, 8, 16, 24, 32, 48)
+    assert choices(resnet_space(48)) == [both] * 2 + [(4, 8, 16, 24, 32, 40, 48)] * 4 + [both] * 2
+    assert choices(spade_space(48)) == [(4, 8, 16, 24, 32, 40, 48)] * 8
 
 
-@settings(DETERMINISTIC, max_examples=40)
-@given(full=st.integers(1, 200), lowest=st.sampled_from([0.25, 0.375, 0.5, 1.0]))
-def test_derived_choices_ascend_from_the_lowest_share_to_everything(full, lowest):
-    found = choices_up_to(full, lowest=lowest)
+def test_other_widths_have_shares_of_themselves_in_multiples_of_eight_or_less():
+    assert choices(resnet_space(96)) == [(8, 24, 32, 48, 72, 96)] * 8
+    assert choices(resnet_space(24)) == [(2, 4, 8, 12, 16, 24)] * 8
+    assert choices(resnet_space(16)) == [(2, 4, 8, 12, 16)] * 8
+    assert choices(spade_space(32)) == [(4, 8, 16, 24, 32)] * 8
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 48, 96])
+def test_a_resnet_of_any_width_but_the_papers_shrinks_to_a_sixteenth_of_its_macs(width):
+    space = resnet_space(width, separable=False)
+    least = widths_of(space, [knob.choices[0] for knob in space.knobs])
+    model = CostModel(space)
+    assert 16 * model.cost(least).macs <= model.cost(Plan()).macs
+
+
+@settings(DETERMINISTIC, max_examples=60)
+@given(full=st.integers(1, 300), multiple=st.sampled_from([1, 4, 8, 16]))
+def test_derived_choices_ascend_from_an_eighth_to_everything_in_multiples(full, multiple):
+    found = widths_at(full, SHARES, multiple_of=multiple)
     assert list(found) == sorted(set(found))
     assert found[-1] == full
-    assert min(found) >= min(full, lowest * full)
-    assert full < 8 or lowest == 1.0 or len(found) >= 2
-    assert full < 32 or all(value % 8 == 0 for value in found[:-1])
+    assert 1 <= found[0] <= max(1, full / 8)
+    for share in SHARES[1:]:
+        near = max(value for value in found if value <= max(1, share * full))
+        assert near == 1 or near > share * full / 2
+    assert full < 8 * multiple or all(value % multiple == 0 for value in found[:-1])
+
+
+def test_a_share_of_nothing_is_the_floor():
+    assert widths_at(32, (0.0, 0.5), floor=0) == (0, 16, 32)
+    assert widths_at(32, (0.0, 0.1), floor=5, multiple_of=1) == (5, 32)
 
 
 # Which groups belong to which knob.

@@ -332,6 +332,15 @@ EVENTS = (
         cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400),
         front=((10**6, 0.0125),),
     ),
+    SearchStep(
+        generation=2,
+        generations=11,
+        left=30,
+        scored=170,
+        best=0.01,
+        cost=Cost(macs=2 * 10**6, paper_macs=10**6, params=100, bytes=400),
+        front=((5 * 10**5, 0.5), (10**6, 0.0125), (2 * 10**6, 0.01)),
+    ),
     PlanFound(widths={"body": 2}, cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400)),
     Carved(
         cost=Cost(macs=10**6, paper_macs=10**6, params=100, bytes=400),
@@ -357,6 +366,8 @@ def test_progress_in_a_log_is_a_line_for_every_tenth() -> None:
     assert sum("steps/s" in line for line in lines) == 10
     assert "generation 1/11: 100 subnets scored, best 0.0125 at 1.0 M MACs, 100 parameters" in lines
     assert "distil: 50/100 steps, loss 0.0200, 10.0 steps/s, 5 s left" in lines
+    found = "generation 2/11 (30 to go): 170 subnets scored, best 0.01 at 2.0 M MACs, 100 parameters"
+    assert f"{found}; front of 3: 0.5 at 0.5 M to 0.01 at 2.0 M" in lines
     assert "carved: 4.0 M MACs, 1,000 parameters -> 1.0 M MACs, 100 parameters, largest error 1.0e-07" in lines
     assert lines[-1] == "finished in 12 s"
 

@@ -285,10 +285,14 @@ def test_wide_tables_scroll_and_both_colour_schemes_are_served(result):
 # Searches and ladders.
 
 GENERATIONS = [
-    {"generation": 1, "generations": 2, "scored": 4, "best": 0.5, "macs": 200_000},
+    {"generation": 1, "generations": 3, "left": 0, "scored": 4, "best": 0.5, "macs": 200_000},
     {
         "generation": 2,
-        "generations": 2,
+        "generations": 3,
+        "left": 2,
+        "config": "2_4",
+        "positions": ["c0", "c1"],
+        "measure": "the error on 5 images",
         "scored": 6,
         "best": 0.25,
         "macs": 180_000,
@@ -302,7 +306,10 @@ def test_a_search_is_shown_with_its_front(result):
     page = Page(report.render_html(found))
     shown = [image for title, image in page.images if title.startswith("Score against MACs")]
     assert len(shown) == 1
-    assert "6 subnets were scored in 2 generation(s)" in page.text
+    assert "6 subnets were scored in 2 of 3 generation(s), the last of which was not finished" in page.text
+    assert "A score is the error on 5 images." in page.text
+    assert "The best one is 2_4" in page.text
+    assert "One number each for: c0, c1." in page.text
     assert report.report_data(found)["search"][1]["front"][0] == [100_000, None]
     assert "subnets were scored" not in Page(report.render_html(result)).text
 

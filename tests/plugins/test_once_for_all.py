@@ -5,7 +5,9 @@ import json
 import math
 from dataclasses import replace
 from functools import cache
+from html import unescape
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +16,15 @@ from hypothesis import strategies as st
 
 import gansdk
 from gansdk.budget import Budget
-from gansdk.channels.groups import Knob
+from gansdk.channels.configs import config_of, plan_of, spelled
+from gansdk.channels.cost import CostModel
+from gansdk.channels.groups import Knob, Plan
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import (
     BudgetUnreachable,
+    CheckpointError,
     DataError,
-    GansdkError,
     GansdkWarning,
     IncompatibleParts,
     InvalidOption,
@@ -31,7 +35,9 @@ from gansdk.errors import (
 )
 from gansdk.events import SearchStep, StepDone
 from gansdk.interfaces import DataSource
-from gansdk.opening import open_pruner
+from gansdk.opening import open_generator, open_pruner
+from gansdk.report import render_html
+from gansdk.run import CompressionRun
 from gansdk.student import ElasticStudent
 from gansdk.testing.networks import network
 from gansdk_adapters.cyclegan import CycleGAN
@@ -39,7 +45,7 @@ from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.pix2pix import Pix2Pix
 from gansdk_pruners.evolution import Evolution, every, evolve, pareto
 from gansdk_pruners.once_for_all import OnceForAll
-from gansdk_pruners.subnets import Subnets, rank
+from gansdk_pruners.subnets import Subnets, positions_of, rank
 
 NETS = ["resnet-in", "resnet-bn-zero", "edsr", "mobile-resnet", "srresnet-slopes"]
 SHARES = (0.75, 0.5, 0.25)
@@ -62,8 +68,9 @@ def student_of(name="resnet-in"):
     return ElasticStudent.of(generator(name))
 
 
-def subnets_of(student, **options):
-    return Subnets(student.space, **{"shares": SHARES, "multiple_of": 1, **options})
+def subnets_of(student, ranking=None, **options):
+    positions = positions_of(student.space, **{"shares": SHARES, "multiple_of": 1, **options})
+    return Subnets(student.space, positions, ranking)
 
 
 class Waves(DataSource):
@@ -130,7 +137,7 @@ def test_the_student_of_a_search_need_not_be_trained_further(tmp_path):
 @pytest.mark.parametrize("name", NETS)
 def test_choices_are_multiples_of_every_groups_shares_and_its_full_width(name):
     space = student_of(name).space
-    subnets = Subnets(space, shares=(0.5, 0.25), multiple_of=2)
+    subnets = subnets_of(student_of(name), shares=(0.5, 0.25), multiple_of=2)
     assert {position.name for position in subnets.positions} == {group.name for group in space.prunable}
     for position in subnets.positions:
         size = space.by_name[position.name].size
@@ -161,7 +168,8 @@ def test_a_knob_sets_all_its_groups_and_leaves_the_others_their_own_choices():
     first, second, *others = space.prunable
     factors = [(group.name, group.size // 2) for group in (first, second)]
     knobs = (Knob(name="both", choices=(1, 2), widths=tuple(factors)),)
-    subnets = Subnets(replace(space, knobs=knobs), shares=(0.5,), multiple_of=1)
+    space = replace(space, knobs=knobs)
+    subnets = Subnets(space, positions_of(space))
     assert [position.name for position in subnets.positions] == ["both", *(group.name for group in others)]
     plan = subnets.plan((1, *subnets.largest[1:]))
     assert [plan.width(group) for group in (first, second)] == [factor for _, factor in factors]
@@ -260,11 +268,11 @@ def test_the_exhaustive_search_sees_every_configuration_within_the_budget_once(c
     assert sorted(found) == [config for config in itertools.product(*choices) if sum(config) <= limit]
 
 
-@given(rows=st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1))
+@given(rows=st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1) | st.just(math.inf)), min_size=1))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_the_front_holds_exactly_what_nothing_beats(rows):
     def beaten(row):
-        return any(other[0] <= row[0] and other[1] <= row[1] and other != row for other in rows)
+        return math.isinf(row[1]) or any(other[0] <= row[0] and other[1] <= row[1] and other != row for other in rows)
 
     assert list(pareto(rows)) == sorted({row for row in rows if not beaten(row)})
 
@@ -457,11 +465,164 @@ def test_a_resumed_search_with_other_settings_is_refused_and_the_difference_show
         compress(out_dir=tmp_path, pruner=asked(population=8))
 
 
-def test_a_time_limit_ends_the_search_with_the_best_so_far(tmp_path):
-    result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9))
+def test_a_time_limit_ends_the_search_with_the_best_so_far_and_says_so(tmp_path):
+    seen = []
+    with pytest.warns(GansdkWarning, match=r"max_minutes=1e-09 in generation 1 of 4, with 1 subnets scored"):
+        result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9), observers=[seen.append])
     rows = scored(tmp_path)
     assert len(rows) == 1
     assert result.after.macs == rows[0][1]
+    assert any("max_minutes" in warning for warning in result.warnings)
+    (told,) = [event for event in seen if isinstance(event, SearchStep)]
+    assert (told.scored, told.left) == (1, 5)
+    (row,) = result.search
+    assert row["front"] == [[rows[0][1], rows[0][2]]]
+
+
+def test_a_search_tells_its_progress_within_a_generation_too(monkeypatch):
+    monkeypatch.setattr("gansdk_pruners.scoring.TELL_S", 0.0)
+    seen = []
+    pruner = asked(steps=0, shares=(0.5,), search="exhaustive", order="prefix")
+    result = compress(pruner=pruner, budget="1.5x", observers=[seen.append])
+    told = [event for event in seen if isinstance(event, SearchStep)]
+    assert {event.generation for event in told} == {1}
+    assert [event.left for event in told] == list(range(len(told) - 1, -1, -1))
+    assert [event.scored for event in told] == list(range(1, len(told) + 1))
+    assert len(told) > 2
+    (row,) = result.search
+    assert (row["scored"], row["left"]) == (len(told), 0)
+
+
+@pytest.mark.parametrize("images", [3, 12])
+def test_subnets_are_scored_on_as_many_held_out_images_as_asked_for_and_the_report_says_so(images, monkeypatch):
+    looked_at = []
+    score = CompressionRun.score
+
+    def counted(run, plan):
+        looked_at.append(run.scored_images)
+        return score(run, plan)
+
+    monkeypatch.setattr(CompressionRun, "score", counted)
+    result = compress(data=Waves(14), pruner=asked(steps=0, scored_images=images, iterations=0))
+    assert set(looked_at) == {images}
+    assert f"mean absolute error on {images} held-out images" in result.search[-1]["measure"]
+    assert result.search[-1]["measure"] in unescape(render_html(result))
+
+
+# One configuration.
+
+
+def test_what_a_search_found_can_be_read_in_the_report_and_carved_again():
+    found = compress(pruner=asked(steps=0))
+    row = found.search[-1]
+    assert f"<code>{row['config']}</code>" in render_html(found)
+    assert len(row["positions"]) == len(row["config"].split("_"))
+    named = dict(zip(row["positions"], map(int, row["config"].split("_")), strict=True))
+    for config in (row["config"], list(named.values()), named):
+        again = compress(pruner=asked(steps=0, config=config))
+        assert widths(again) == widths(found)
+        assert again.search == []
+
+
+def test_a_published_configuration_is_carved_without_images_or_training():
+    module = ResNetGenerator(ResNetSizes.of(8, blocks=3)).eval()
+    config = "2_3_4_2_4_6_2_1"
+    pruner = {"name": "once-for-all", "steps": 0, "config": config, "order": "prefix", "calibration": 0}
+    space = ElasticStudent.of(open_generator(module)).space
+    found = gansdk.plan(module, "4x", pruner)
+    assert found.plan == plan_of(space, config)
+    assert spelled(config_of(space, found.plan)) == config
+
+
+def test_shared_weights_are_trained_before_a_given_configuration_is_carved():
+    seen = []
+    count = len(subnets_of(student_of()).positions)
+    result = compress(pruner=asked(config=[1] * count), observers=[seen.append])
+    assert [event.stage for event in seen if isinstance(event, StepDone)].count("prepare-0") == 4
+    assert {len(kept) for kept in (result.plan[group.name] for group in result.space.prunable)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("config", "budget", "message"),
+    [
+        ("1_2", "2x", "2 values, but"),
+        ("x", "2x", "whole numbers"),
+        (3.5, "2x", "config=3.5 must be"),
+        ({"nothing": 1}, "2x", "no knob 'nothing'"),
+        ({}, "2x", "over the budget: macs"),
+    ],
+)
+def test_a_configuration_that_is_none_or_over_the_budget_is_refused_before_training(config, budget, message):
+    seen = []
+    with pytest.raises(InvalidOption, match=message):
+        compress(pruner=asked(config=config), budget=budget, observers=[seen.append])
+    assert not any(isinstance(event, StepDone) for event in seen)
+
+
+# How small it gets.
+
+
+def resnet(width, blocks=9):
+    return ResNetGenerator(ResNetSizes.of(width, blocks=blocks)).eval()
+
+
+@pytest.mark.parametrize("model", ["demo", 16, 24])
+def test_default_options_reach_a_sixteenth_of_the_macs(model):
+    """A search without images is refused only after the budget was found to be in reach."""
+    with pytest.raises(MissingData):
+        gansdk.plan(model if model == "demo" else resnet(model), "16x", "once-for-all")
+
+
+def papers_student():
+    """A ResNet-9 of the papers' width, as far as a budget looks at it."""
+    with torch.device("meta"):
+        module = resnet(64)
+    space = trace(module, torch.empty(1, 3, 256, 256, device="meta"), {}, {}, Pix2Pix().knobs(module))
+    model = CostModel(space)
+    return SimpleNamespace(space=space, cost=model.cost), Budget.parse("16x").resolve(model.cost(Plan()))
+
+
+class WithoutImages:
+    def probe_batches(self, count):
+        return None
+
+
+def test_the_published_space_reaches_lower_only_for_a_budget_below_it_and_with_a_warning():
+    student, limits = papers_student()
+    with pytest.warns(GansdkWarning, match="8_8_8_8_8_8_8_8 instead of 16_16"), pytest.raises(MissingData):
+        OnceForAll().prepare(student, [limits], WithoutImages())
+    with pytest.raises(BudgetUnreachable, match=r"the pruner's options space='auto' or shares="):
+        OnceForAll(space="knobs").prepare(student, [limits], WithoutImages())
+    at_12 = replace(limits, macs=limits.macs * 16 // 12)
+    pruner = OnceForAll()
+    with pytest.raises(MissingData):
+        pruner.prepare(student, [at_12], WithoutImages())
+    assert set(pruner._subnets.choices) == {(16, 24, 32, 40, 48, 56, 64)}
+
+
+def test_given_shares_and_multiples_hold_for_knobs_too():
+    space = papers_student()[0].space
+    assert {p.choices for p in positions_of(space, shares=(0.5, 0.1))} == {(4, 32, 64)}
+    assert {p.choices for p in positions_of(space, multiple_of=16)} == {(8, 16, 32, 48, 64)}
+
+
+def test_every_group_may_have_a_width_of_its_own_where_knobs_would_set_several():
+    space = papers_student()[0].space
+    positions = positions_of(space, "groups")
+    assert [position.name for position in positions] == [group.name for group in space.prunable]
+    tied = replace(space, knobs=tuple(replace(knob, tied=True) for knob in space.knobs))
+    assert positions_of(tied, "groups") == tied.knobs
+    with pytest.raises(InvalidOption, match="space='knobs', but the adapter names no knobs"):
+        positions_of(replace(space, knobs=()), "knobs")
+
+
+def test_a_budget_below_the_smallest_subnet_is_refused_by_the_names_of_the_pruners_options():
+    for options, advice in (
+        ({"shares": (0.75,), "multiple_of": 2}, r"give the pruner shares below 0\.75 or multiple_of below 2\.$"),
+        ({"shares": (0.75,)}, r"or give the pruner shares below 0\.75\.$"),
+    ):
+        with pytest.raises(BudgetUnreachable, match=advice):
+            compress(pruner=asked(**options))
 
 
 # Refusals.
@@ -495,10 +656,11 @@ def test_a_space_without_a_choice_is_refused_with_what_to_change():
         compress(pruner=asked(shares=(1.0,)))
 
 
-def test_an_exhaustive_search_of_a_space_too_large_to_list_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("gansdk_pruners.once_for_all.MOST_LISTED", 100)
+@pytest.mark.parametrize(("limit", "message"), [("MOST_LISTED", "100 are the most"), ("MOST_SCORED", "within the")])
+def test_an_exhaustive_search_of_a_space_too_large_is_refused_before_any_work(limit, message, monkeypatch):
+    monkeypatch.setattr(f"gansdk_pruners.once_for_all.{limit}", 100)
     seen = []
-    with pytest.raises(InvalidOption, match=r"exhaustive.* subnets, and 100 are the most.*search='evolution'"):
+    with pytest.raises(InvalidOption, match=rf"exhaustive.* subnets.*{message}.*search='evolution'"):
         compress(pruner=asked(search="exhaustive"), observers=[seen.append])
     assert not any(isinstance(event, StepDone) for event in seen)
 
@@ -531,10 +693,36 @@ def test_a_budget_that_the_full_generator_meets_needs_no_search():
     assert not any(isinstance(event, SearchStep) for event in seen)
 
 
+@pytest.mark.parametrize("damage", [{"score": 1.0}, {"config": [10**6]}, {"budget": 3}])
+def test_a_damaged_note_of_a_candidate_is_refused_with_what_to_do(damage, tmp_path):
+    pruner = asked(steps=0)
+    compress(out_dir=tmp_path, pruner=pruner)
+    (tmp_path / "run" / "search.pt").unlink()
+    file = tmp_path / "run" / "candidates.jsonl"
+    first, *others = file.read_text().splitlines(keepends=True)
+    row = damage if "score" in damage else json.loads(first) | damage
+    file.write_text("".join([json.dumps(row) + "\n", *others]))
+    with pytest.raises(CheckpointError, match=r"candidates\.jsonl' is damaged.*resume='never'"):
+        compress(out_dir=tmp_path, pruner=pruner)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"steps": -1},
+        {"steps": True},
+        {"space": "x"},
+        {"shares": 0.5},
+        {"shares": "half"},
+        {"shares": []},
+        {"shares": [math.nan]},
+        {"multiple_of": 0},
+        {"config": 0.5},
+        {"parent_ratio": "x"},
+        {"max_minutes": "abc"},
+        {"max_minutes": True},
+        {"max_minutes": math.inf},
+        {"scored_images": 1},
         {"population": 1},
         {"mutate_prob": 2.0},
         {"shares": (0.5, -1)},
@@ -547,7 +735,7 @@ def test_a_budget_that_the_full_generator_meets_needs_no_search():
     ],
 )
 def test_options_out_of_their_range_are_refused_by_name(options):
-    with pytest.raises(GansdkError, match=next(iter(options))):
+    with pytest.raises(InvalidOption, match=next(iter(options))):
         open_pruner({"name": "once-for-all", **options})
 
 
@@ -560,7 +748,7 @@ def test_the_published_spaces_have_as_many_subnets_as_published(family, count):
     with torch.device("meta"):
         module = ResNetGenerator(ResNetSizes.of(64, blocks=3)).eval()
     space = trace(module, torch.empty(1, 3, 32, 32, device="meta"), {}, {}, family().knobs(module))
-    subnets = Subnets(space, shares=SHARES, multiple_of=8)
+    subnets = Subnets(space, positions_of(space))
     assert subnets.count == count
     assert subnets.smallest == (16,) * 8
     narrow = subnets.plan((16, 16, 24, 16, 32, 64, 16, 24))

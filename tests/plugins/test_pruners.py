@@ -14,9 +14,9 @@ from gansdk.contracts import MAIN, Contract
 from gansdk.errors import (
     BudgetUnreachable,
     ContractError,
-    GansdkError,
     GansdkWarning,
     IncompatibleParts,
+    InvalidOption,
     MissingData,
     NothingPruned,
 )
@@ -250,12 +250,20 @@ def test_norm_scales_are_refused_where_there_are_no_norms(student):
         {"selection": "x"},
         {"recovery": "x"},
         {"multiple_of": 0},
+        {"multiple_of": "8"},
+        {"floor_share": "half"},
+        {"floor_width": True},
         {"no": 1},
     ],
 )
 def test_unknown_options_are_refused_by_name(options):
-    with pytest.raises(GansdkError, match=next(iter(options))):
+    with pytest.raises(InvalidOption, match=next(iter(options))):
         open_pruner({"name": "one-step", **options})
+
+
+def test_the_baseline_knows_what_can_be_inherited():
+    with pytest.raises(InvalidOption, match="inherit='x'"):
+        open_pruner({"name": "uniform", "inherit": "x"})
 
 
 @pytest.mark.parametrize("student", ["resnet-in"], indirect=True)

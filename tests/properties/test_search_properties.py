@@ -9,7 +9,7 @@ from gansdk.errors import NothingPruned
 from gansdk.testing.oracles import measured_macs, measured_params
 from gansdk.testing.strategies import DETERMINISTIC, Carving, carvings, example
 from gansdk_pruners.evolution import Evolution, evolve
-from gansdk_pruners.subnets import Subnets
+from gansdk_pruners.subnets import Subnets, positions_of
 
 
 @DETERMINISTIC
@@ -19,7 +19,7 @@ def test_evolution_over_a_random_generator_stays_within_the_budget_and_repeats_i
 ):
     assume(case.space.prunable)
     try:
-        subnets = Subnets(case.space, shares=(0.67, 0.34), multiple_of=1)
+        subnets = Subnets(case.space, positions_of(case.space, shares=(0.67, 0.34), multiple_of=1))
     except NothingPruned:
         assume(False)
     cost = CostModel(case.space).cost

@@ -1,8 +1,9 @@
-"""Checks of the options that users give to distillers."""
+"""Checks of the options that users give to plugins: what was given, what was expected, by the option's name."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -29,9 +30,9 @@ def positive(given: object, option: str) -> float:
     Raises:
         InvalidOption: it is not.
     """
-    if isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf:
-        return float(given)
-    raise InvalidOption(f"{option}={given!r} must be a finite number above zero; to do without, leave the part out.")
+    if (number := _number(given)) > 0:
+        return number
+    raise InvalidOption(f"{option}={given!r} must be a finite number above zero; to do without, leave it out.")
 
 
 def at_least_zero(given: object, option: str) -> float:
@@ -40,9 +41,32 @@ def at_least_zero(given: object, option: str) -> float:
     Raises:
         InvalidOption: it is not.
     """
-    if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf:
-        return float(given)
+    if (number := _number(given)) >= 0:
+        return number
     raise InvalidOption(f"{option}={given!r} must be a finite number from zero.")
+
+
+def share(given: object, option: str) -> float:
+    """`given` as a float, if it is a number from 0 to 1.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if 0 <= (number := _number(given)) <= 1:
+        return number
+    raise InvalidOption(f"{option}={given!r} must be a number from 0 to 1.")
+
+
+def shares(given: object, option: str) -> tuple[float, ...]:
+    """`given` as a tuple, if it is a list of at least one number from 0 to 1.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    listed = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if listed and all(0 <= _number(item) <= 1 for item in listed):
+        return tuple(float(item) for item in listed)
+    raise InvalidOption(f"{option}={given!r} must be a list of numbers from 0 to 1, as [1, 0.5, 0.25].")
 
 
 def count(given: object, option: str, *, least: int = 1) -> int:
@@ -77,3 +101,10 @@ def names(given: object, option: str) -> tuple[str, ...]:
     if listed and all(isinstance(name, str) for name in listed) and len(set(listed)) == len(listed):
         return listed
     raise InvalidOption(f"{option}={given!r} must be a list of different names, or left out.")
+
+
+def _number(given: object) -> float:
+    """`given` as a float; NaN, which no comparison holds for, where it is no finite number."""
+    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max:
+        return float(given)
+    return math.nan
