@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gansdk.errors import InvalidOption
+from gansdk.toolkit.options import one_of
 
 
 def check_numbers(
@@ -23,5 +24,4 @@ def check_numbers(
 def check_choices(*, resume: str, device: str) -> None:
     """Raise InvalidOption for a word that is none of the choices."""
     for name, value, choices in (("resume", resume, ("auto", "never")), ("device", device, ("auto", "cpu"))):
-        if value not in choices:
-            raise InvalidOption(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, choices))}.")
+        one_of(choices, value, name)

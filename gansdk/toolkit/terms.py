@@ -115,9 +115,9 @@ class TermSum:
         total = torch.zeros((), device=None if student.image is None else student.image.device)
         for name, term in self._terms.items():
             if term.needs_image and not self._wanted[name]:
-                forth = self._value(name, student, [teacher])
-                back = self._value(name, teacher, [student])
-                total = total + term.weight * (forth + back - back.detach())
+                own, other = (term.encode(_only(side, ())) for side in (student, teacher))
+                back = term(other, own)
+                total = total + term.weight * (term(own, other) + back - back.detach())
         return total
 
     def parameters(self) -> Iterator[nn.Parameter]:
