@@ -6,7 +6,7 @@ Adapters are in `gansdk.adapter`. Every optional method has a default, so a plug
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -332,6 +332,10 @@ class Term(ABC):
     anchors_low_frequencies: bool = False
     """Whether the term alone fixes colours and brightness; if no term does, the task's loss must have weight."""
 
+    def holds_for(self, route: Route) -> bool:
+        """Whether it is summed into the loss of that route."""
+        return self.routes is None or route in self.routes
+
     def taps(self, available: Sequence[str]) -> tuple[str, ...]:
         """Which of the taps that both sides offer it wants observed; () for images only."""
         return ()
@@ -402,8 +406,8 @@ class Regime(ABC):
             )
         return data
 
-    def check(self, terms: Sequence[Term]) -> None:
-        """Refuse terms that do not go with it; called before any compute.
+    def check(self, terms: Sequence[Term], routes: Collection[Route]) -> None:
+        """Refuse terms that do not go with it, where these routes are trained; called before any compute.
 
         A regime whose own losses say nothing of colours and brightness wants a term that does, or the task's loss:
         `gansdk.toolkit.terms.check_anchored`.

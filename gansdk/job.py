@@ -160,7 +160,7 @@ def check_images(job: Job, batch_size: int) -> None:
     for route, part in job.generator.parts.items():
         height, width = (part.contract.scale * side for side in inputs[route].shape[2:])
         for term in terms:
-            if term.routes is None or route in term.routes:
+            if term.holds_for(route):
                 term.check((batch_size, part.contract.channels_out, height, width))
 
 
@@ -262,11 +262,11 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
             "one after the other, each by its own folder, or use a distiller without a regime of its own."
         )
     terms = [term for item in distillers for term in item.terms]
-    regime.check(terms)
+    regime.check(terms, generator.parts)
     check_routes(terms, generator.parts)
     for route, part in generator.parts.items():
         for term in terms:
-            if term.routes is None or route in term.routes:
+            if term.holds_for(route):
                 term.taps(tuple(part.taps))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -46,9 +46,9 @@ class OfflineRegime(Regime):
         self.clip_norm = clip_norm
         self.betas = betas
 
-    def check(self, terms: Sequence[Term]) -> None:
+    def check(self, terms: Sequence[Term], routes: Collection[Route]) -> None:
         if not self.task_weight:
-            check_anchored(terms, missing="the task's loss has no weight", remedy="set task_weight above zero")
+            check_anchored(terms, routes, missing="the task's loss has no weight", remedy="set task_weight above zero")
 
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
@@ -56,7 +56,7 @@ class OfflineRegime(Regime):
                 f"Offline distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
                 f"distiller that brings a regime of its own."
             )
-        self.check(stage.terms)
+        self.check(stage.terms, stage.student.parts())
         self._stage = stage
         self._teacher = stage.teachers[0]
         self._terms = terms_by_route(stage, self._teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,24 +19,25 @@ def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:
     return tuple(tap for tap in student.taps if tap in teacher.taps)
 
 
-def check_anchored(terms: Sequence[Term], *, missing: str, remedy: str) -> None:
+def check_anchored(terms: Sequence[Term], routes: Collection[Route], *, missing: str, remedy: str) -> None:
     """Refuse terms that leave colours and brightness open, for regimes with no loss of their own that fixes them.
 
     `missing` says why the regime itself does not, and `remedy` how it would. A term of some routes fixes those alone.
 
     Raises:
-        IncompatibleParts: no term compares low frequencies on every route.
+        IncompatibleParts: there is a route on which no term compares low frequencies.
     """
-    if not any(term.anchors_low_frequencies and term.routes is None for term in terms):
+    anchors = [term for term in terms if term.anchors_low_frequencies]
+    if open_routes := [route for route in routes if not any(term.holds_for(route) for term in anchors)]:
+        where = f" on the route {open_routes[0]!r}" if len(routes) > 1 else ""
         raise IncompatibleParts(
-            f"Nothing tells the student which colours and brightness to give: {missing}, and no distiller compares "
-            f"more than details or features. Add the distiller 'pixel', or {remedy}."
+            f"Nothing tells the student{where} which colours and brightness to give: {missing}, and no distiller "
+            f"compares more than details or features. Add the distiller 'pixel', or {remedy}."
         )
 
 
-def check_routes(terms: Sequence[Term], trained: Iterable[Route]) -> None:
+def check_routes(terms: Sequence[Term], trained: Collection[Route]) -> None:
     """Raise IncompatibleParts if a term is for a route that is not among those that are trained."""
-    trained = tuple(trained)
     for term in terms:
         if strange := [route for route in term.routes or () if route not in trained]:
             raise IncompatibleParts(
@@ -63,7 +64,7 @@ def terms_by_route(stage: Stage, teacher: Teacher) -> dict[Route, TermSum]:
 
 def _own_terms(terms: Sequence[Term], route: Route) -> tuple[Term, ...]:
     """Copies, because a term's connectors are those of one student."""
-    return tuple(copy.deepcopy(term) for term in terms if term.routes is None or route in term.routes)
+    return tuple(copy.deepcopy(term) for term in terms if term.holds_for(route))
 
 
 class TermSum:

@@ -12,7 +12,7 @@ from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.interfaces import Distiller, Term
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, positive
 from gansdk_distillers.channel import channel
-from gansdk_distillers.online import OnlineTeachers, Schedule
+from gansdk_distillers.online import Deep, OnlineTeachers, Schedule
 from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
 from gansdk_distillers.variation import tv
@@ -21,7 +21,7 @@ from gansdk_distillers.variation import tv
 def omgd(
     perceptual: Weights | None = "pretrained",
     wide: float | None = 1.0,
-    deep: float | None = 0.25,
+    deep: Deep = "auto",
     warm: bool = False,
     share: int | None = None,
     student_steps: int | None = None,
@@ -38,11 +38,11 @@ def omgd(
     """Distil from a wider and a deeper teacher that learn in the run; the student sees neither critic nor truth.
 
     `perceptual`: VGG-16's weights, as for the distiller "perceptual", or None to do without style and features.
-    `wide`, `deep`: the teachers' widths relative to the given generator, None to do without one. The defaults are
-    for students pruned to about a quarter of its width; for a student that is the given generator (budget "1x")
-    published are wide=4, deep=1, and for the smallest ones wide=6, deep=1.5. `warm`: begin the wider teacher with the
-    given weights instead of fresh ones. `share`: stages of the discriminator that both teachers share; the family's
-    usual number if left out. `student_steps`, `schedule`, `select`: of `OnlineTeachers`.
+    `wide`, `deep`: the teachers' widths relative to the given generator, None to do without one. The defaults, 1 and
+    "auto" (0.25, or none in blocks), are for students pruned to about a quarter of its width; for a student that is the
+    given generator (budget "1x") published are wide=4, deep=1, and for the smallest ones wide=6, deep=1.5. `warm`:
+    begin the wider teacher with the given weights instead of fresh ones. `share`: stages of the discriminator that both
+    teachers share; the family's usual number if left out. `student_steps`, `schedule`, `select`: of `OnlineTeachers`.
     The other options are of the distillers "ssim", "perceptual", "tv" and "channel"; a weight of 0 leaves a term out.
 
     Raises:
@@ -59,7 +59,7 @@ def omgd(
         )
     regime = OnlineTeachers(
         wide=None if wide is None else positive(wide, "wide"),
-        deep=None if deep is None else positive(deep, "deep"),
+        deep=deep if deep in (None, "auto") else positive(deep, "deep"),
         warm=warm,
         share=None if share is None else count(share, "share", least=0),
         student_steps=None if student_steps is None else count(student_steps, "student_steps"),
@@ -92,4 +92,12 @@ def _perceptual(weights: Weights | None, style_weight: float, feature_weight: fl
             "perceptual=None: the student learns without OMGD's style and feature terms.", GansdkWarning, stacklevel=2
         )
         return ()
-    return (perceptual_term(weights, "perceptual", 1.0, style_weight, feature_weight),)
+    term = perceptual_term(
+        weights,
+        option="perceptual",
+        optional=True,
+        weight=1.0,
+        style_weight=style_weight,
+        feature_weight=feature_weight,
+    )
+    return (term,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.channels.fold import copy_module
+from gansdk.checkpoints import first_line
 from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
 from gansdk.errors import GansdkWarning, InvalidOption, MissingData
 from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher, Term
@@ -21,9 +22,12 @@ from gansdk.toolkit.optim import Descent
 from gansdk.toolkit.terms import TermSum, check_anchored
 
 Schedule = Literal["auto", "steps", "blocks"]
+Deep = float | Literal["auto"] | None
 Select = Callable[[nn.Module], float]
 """Lower is better; asked of a teacher's network at the end of every block, in all processes alike."""
 
+DEEP = 0.25
+"""Width of the deeper teacher relative to the given generator, for students of about that width."""
 BLOCKS = 20
 """Published: 800 epochs of the student in blocks of 40, for horse->zebra."""
 
@@ -50,7 +54,7 @@ class OnlineTeachers(Regime):
         self,
         *,
         wide: float | None = 1.0,
-        deep: float | None = 0.25,
+        deep: Deep = "auto",
         warm: bool = False,
         share: int | None = None,
         student_steps: int | None = None,
@@ -79,6 +83,11 @@ class OnlineTeachers(Regime):
         self._blocks = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
         if self._blocks and self.share is not None:
             raise InvalidOption("share is for two teachers side by side, and blocks have one. Leave it out.")
+        if self._blocks and self.wide is not None and self.deep not in (None, "auto"):
+            raise InvalidOption(
+                f"deep={self.deep!r} asks for a second teacher, and blocks have one. Leave it out, or give wide=None "
+                "to learn from the deeper one."
+            )
         if not self._blocks and self.select is not None:
             raise InvalidOption("select keeps the best teacher of blocks, and this run has none. Leave it out.")
         return source
@@ -88,14 +97,14 @@ class OnlineTeachers(Regime):
 
         Raises:
             Unsupported: the adapter cannot build one of them.
-            InvalidOption: their discriminators cannot share as many stages.
+            InvalidOption: one is too large to be built, or their discriminators cannot share as many stages.
         """
         module = reference.networks()[MAIN]
         built: dict[str, nn.Module] = {}
         if self.wide is not None:
-            built["wider"] = copy_module(module) if self.warm else adapter.rebuild(module, width=self.wide)
+            built["wider"] = copy_module(module) if self.warm else _rebuilt(adapter, module, "wide", self.wide)
         if self.deep is not None and not (built and self._blocks):
-            built["deeper"] = adapter.rebuild(module, width=self.deep, deeper=True)
+            built["deeper"] = _rebuilt(adapter, module, "deep", DEEP if self.deep == "auto" else self.deep)
         for network in built.values():
             for part in network.modules():
                 if isinstance(part, _DropoutNd):
@@ -105,13 +114,12 @@ class OnlineTeachers(Regime):
         self._taps = adapter.taps(first)
         return [adapter.learner(first)] if self._blocks else adapter.learners(list(built.values()), shared=self.share)
 
-    def check(self, terms: Sequence[Term]) -> None:
-        check_anchored(
-            terms, missing="teachers that learn in the run are imitated by terms alone", remedy="keep 'ssim'"
-        )
+    def check(self, terms: Sequence[Term], routes: Collection[Route]) -> None:
+        imitated = "teachers that learn in the run are imitated by terms alone"
+        check_anchored(terms, routes, missing=imitated, remedy="keep 'ssim'")
 
     def bind(self, stage: Stage) -> None:
-        self.check(stage.terms)
+        self.check(stage.terms, stage.student.parts())
         self._stage = stage
         self._teachers = tuple(stage.teachers)
         self._done = 0
@@ -217,6 +225,16 @@ class OnlineTeachers(Regime):
                 return
             self._best = score
         self._frozen.networks()[MAIN].load_state_dict(self._network().state_dict())
+
+
+def _rebuilt(adapter: Adapter, module: nn.Module, option: str, width: float) -> nn.Module:
+    try:
+        return adapter.rebuild(module, width=width, deeper=option == "deep")
+    except RuntimeError as error:  # torch's, for want of memory
+        raise InvalidOption(
+            f"The teacher of {option}={width!r} times the generator's width cannot be built: {first_line(error)}. "
+            "Give a smaller width."
+        ) from error
 
 
 class _Blocks:

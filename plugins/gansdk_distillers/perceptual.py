@@ -36,9 +36,17 @@ class Perceptual(Term):
     needs_image = True
 
     def __init__(
-        self, weights: Weights, *, option: str, weight: float, style_weight: float, feature_weight: float
+        self,
+        weights: Weights,
+        *,
+        option: str,
+        optional: bool,
+        weight: float,
+        style_weight: float,
+        feature_weight: float,
     ) -> None:
         self.option = option
+        self.optional = optional
         self.weight = weight
         self.style_weight = style_weight
         self.feature_weight = feature_weight
@@ -55,7 +63,7 @@ class Perceptual(Term):
         """
         if self._network is None:
             layers = LAYERS if self.style_weight else LAYERS[CONTENT : CONTENT + 1]
-            self._network = vgg("vgg16", layers, self._weights, option=self.option, optional=self.option != "weights")
+            self._network = vgg("vgg16", layers, self._weights, option=self.option, optional=self.optional)
 
     def check(self, images: Sequence[int]) -> None:
         if images[1] not in (1, 3):
@@ -106,16 +114,29 @@ def perceptual(
     Raises:
         InvalidOption: a weight is out of its range.
     """
-    return Distiller((perceptual_term(weights, "weights", weight, style_weight, feature_weight),))
+    term = perceptual_term(
+        weights,
+        option="weights",
+        optional=False,
+        weight=weight,
+        style_weight=style_weight,
+        feature_weight=feature_weight,
+    )
+    return Distiller((term,))
 
 
 def perceptual_term(
-    weights: Weights, option: str, weight: float, style_weight: float, feature_weight: float
+    weights: Weights, *, option: str, optional: bool, weight: float, style_weight: float, feature_weight: float
 ) -> Perceptual:
-    """The term; `option` is what messages call that which takes the weights."""
+    """The term; for messages, `option` is what takes the weights, and `optional` whether None there leaves it out."""
     styled, featured = at_least_zero(style_weight, "style_weight"), at_least_zero(feature_weight, "feature_weight")
     if not styled and not featured:
         raise InvalidOption("style_weight=0 and feature_weight=0 leave nothing to compare; raise one, or leave it out.")
     return Perceptual(
-        weights, option=option, weight=positive(weight, "weight"), style_weight=styled, feature_weight=featured
+        weights,
+        option=option,
+        optional=optional,
+        weight=positive(weight, "weight"),
+        style_weight=styled,
+        feature_weight=featured,
     )

@@ -195,7 +195,8 @@ def test_steps_are_those_of_the_published_loop(architecture):
     for name, network in parts(stage).items():  # what they do: biases in front of instance norms drift by rounding
         shown = torch.cat([x, y], 1) if "critic" in name else x
         first = expected[name](shown)
-        torch.testing.assert_close(network(shown), first, rtol=0, atol=1e-3 * float(first.detach().abs().max()))
+        difference = (network(shown) - first).norm() / first.norm()
+        assert difference.item() < 5e-3, name
 
 
 # Acceptance list F7, items 2 to 6.
@@ -428,6 +429,10 @@ def test_what_cannot_work_is_refused():
         bound(omgd(**SMALL), open_generator(deep, given.adapter))
     with pytest.raises(InvalidOption, match="share nothing"):
         bound(omgd(**SMALL, share=3, schedule="steps"), generator(CYCLEGAN))
+    with pytest.raises(InvalidOption, match=r"wide=1000000000.0 times .* cannot be built"):
+        bound(omgd(**SMALL, wide=1e9))
+    with pytest.raises(InvalidOption, match="second teacher, and blocks have one"):
+        bound(omgd(**SMALL, deep=0.5, schedule="blocks"))
     with pytest.raises(InvalidOption, match="two teachers side by side"):
         bound(omgd(**SMALL, share=3), generator(CYCLEGAN), source=Unpaired())
     with pytest.raises(InvalidOption, match="best teacher of blocks"):

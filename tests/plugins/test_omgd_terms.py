@@ -320,6 +320,21 @@ def test_terms_that_do_not_fix_colours_cannot_train_a_student_alone():
         OfflineRegime(task_weight=0.0).bind(stage(*made.terms))
 
 
+def test_every_route_needs_a_term_that_fixes_its_colours():
+    regime = OfflineRegime(task_weight=0.0)
+    own = {route: [replace_routes(ssim(), (route,))] for route in ("A2B", "B2A")}
+    regime.check([*own["A2B"], *own["B2A"]], ("A2B", "B2A"))
+    regime.check(own["A2B"], ("A2B",))
+    with pytest.raises(IncompatibleParts, match="on the route 'B2A' which colours"):
+        regime.check(own["A2B"], ("A2B", "B2A"))
+
+
+def replace_routes(made, routes):
+    (term,) = made.terms
+    term.routes = routes
+    return term
+
+
 def test_without_weights_the_perceptual_term_says_how_to_get_them_or_what_to_drop(monkeypatch, tmp_path):
     import timm
 
