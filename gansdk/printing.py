@@ -95,7 +95,7 @@ def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
     console.print(table)
     _print_protocols(console, ladder.results[-1].quality)
     if ladder.out_dir is not None:
-        console.print(f"Report: {ladder.out_dir / 'ladder.html'}", markup=False, highlight=False)
+        print(f"Report: {ladder.out_dir / 'ladder.html'}")  # the console would wrap a long path
 
 
 def _facts(result: CompressionResult) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _print_result(result: CompressionResult, *, as_json: bool) -> None:
     print_quality(console, result.quality)
     if result.out_dir is not None:
         student = result.out_dir / "student"
-        console.print(f"Student: {student}\nReport: {student / 'report.html'}", markup=False, highlight=False)
+        print(f"Student: {student}\nReport: {student / 'report.html'}")
 
 
 def cost_table(before: Cost, after: Cost, second: str) -> Table:

@@ -270,7 +270,7 @@ def test_a_ladder_is_one_table_for_people_also_where_its_floor_is_missed(
         "1.2x",
         "1.5x",
     ]
-    assert "ladder.html" in shown.out
+    assert f"Report: {tmp_path / 'out' / 'ladder.html'}\n" in shown.out
     assert "QualityFloorMissed" in shown.err
     assert "1.2x: distil" in shown.err
 

@@ -360,7 +360,7 @@ def test_terms_of_other_distillers_are_added_for_every_teacher_and_features_for_
 @pytest.mark.parametrize("schedule", ["steps", "blocks"])
 def test_a_resumed_training_repeats_a_straight_one_bit_for_bit(schedule, stop):
     given = generator() if schedule == "steps" else generator(CYCLEGAN, "resnet", blocks=1)
-    options = {**PUBLISHED, "schedule": schedule, "student_steps": 2}
+    options = {**SMALL, "wide": 2.0, "schedule": schedule, "student_steps": 2}
 
     def state(regime, stage):
         return {
