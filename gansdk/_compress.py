@@ -29,6 +29,7 @@ from gansdk.stages import (
     score,
     start,
     warn_of_plan,
+    why_unused,
 )
 
 
@@ -163,7 +164,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         before = sum_of(costs.values())
         limits = session.limits(student, before)
         checks = {TRACED: check_traced(job, run, student)}
-        plan = loop.processes.agree(find_plan(job, run, student, limits, job.budget.resolve(before)))
+        own = job.budget.resolve(before)
+        plan = loop.processes.agree(find_plan(job, run, student, limits, own))
         warn_of_plan(plan, student, job.budget, {result.budget: result.plan for result in smaller})
         carved, checks[CARVED] = carve(job, run, student, plan, before)
         if not session.dry_run:
@@ -188,6 +190,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 before=costs[route],
                 transformed=full.cost(full.space.full_plan()) if job.origin is not job.generator else None,
                 after=full.cost(student.split(plan)[route]),
+                used=own.usage(student.cost(plan)),
+                unused=why_unused(student, plan, own),
                 warnings=warnings,
                 history=loop.history,
                 search=run.searched,

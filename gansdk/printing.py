@@ -107,8 +107,12 @@ def _print_result(result: CompressionResult, *, as_json: bool) -> None:
     """Costs, scores and where the student is."""
     if as_json:
         return print_json(_facts(result))
+    from gansdk.report import used_text
+
     console = Console()
     console.print(cost_table(result.before, result.after, "student"))
+    if used := used_text(result):
+        console.print(used, markup=False, highlight=False)
     print_quality(console, result.quality)
     if result.out_dir is not None:
         student = result.out_dir / "student"

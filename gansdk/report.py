@@ -32,6 +32,9 @@ Made by gansdk {{ gansdk }} from {{ source or "a generator" }}.
 {% for row in costs -%}
 | {{ row.title }} | {{ row.before }} | {{ row.after }} | {{ row.ratio }} |
 {% endfor %}
+{%- if used %}
+{{ used }}
+{% endif %}
 {%- if transformed %}
 {{ transformed }}
 {% endif %}
@@ -153,6 +156,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
         "gansdk": summary["gansdk"],
         "source": result.generator.source,
         "budget": result.budget,
+        "used": used_text(result),
         "contract": summary["contract"],
         "costs": [
             {
@@ -266,6 +270,13 @@ def network_name(result: CompressionResult) -> str:
     """The student's class; of several routes, their names too."""
     kinds = " and ".join(dict.fromkeys(type(part.student).__name__ for part in result.parts.values()))
     return f"{kinds} ({' and '.join(result.routes)})" if result.routes else kinds
+
+
+def used_text(result: CompressionResult) -> str:
+    """One line: how much of the budget is used, and why not more; empty if that is not known."""
+    if result.used is None:
+        return ""
+    return f"{result.used:.1%} of the budget {result.budget} is used{f': {result.unused}' if result.unused else ''}."
 
 
 def times(ratio: float | None) -> str:

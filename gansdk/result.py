@@ -40,6 +40,10 @@ class CompressionResult:
     before: Cost
     """Of the teacher."""
     after: Cost
+    used: float | None = None
+    """Share of the budget's tightest limit that is used."""
+    unused: str = ""
+    """Why that is less than 95 %, in words."""
     transformed: Cost | None = None
     """Of what the student was carved from, where a transform made that of the teacher."""
     evaluation: Evaluation | None = None
@@ -134,6 +138,8 @@ class CompressionResult:
             "source": self.generator.source,
             "contract": asdict(self.generator.contract),
             "budget": self.budget,
+            "used": self.used,
+            "unused": self.unused,
             "before": asdict(self.before),
             "after": asdict(self.after),
             "transformed": asdict(self.transformed) if self.transformed is not None else None,

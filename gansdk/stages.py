@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gansdk.budget import Budget, Cost, Limits
 from gansdk.channels.groups import Plan, Space
+from gansdk.channels.select import TARGET_USE
 from gansdk.contracts import Contract, Route
 from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
 from gansdk.evaluate import Evaluation, evaluate
@@ -133,6 +134,25 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
             GansdkWarning,
             stacklevel=2,
         )
+
+
+def why_unused(student: Student, plan: Plan, limits: Limits) -> str:
+    """What keeps a plan from using its budget to 95 %; empty if nothing does."""
+    if limits.usage(student.cost(plan)) >= TARGET_USE:
+        return ""
+    wider: dict[str, float] = {}
+    for group in student.space.prunable:
+        kept = set(plan[group.name])
+        if kept and len(kept) < group.size:
+            keep = tuple(sorted({*kept, min(set(range(group.size)) - kept)}))
+            wider[group.name] = limits.usage(student.cost(Plan({**plan, group.name: keep})))
+    if not wider:
+        return "nothing was taken out"
+    fitting = [name for name, usage in wider.items() if usage <= 1]
+    if fitting:
+        return f"the pruner chose so, though {len(fitting)} of the groups could have one channel more"
+    least = min(wider, key=lambda name: wider[name])
+    return f"one channel more of any group is too many; of {least!r} it would be {wider[least]:.1%}"
 
 
 def _known_plan(state: State, run: CompressionRun, student: Student, limits: Limits) -> Plan:

@@ -1,13 +1,20 @@
 import itertools
 import random
+from html import unescape
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gansdk
+from gansdk.budget import Limits
+from gansdk.channels.groups import Plan
+from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning
 from gansdk.events import Carved, Finished, PlanFound, StageStarted, StepDone
+from gansdk.stages import why_unused
+from gansdk.student import ElasticStudent
 from gansdk_pruners.uniform import Uniform
 
 NETWORKS = ("srresnet", "edsr", "vdsr", "wrapped")
@@ -40,6 +47,34 @@ def test_every_generator_pruner_and_distiller_compress_end_to_end(
         assert torch.equal(gansdk.load(tmp_path / "student")(x), result.student(x))
     assert len(result.history) == (0 if distiller is None else quick["steps"])
     assert result.quality
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_results_say_how_much_of_the_budget_is_used_and_why_not_more(network, given, quick, tmp_path):
+    result = gansdk.compress(given(network), distiller=None, out_dir=tmp_path, **quick)
+    limits = gansdk.Budget.parse(result.budget).resolve(result.before)
+    assert result.used == limits.usage(result.after) <= 1
+    assert bool(result.unused) == (result.used < 0.95)
+    shown = f"{result.used:.1%} of the budget {result.budget} is used"
+    for report in ("report.html", "README.md"):
+        assert shown in unescape((tmp_path / "student" / report).read_text())
+
+
+def test_what_keeps_a_plan_from_using_its_budget_is_said_in_words():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False))
+    student = ElasticStudent.of(gansdk.wrap(net, contract=Contract(channels_in=3, channels_out=3, size=(4, 4))))
+    full = student.space.full_plan()
+    (group,) = student.space.prunable
+    half = Plan({**full, group.name: (0, 3)})
+    macs = student.cost(half).macs
+
+    def said(plan, limit):
+        return why_unused(student, plan, Limits(macs=round(limit)))
+
+    assert said(half, macs) == said(half, macs / 0.95) == ""
+    assert said(half, 1.25 * macs) == f"one channel more of any group is too many; of {group.name!r} it would be 120.0%"
+    assert said(half, 1.5 * macs) == "the pruner chose so, though 1 of the groups could have one channel more"
+    assert said(full, 4 * macs) == "nothing was taken out"
 
 
 @pytest.mark.parametrize("network", NETWORKS)
