@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path)
     parser.add_argument("data")
-    parser.add_argument("--adapter", type=json.loads, default="auto", help="what differs from the teacher's options")
+    parser.add_argument("--adapter", type=json.loads, default='"auto"', help="what differs from the teacher's options")
     parser.add_argument("--budgets", nargs="+", default=["5x", "10x"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--steps", type=int, default=600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from gansdk_adapters.networks.inception_spade import (
 )
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
-from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes, Upsampling
+from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADESizes, Upsampling
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.adversarial import Critics, check_width
@@ -121,8 +120,8 @@ class GauGAN(Adapter):
 
     def taps(self, module: nn.Module) -> Mapping[str, str]:
         """Return the outputs of head_0, the last middle block and up_1, as both papers distil them."""
-        middle = f"G_middle_{_known(module).sizes.middles - 1}"
-        return {name: name for name in ("head_0", middle, "up_1")}
+        _known(module)
+        return {name: name for name in ("head_0", "G_middle_1", "up_1")}
 
     def branches(self, module: nn.Module) -> Mapping[str, Sequence[str]]:
         return branch_paths(module) if isinstance(module, InceptionSPADEGenerator) else {}
@@ -226,9 +225,15 @@ class GauGAN(Adapter):
         raise CheckpointError(f"The adapter 'gaugan' builds 'spade' and 'inception', but got {dict(description)}.")
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
-        """Make a fresh network `width` times as wide; deeper means one more block at the trunk's width."""
+        """Make a fresh network `width` times as wide; deeper means one of OMGD's expansion blocks behind every block.
+
+        Raises:
+            Unsupported: a deeper network is to become deeper.
+        """
         network = _known(module)
         old = network.sizes
+        if deeper and old.deep:
+            raise Unsupported("This is a deeper teacher already. Give the generator it was made from.")
         ngf = max(2, round(width * old.trunk / 16))
         table = NETWORKS[self.describe(module)["network"]][1]
         kept = {"separable", "spectral", "slope", "kernels", "channels_out"}
@@ -238,7 +243,7 @@ class GauGAN(Adapter):
             ngf,
             labels=old.labels,
             upsampling=old.upsampling,
-            middles=old.middles + deeper,
+            deep=deeper or old.deep,
             hidden=hidden,
             **options,
         )
@@ -298,13 +303,12 @@ class GauGAN(Adapter):
     def _layout(self, state: State, fc: Tensor, image: Tensor) -> dict[str, Any]:
         """Read what both kinds of network share."""
         most = any(key.startswith("up_4.") for key in state)
-        middles = {key.split(".")[0] for key in state if re.match(r"G_middle_\d+\.", key)}
         return {
             "labels": fc.shape[1],
             "channels_out": image.shape[0],
             "trunk": fc.shape[0],
             "upsampling": "most" if most else self._usual_upsampling(fc.shape[1]),
-            "middles": max(2, len(middles)),
+            "deep": any(key.startswith("deeper.") for key in state),
         }
 
     def _spade_sizes(self, state: State, layout: Mapping[str, Any]) -> SPADESizes:
@@ -314,7 +318,7 @@ class GauGAN(Adapter):
         hidden = tuple(_rows(state, f"{name}.norm_0.mlp_shared.0", 128) for name in names)
         return SPADESizes(
             **layout,
-            ups=made[1 + layout["middles"] :],
+            ups=made[len(COARSE) :],
             inner=inner,
             hidden=hidden,
             separable="head_0.norm_0.mlp_gamma.conv.0.weight" in state,
@@ -328,7 +332,7 @@ class GauGAN(Adapter):
             for index in range(8)
             if f"head_0.res_ops.{index}.0.conv.weight" in state
         ) or (1, 3, 5)
-        later = names[1 + layout["middles"] :]
+        later = names[len(COARSE) :]
         return InceptionSPADESizes(
             **layout,
             ups=tuple(_rows(state, f"{name}.shortcut.1.conv", layout["trunk"]) for name in later),
@@ -340,8 +344,7 @@ class GauGAN(Adapter):
 
 
 def _block_names(layout: Mapping[str, Any]) -> tuple[str, ...]:
-    middles = (f"G_middle_{index}" for index in range(layout["middles"]))
-    return ("head_0", *middles, *(f"up_{index}" for index in range(5 if layout["upsampling"] == "most" else 4)))
+    return (*COARSE, *(f"up_{index}" for index in range(5 if layout["upsampling"] == "most" else 4)))
 
 
 def _rows(state: State, path: str, default: int) -> int:

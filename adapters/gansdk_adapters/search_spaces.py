@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gansdk.channels.groups import Knob
 from gansdk.channels.knobs import widths_at
 from gansdk_adapters.networks.resnet import FIRST_BLOCK, ResNetSizes
-from gansdk_adapters.networks.spade import SPADESizes
+from gansdk_adapters.networks.spade import COARSE, SPADESizes
 
 Choices = Mapping[int, Sequence[tuple[int, ...]]]
 """Width (ngf) of a published supernet -> the values of each position, ascending."""
@@ -93,13 +93,12 @@ def resnet_positions(sizes: ResNetSizes) -> tuple[Position, ...]:
 def spade_positions(sizes: SPADESizes) -> tuple[Position, ...]:
     """Return those of `SPADESizes.from_config`: the trunk, and each block's own width.
 
-    A later block's inner width and, in all blocks, what gamma and beta see follow. Deeper networks and those for
-    "most" have more than eight; the last block of the latter counts its channels singly.
+    A later block's inner width and, in all blocks, what gamma and beta see follow. Networks for "most" have a
+    ninth, and the last block counts its channels singly.
     """
     trunk = Position(layer="fc", factor=16)
     coarse = [
-        Position(layer=f"{name}.conv_0", factor=16, followers=_guides(name, ("norm_0", "norm_1")))
-        for name in sizes.names[: 1 + sizes.middles]
+        Position(layer=f"{name}.conv_0", factor=16, followers=_guides(name, ("norm_0", "norm_1"))) for name in COARSE
     ]
     return (trunk, *coarse, *(_fine(sizes, index) for index in range(len(sizes.ups))))
 
@@ -107,7 +106,7 @@ def spade_positions(sizes: SPADESizes) -> tuple[Position, ...]:
 def _fine(sizes: SPADESizes, index: int) -> Position:
     """Return the position of a later block; of its inner width alone if the block adds its input as it is."""
     name, factor = f"up_{index}", max(1, 8 >> index)
-    if sizes.given[1 + sizes.middles + index] == sizes.ups[index]:
+    if sizes.given[len(COARSE) + index] == sizes.ups[index]:
         guides = _guides(name, ("norm_0", "norm_1"))
         return Position(layer=f"{name}.conv_0", factor=factor, followers=guides)
     guides = _guides(name, ("norm_0", "norm_1", "norm_s"))

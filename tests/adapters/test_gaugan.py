@@ -9,7 +9,7 @@ from torch import nn
 import gansdk
 from gansdk.adapter import Generator, reset_parameters
 from gansdk.channels.trace import trace
-from gansdk.errors import CheckpointError, CheckpointMismatch, ContractError, InvalidOption
+from gansdk.errors import CheckpointError, CheckpointMismatch, ContractError, InvalidOption, Unsupported
 from gansdk.opening import open_generator, open_pruner
 from gansdk.student import ElasticStudent
 from gansdk_adapters.gaugan import GauGAN
@@ -214,14 +214,30 @@ def test_a_checkpoint_that_fits_nothing_names_the_nearest_network(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["spade", "mobile", "inception"])
-def test_descriptions_build_and_rebuild(architecture):
+def test_descriptions_build_and_rebuild(architecture, tmp_path):
     adapter, network = GauGAN(), tiny(architecture)
     again = adapter.build(adapter.describe(network))
     again.load_state_dict(network.state_dict())
     wider = adapter.rebuild(network, width=2.0, deeper=True)
     assert wider.sizes.trunk == 2 * network.sizes.trunk
-    assert wider.sizes.middles == 3
     assert wider.eval()(labels()).shape == (1, 3, 128, 128)
+    torch.save(wider.state_dict(), tmp_path / "deeper.pth")
+    assert open_generator(tmp_path / "deeper.pth", GauGAN()).module.sizes == wider.sizes
+    with pytest.raises(Unsupported, match="deeper teacher already"):
+        adapter.rebuild(wider, deeper=True)
+
+
+@pytest.mark.parametrize("architecture", ["spade", "mobile", "inception"])
+def test_a_deeper_network_has_one_expansion_block_of_the_maps_width_behind_every_block(architecture):
+    network = tiny(architecture)
+    deeper = GauGAN().rebuild(network, deeper=True)
+    widths = dict(zip(deeper.sizes.names, deeper.sizes.made, strict=True))
+    assert {name: block.conv_block[1].in_channels for name, block in deeper.deeper.items()} == widths
+    # Four convolutions (two 1x1, two 3x3) with biases and four affine norms each; OMGD's block (Ren et al., ICCV 2021).
+    added = sum(4 * w * w + 16 * w * w * 9 + 4 * w * w + 9 * w * w + (4 + 4 + 1 + 1) * w * 2 for w in widths.values())
+    bias = sum(10 * w for w in widths.values()) if deeper.deeper["up_0"].conv_block[1].bias is not None else 0
+    counts = [sum(p.numel() for p in net.parameters()) for net in (network, deeper)]
+    assert counts[1] - counts[0] == added + bias
 
 
 def test_students_of_fresh_weights_start_as_the_paper_starts():

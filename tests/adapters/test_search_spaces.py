@@ -302,7 +302,7 @@ def test_layers_out_of_proportion_are_free():
         (ResNetGenerator, ResNetSizes.of(4, 3, deep=True), Pix2Pix(), 0),
         (UNetGenerator, UNetSizes(width=2, downs=5), Pix2Pix(), 0),
         (SPADEGenerator, SPADESizes.of(4, labels=5, upsampling="most"), GauGAN(), 9),
-        (SPADEGenerator, SPADESizes.of(4, labels=5, middles=3), GauGAN(), 9),
+        (SPADEGenerator, SPADESizes.of(4, labels=5, deep=True), GauGAN(), 8),
         (SPADEGenerator, SPADESizes.from_config("4_4_4_4_8_16_4_4", labels=5), GauGAN(), 8),
         (InceptionSPADEGenerator, InceptionSPADESizes.of(4, labels=5), GauGAN(), 1),
     ],

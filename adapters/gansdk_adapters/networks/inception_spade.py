@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gansdk.errors import ContractError
 from gansdk_adapters.networks.inception import KINDS
-from gansdk_adapters.networks.spade import SPADEFrame, SPADELayout, Upsampling, ups_of
+from gansdk_adapters.networks.spade import COARSE, SPADEFrame, SPADELayout, Upsampling, ups_of
 
 FIRST_LAYER = "0.conv"
 """Path, inside a branch, of the convolution that makes its middle channels."""
@@ -53,7 +53,7 @@ class InceptionSPADESizes(SPADELayout):
     ) -> InceptionSPADESizes:
         """Return the network as published: ngf `width`; a branch is a `share`th of its block's width, rounded down."""
         ups = ups_of(width, upsampling)
-        narrow = (*(16 * width,) * (1 + options.get("middles", 2)), *ups)
+        narrow = (*(16 * width,) * len(COARSE), *ups)
         count = 2 * len(kernels)
         return cls(
             trunk=16 * width,

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.errors import ContractError
+from gansdk_adapters.networks.expansion import Expansion
 from gansdk_adapters.networks.resnet import SeparableConv
 
 Upsampling = Literal["normal", "more", "most"]
 """Five, six or seven doublings; the weights of the first two do not differ, "most" has a block more."""
 DOUBLINGS: dict[str, int] = {"normal": 5, "more": 6, "most": 7}
+COARSE = ("head_0", "G_middle_0", "G_middle_1")
+"""The blocks of the trunk's width."""
 SLOPE = 0.2
 
 
@@ -34,18 +37,15 @@ class SPADELayout:
     ups: tuple[int, ...] = (512, 256, 128, 64)
     """Channels behind each of the following blocks; a fifth one for "most"."""
     upsampling: Upsampling = "more"
-    middles: int = 2
-    """Blocks of the trunk's width behind the first; only deeper networks than the published have more than two."""
+    deep: bool = False
+    """One of OMGD's expansion blocks behind every block and its doubling: a deeper teacher."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ups", tuple(self.ups))  # JSON gives lists
         if self.upsampling not in get_args(Upsampling):
             raise ContractError(f"upsampling={self.upsampling!r} is none of: {', '.join(get_args(Upsampling))}.")
-        if (
-            len(self.ups) != (5 if self.upsampling == "most" else 4)
-            or min(self.labels, self.trunk, *self.ups, self.middles - 1) < 1
-        ):
-            raise ContractError(f"{self}: four widths, five for 'most', two middle blocks, and everything at least 1.")
+        if len(self.ups) != (5 if self.upsampling == "most" else 4) or min(self.labels, self.trunk, *self.ups) < 1:
+            raise ContractError(f"{self}: four widths, five for 'most', and everything at least 1.")
 
     @property
     def doublings(self) -> int:
@@ -55,26 +55,25 @@ class SPADELayout:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the blocks, in order."""
-        middles = (f"G_middle_{index}" for index in range(self.middles))
-        return ("head_0", *middles, *(f"up_{index}" for index in range(len(self.ups))))
+        return (*COARSE, *(f"up_{index}" for index in range(len(self.ups))))
 
     @property
     def doubled(self) -> frozenset[str]:
         """The blocks that the grid doubles behind."""
         return frozenset(
-            {"head_0", f"G_middle_{self.middles - 1}", *(f"up_{index}" for index in range(len(self.ups) - 1))}
+            {"head_0", "G_middle_1", *(f"up_{index}" for index in range(len(self.ups) - 1))}
             | ({"G_middle_0"} if self.upsampling != "normal" else set())
         )
 
     @property
     def given(self) -> tuple[int, ...]:
         """Channels in front of each block."""
-        return (*(self.trunk,) * (2 + self.middles), *self.ups[:-1])
+        return (*(self.trunk,) * (len(COARSE) + 1), *self.ups[:-1])
 
     @property
     def made(self) -> tuple[int, ...]:
         """Channels behind each block."""
-        return (*(self.trunk,) * (1 + self.middles), *self.ups)
+        return (*(self.trunk,) * len(COARSE), *self.ups)
 
 
 def ups_of(width: int, upsampling: str) -> tuple[int, ...]:
@@ -108,7 +107,7 @@ class SPADESizes(SPADELayout):
     def of(cls, width: int = 64, *, upsampling: Upsampling = "more", hidden: int = 128, **options: Any) -> SPADESizes:
         """Return the network as published: ngf `width`; `options` are the other fields."""
         ups = ups_of(width, upsampling)
-        inner = (*(16 * width,) * (1 + options.get("middles", 2)), *ups)
+        inner = (*(16 * width,) * len(COARSE), *ups)
         return cls(
             trunk=16 * width, ups=ups, inner=inner, hidden=(hidden,) * len(inner), upsampling=upsampling, **options
         )
@@ -137,7 +136,10 @@ class SPADESizes(SPADELayout):
 
 
 class SPADEFrame(nn.Module):
-    """First convolution, blocks on ever finer grids, last convolution, Tanh. Subclasses bring the blocks."""
+    """First convolution, blocks on ever finer grids, last convolution, Tanh. Subclasses bring the blocks.
+
+    Keys of a deeper network: deeper.NAME of every block's expansion, which runs where the grid is at least 2x2.
+    """
 
     def __init__(self, sizes: SPADELayout, block: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -145,6 +147,8 @@ class SPADEFrame(nn.Module):
         self.fc = nn.Conv2d(sizes.labels, sizes.trunk, 3, padding=1)
         for index, name in enumerate(sizes.names):
             self.add_module(name, block(index))
+        widths = zip(sizes.names, sizes.made, strict=True) if sizes.deep else ()
+        self.deeper = nn.ModuleDict({name: Expansion(width, "batch") for name, width in widths})
         self.conv_img = nn.Conv2d(sizes.ups[-1], sizes.channels_out, 3, padding=1)
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -165,6 +169,8 @@ class SPADEFrame(nn.Module):
             x = getattr(self, name)(x, labels)
             if name in self.sizes.doubled:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            if name in self.deeper:
+                x = self.deeper[name](x)
         return cast("Tensor", self.conv_img(F.leaky_relu(x, SLOPE)).tanh())
 
     def _takes_statistics(self) -> bool:
