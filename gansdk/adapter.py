@@ -208,13 +208,17 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 class ReconstructionTask(Task):
-    """L1 to the reference: the task of a generator of no known family."""
+    """L1 to the reference in units of the images' range: the task of a generator of no known family."""
+
+    def __init__(self, output_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        low, high = output_range
+        self._unit = high - low
 
     def generator_loss(
         self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
     ) -> tuple[Tensor, Metrics]:
         losses = [(fake - references[route]).abs().mean() for route, fake in fakes.items() if route in references]
-        return sum(losses, next(iter(fakes.values())).new_zeros(())), {}
+        return sum(losses, next(iter(fakes.values())).new_zeros(())) / self._unit, {}
 
 
 class WrappedAdapter(Adapter):
@@ -236,7 +240,7 @@ class WrappedAdapter(Adapter):
         return self._taps
 
     def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
-        return ReconstructionTask()
+        return ReconstructionTask(self._contract.output_range)
 
 
 class EnlargingAdapter(WrappedAdapter):

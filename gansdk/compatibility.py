@@ -70,8 +70,12 @@ def missing(
     """
     needed: set[str] = set(pruner.needs) if pruner else set()
     for distiller in distillers:
-        needed |= distiller.needs | ({IMAGES} if distiller.data else set())
+        needed |= _needs(distiller)
     return tuple(sorted(needed - adapter.provides - data_provides))
+
+
+def _needs(distiller: DistillerSpec) -> AbstractSet[str]:
+    return distiller.needs | ({IMAGES} if distiller.data else set())
 
 
 def check(
@@ -83,17 +87,11 @@ def check(
     """Refuse parts that cannot work together before any work is done.
 
     Raises:
-        IncompatibleParts: something needed is missing, or two distillers each bring a regime.
+        IncompatibleParts: something needed is missing.
     """
-    regimes = [distiller.name for distiller in distillers if distiller.kind != "term"]
-    if len(regimes) > 1:
-        raise IncompatibleParts(
-            f"The distillers {' and '.join(map(repr, regimes))} each bring a regime, and a run has one; keep one of "
-            f"them and add terms such as 'gka' beside it."
-        )
     if absent := missing(adapter, pruner, distillers, data_provides):
-        parts = [f"pruner {pruner.name!r}"] if pruner else []
-        parts += [f"distiller {distiller.name!r}" for distiller in distillers]
+        parts = [f"pruner {pruner.name!r}"] if pruner and pruner.needs & {*absent} else []
+        parts += [f"distiller {distiller.name!r}" for distiller in distillers if _needs(distiller) & {*absent}]
         advice = [part.advice for part in (pruner, *distillers) if part and part.advice and part.needs & {*absent}]
         advice.append("Choose other parts, or see `gansdk plugins --compat` for what fits.")
         has = ", ".join(sorted(adapter.provides | data_provides)) or "nothing"

@@ -53,6 +53,8 @@ class Contract:
     """(H, W) of the input in pixels at which costs are quoted, batch 1."""
     input_range: tuple[float, float] = (-1.0, 1.0)
     output_range: tuple[float, float] = (-1.0, 1.0)
+    inner_range: tuple[float, float] | None = None
+    """Of images inside the network, where it rescales them first: feature maps are of its scale. None: the output's."""
     scale: int = 1
     """Output side / input side."""
     pre_upsampled: int = 1
@@ -71,9 +73,10 @@ class Contract:
             raise ContractError(
                 f"size={self.size} must be (height, width), each a positive multiple of {self.multiple_of}."
             )
-        for name, (low, high) in {"input_range": self.input_range, "output_range": self.output_range}.items():
-            if not low < high:
-                raise ContractError(f"{name}=({low}, {high}) must be (low, high) with low < high.")
+        for name in ("input_range", "output_range", "inner_range"):
+            given = getattr(self, name)
+            if given is not None and not given[0] < given[1]:
+                raise ContractError(f"{name}={given} must be (low, high) with low < high.")
         if self.labels is not None and self.labels.channels != self.channels_in:
             raise ContractError(
                 f"{self.labels} has {self.labels.channels} channels, but the generator takes {self.channels_in}."

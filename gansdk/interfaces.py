@@ -290,6 +290,10 @@ class DataSource(ABC):
         """One image for importance, recovery and calibration: the same before, while and after anything is trained."""
         return self.train_batch(1, seed=seed, step=PROBE_STEP + index)
 
+    def examples(self, *, seed: int) -> Iterator[Batch]:
+        """A batch of one image for every size that training inputs may have; the default takes the first step's."""
+        yield self.train_batch(1, seed=seed, step=0)
+
     @abstractmethod
     def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
         """One pass over whole images in fixed order, one image a batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,12 @@ def prepare(
     parts = [_open_parts(pruner, distiller) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
-    _check_parts(generator, pruner, distiller, parts[0][1], has_data=data is not None)
+    _, distillers, regime = parts[0]
+    _check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
+    _check_parts(generator, pruner, distiller, distillers, has_data=data is not None)
     origin = transformed(generator, transform, seed)
     trained_against = _trained_against(discriminator, generator)
-    _check_terms(generator, parts[0][1], parts[0][2])
+    _check_terms(generator, distillers, regime)
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     jobs = []
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
@@ -156,9 +159,9 @@ def check_images(job: Job, batch_size: int) -> None:
     if job.source is None or not job.distillers:
         return
     terms = [term for item in job.distillers for term in item.terms]
-    inputs = source_of(job.source, job.generator).train_batch(1, seed=job.seed, step=0).inputs
-    for route, part in job.generator.parts.items():
-        height, width = (part.contract.scale * side for side in inputs[route].shape[2:])
+    examples = source_of(job.source, job.generator).examples(seed=job.seed)
+    for batch, (route, part) in product(examples, job.generator.parts.items()):
+        height, width = (part.contract.scale * side for side in batch.inputs[route].shape[2:])
         for term in terms:
             if term.holds_for(route):
                 term.check((batch_size, part.contract.channels_out, height, width))
@@ -219,10 +222,37 @@ def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, .
             f"The pruner {type(chosen).__name__} trains the student while it searches, but distiller=None says not "
             "what for. Pass a distiller, for example 'pixel'."
         )
+    if len(names := _regimes(distiller, distillers)) > 1:
+        raise IncompatibleParts(
+            f"The distillers {' and '.join(names)} each bring a regime, and a run has one. Keep one of them, and add "
+            "terms such as 'gka' beside it."
+        )
     regimes = [item.regime for item in distillers if item.regime is not None]
-    if len(regimes) > 1:
-        raise IncompatibleParts("Two of the distillers bring a regime, and a run has one. Keep one of them.")
     return chosen, distillers, regimes[0] if regimes else OfflineRegime()
+
+
+def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
+    """The distillers that bring a regime, by the names they were asked for by, quoted; instances by their classes."""
+    return [
+        repr(_name(given)) if _name(given) else type(made.regime).__name__
+        for given, made in zip(_listed(asked), distillers, strict=False)
+        if made.regime is not None
+    ]
+
+
+def _check_regime(generator: Generator, regime: Regime, names: Sequence[str], discriminator: Any) -> None:
+    """Whether it trains as many generators as there are, and has a use for a discriminator that was given."""
+    own = " and ".join(names) or type(regime).__name__
+    if generator.routes and not regime.joint:
+        raise IncompatibleParts(
+            f"The distiller {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
+            "after the other, each by its own folder, or use a distiller without a regime of its own."
+        )
+    if not regime.uses_task and discriminator not in (None, FRESH):
+        raise IncompatibleParts(
+            f"A discriminator was given, but the distiller {own} trains the student without one. Leave it out, or "
+            "choose another distiller."
+        )
 
 
 def _check_values(generator: Generator) -> None:
@@ -241,7 +271,7 @@ def _check_parts(
     adapters = known.specs("adapter")
     spec = adapters.get(generator.adapter.name, WRAPPED)
     spec = replace(spec, provides=spec.provides | generator.adapter.capabilities)
-    names = [_name(item) for item in (distiller if isinstance(distiller, (list, tuple)) else [distiller])]
+    names = [_name(item) for item in _listed(distiller)]
     specs = known.specs("distiller")
     asked = [(specs[name], made) for name, made in zip(names, opened, strict=False) if name in specs]
     check(
@@ -256,11 +286,6 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
     """Routes and taps that terms ask for, and what the regime wants of both."""
     if not distillers:
         return
-    if generator.routes and not regime.joint:
-        raise IncompatibleParts(
-            f"{type(regime).__name__} trains one generator, but there are {' and '.join(generator.routes)}. Compress "
-            "one after the other, each by its own folder, or use a distiller without a regime of its own."
-        )
     terms = [term for item in distillers for term in item.terms]
     regime.check(terms, generator.parts)
     check_routes(terms, generator.parts)
@@ -268,6 +293,10 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
         for term in terms:
             if term.holds_for(route):
                 term.taps(tuple(part.taps))
+
+
+def _listed(asked: Any) -> Sequence[Any]:
+    return asked if isinstance(asked, (list, tuple)) else [asked]
 
 
 def _name(asked: Any) -> str:

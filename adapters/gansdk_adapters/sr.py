@@ -62,6 +62,7 @@ class SuperResolution(Adapter):
             size=(256, 256) if on_target_grid else (64, 64),
             input_range=image_range,
             output_range=image_range,
+            inner_range=(0.0, network.sizes.peak) if isinstance(network, EDSRBasicSR) else None,
             scale=sizes.scale,
             pre_upsampled=self._pre_upsampled if on_target_grid else 1,
         )
@@ -81,7 +82,7 @@ class SuperResolution(Adapter):
 
     def task(self, module: nn.Module, *, discriminator: State | None = None) -> Task:
         """L1 to the reference, in units of the output range; there is no discriminator."""
-        return ReconstructionTask()
+        return ReconstructionTask(self.contract(module).output_range)
 
     def variants(self, state: State) -> Iterable[Variant]:
         for layout in LAYOUTS:

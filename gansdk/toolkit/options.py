@@ -24,15 +24,19 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.")
 
 
-def positive(given: object, option: str) -> float:
+def positive(given: object, option: str, *, without: str | None = "") -> float:
     """`given` as a float, if it is a finite number above zero.
+
+    `without` is what to give to do without what the option is about: "" for leaving the option out, None if there is no
+    doing without.
 
     Raises:
         InvalidOption: it is not.
     """
     if (number := _number(given)) > 0:
         return number
-    raise InvalidOption(f"{option}={given!r} must be a finite number above zero; to do without, leave it out.")
+    advice = "" if without is None else f"; to do without, {f'give {without}' if without else 'leave it out'}"
+    raise InvalidOption(f"{option}={given!r} must be a finite number above zero{advice}.")
 
 
 def at_least_zero(given: object, option: str) -> float:

@@ -14,6 +14,7 @@ from gansdk.errors import CheckpointError, InvalidOption
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
 _WHERE = "({option}='{name}.pth'), or leave the term out{how}."
+_WITHOUT = " ({option}=None, on the command line {option}=null)"
 
 
 class Features(nn.Module):
@@ -53,7 +54,7 @@ def vgg(
     None in its place leaves the term out.
 
     Raises:
-        InvalidOption: an unknown network or layer.
+        InvalidOption: an unknown network or layer, or weights that are no path and no state dict.
         CheckpointError: the weights are missing, or of another network.
     """
     network = _features_of(name)
@@ -67,7 +68,9 @@ def vgg(
         if isinstance(part, nn.ReLU):
             part.inplace = False  # what a layer gave must not change behind the one who took it
     own = network.state_dict()
-    given = _given(name, weights, _WHERE.format(option=option, name=name, how=f" ({option}=None)" if optional else ""))
+    given = _given(
+        name, weights, _WHERE.format(option=option, name=name, how=_WITHOUT.format(option=option) if optional else "")
+    )
     state = {key: given[key] for key in own if key in given}
     wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
     if wrong:
@@ -106,6 +109,8 @@ def _positions(network: nn.Sequential) -> dict[str, int]:
 def _given(name: str, weights: str | Path | Mapping[str, Tensor], advice: str) -> dict[str, Tensor]:
     if isinstance(weights, Mapping):
         state = dict(weights)
+    elif not isinstance(weights, (str, Path)):
+        raise InvalidOption(f"The weights of {name} are {weights!r}, which is no path. Say where they are {advice}")
     elif weights == PRETRAINED:
         state = _pretrained(name, advice)
     elif not Path(weights).is_file():

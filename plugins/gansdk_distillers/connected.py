@@ -14,7 +14,6 @@ from gansdk.errors import GansdkWarning
 from gansdk.interfaces import Stage, State, Student, Term
 from gansdk.toolkit.terms import common_taps
 from gansdk_distillers.taps import chosen
-from gansdk_distillers.terms.images import output_range
 
 Reduction = Literal["sum", "mean"]
 
@@ -25,7 +24,7 @@ class Connected(Term):
     Connectors are made anew for every stage, as wide as the full student, and ask the student at every call which
     of its channels are active: carved students and subnets of a supernet use the columns that are theirs.
     `connector` makes one from its widths; `distance` compares what it gives with the teacher's map. Where images have a
-    larger range than [-1, 1], maps are divided by as much.
+    larger range than [-1, 1] inside the network, maps are divided by as much.
     """
 
     def __init__(
@@ -67,7 +66,8 @@ class Connected(Term):
                 stacklevel=2,
             )
         # Maps of a network whose values run to 255 are as much larger, and would drown every other loss.
-        low, high = output_range(stage)
+        contract = next(iter(student.contracts.values()))
+        low, high = contract.inner_range or contract.output_range
         self._unit = max(1.0, (high - low) / 2)
         widths = teacher.widths(wanted, stage.device)
         self._student = student

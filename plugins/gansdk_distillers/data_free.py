@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Distiller
-from gansdk.toolkit.options import count, one_of, positive
+from gansdk.toolkit.options import at_least_zero, count, one_of, positive
 from gansdk_distillers.datafree.regime import DataFree, NewBlocks, Reduction
 from gansdk_distillers.terms.images import Norm
 
@@ -72,18 +72,17 @@ def data_free(
     """
     chosen = SETTINGS[one_of(tuple(SETTINGS), setting, "setting")]
     rate = chosen["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
-    weight = reconstruction_weight
-    weight = 0.0 if weight == 0 else positive(weight, "reconstruction_weight")
+    weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
     if cycle is not None and not weight:
         raise InvalidOption("cycle leads back to inputs, which reconstruction_weight=0 leaves out. Choose one of them.")
     regime = DataFree(
-        norm=one_of(get_args(Norm), norm or chosen["norm"], "norm"),
-        reduction=one_of(get_args(Reduction), reduction or chosen["reduction"], "reduction"),
+        norm=one_of(get_args(Norm), chosen["norm"] if norm is None else norm, "norm"),
+        reduction=one_of(get_args(Reduction), chosen["reduction"] if reduction is None else reduction, "reduction"),
         published=chosen["published"],
         reconstruction_weight=weight,
         student_steps=count(student_steps, "student_steps"),
         latent=count(latent, "latent"),
-        generator_learning_rate=positive(rate, "generator_learning_rate"),
+        generator_learning_rate=positive(rate, "generator_learning_rate", without=None),
         stages=None if stages is None else count(stages, "stages"),
         usual_stages=chosen["usual_stages"],
         new_blocks=one_of(get_args(NewBlocks), new_blocks, "new_blocks"),

@@ -12,6 +12,7 @@ from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.interfaces import Distiller, Term
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, positive
 from gansdk_distillers.channel import channel
+from gansdk_distillers.connected import Reduction
 from gansdk_distillers.online import Deep, OnlineTeachers, Schedule
 from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
@@ -57,9 +58,13 @@ def omgd(
             "student_steps=0 would leave the teachers as they are. A frozen teacher is imitated without 'omgd': "
             "distiller=['ssim', 'perceptual', 'tv', 'channel']."
         )
+    if select is not None and not callable(select):
+        raise InvalidOption(f"select={select!r} must be a function of a network, so it is for Python alone.")
+    one_of(get_args(Reduction), channel_reduction, "channel_reduction")
+    one_of(get_args(Reduction), tv_reduction, "tv_reduction")
     regime = OnlineTeachers(
-        wide=None if wide is None else positive(wide, "wide"),
-        deep=deep if deep in (None, "auto") else positive(deep, "deep"),
+        wide=None if wide is None else positive(wide, "wide", without="None"),
+        deep=deep if deep in (None, "auto") else positive(deep, "deep", without="None"),
         warm=warm,
         share=None if share is None else count(share, "share", least=0),
         student_steps=None if student_steps is None else count(student_steps, "student_steps"),
@@ -85,7 +90,8 @@ def _unless_zero(weight: float, option: str, made: Callable[[float], Distiller])
 
 
 def _perceptual(weights: Weights | None, style_weight: float, feature_weight: float) -> tuple[Term, ...]:
-    if not (style_weight or feature_weight):
+    weighted = at_least_zero(style_weight, "style_weight") + at_least_zero(feature_weight, "feature_weight")
+    if not weighted:
         return ()
     if weights is None:
         warnings.warn(

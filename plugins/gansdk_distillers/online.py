@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -81,8 +82,8 @@ class OnlineTeachers(Regime):
                 "imitates the given generator as it is."
             )
         self._blocks = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
-        if self._blocks and self.share is not None:
-            raise InvalidOption("share is for two teachers side by side, and blocks have one. Leave it out.")
+        if self.share is not None and (self._blocks or self.wide is None or self.deep is None):
+            raise InvalidOption("share is for two teachers side by side, and there is one here. Leave it out.")
         if self._blocks and self.wide is not None and self.deep not in (None, "auto"):
             raise InvalidOption(
                 f"deep={self.deep!r} asks for a second teacher, and blocks have one. Leave it out, or give wide=None "
@@ -221,16 +222,16 @@ class OnlineTeachers(Regime):
         assert self._frozen is not None
         if self.select is not None:
             score = float(self.select(self._network()))
-            if self._best is not None and self._best <= score:
+            if self._best is not None and not score < self._best:
                 return
-            self._best = score
+            self._best = math.inf if math.isnan(score) else score
         self._frozen.networks()[MAIN].load_state_dict(self._network().state_dict())
 
 
 def _rebuilt(adapter: Adapter, module: nn.Module, option: str, width: float) -> nn.Module:
     try:
         return adapter.rebuild(module, width=width, deeper=option == "deep")
-    except RuntimeError as error:  # torch's, for want of memory
+    except (RuntimeError, TypeError, OverflowError) as error:  # torch's, for want of memory or of digits
         raise InvalidOption(
             f"The teacher of {option}={width!r} times the generator's width cannot be built: {first_line(error)}. "
             "Give a smaller width."

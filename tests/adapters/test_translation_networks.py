@@ -94,6 +94,31 @@ def test_parameters_and_macs_are_the_published_ones(make, params, true, paper):
 
 
 @pytest.mark.parametrize(
+    ("width", "deep", "macs"),
+    [
+        (96, False, "40.155"),
+        (64, False, "18.314"),
+        (48, False, "10.565"),
+        (24, False, "2.904"),
+        (16, False, "1.408"),
+        (12, False, "0.858"),
+        (8, False, "0.440"),
+        (24, True, "40.769"),
+        (16, True, "18.237"),
+        (12, True, "10.324"),
+    ],
+)
+def test_omgd_counts_as_the_other_papers_but_for_instance_norms(width, deep, macs):
+    network = resnet(width, separable=True, deep=deep)
+    paper, normalised = cost(network).paper_macs, []
+    for norm in network.modules():
+        if isinstance(norm, nn.InstanceNorm2d):
+            norm.register_forward_hook(lambda module, given, made: normalised.append(made.numel()))
+    network(torch.zeros(1, 3, 256, 256, device="meta"))
+    assert f"{(paper - sum(normalised)) / 1e9:.3f}" == macs
+
+
+@pytest.mark.parametrize(
     ("width", "macs"),
     [(64, 11_066_671_104), (48, 6_488_064_000), (24, 1_885_077_504), (16, 954_728_448), (8, 326_369_280)],
 )

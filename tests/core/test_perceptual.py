@@ -72,6 +72,9 @@ def test_wrong_names_and_weights_are_refused(tmp_path):
         vgg("vgg16", ("relu4_4",), weights("vgg16"))
     with pytest.raises(CheckpointError, match=r"10\.weight is missing or has another shape"):
         vgg("vgg16", ("relu3_1",), {k: v for k, v in weights("vgg16").items() if ".10." not in k})
+    for given in (None, 5, True):
+        with pytest.raises(InvalidOption, match=rf"are {given}, which is no path.*null"):
+            vgg("vgg16", ("relu1_1",), given)
     with pytest.raises(CheckpointError, match="do not fit"):
         vgg("vgg19", ("relu3_1", "relu4_1"), weights("vgg19"))
 

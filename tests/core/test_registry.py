@@ -436,11 +436,10 @@ def test_a_refusal_ends_in_the_advice_of_those_whose_needs_are_missing() -> None
     assert "Never said" not in str(caught.value)
 
 
-def test_two_regimes_are_refused_and_one_with_terms_is_not() -> None:
-    regime, both, term = distiller("omgd", kind="regime"), distiller("free", kind="both"), distiller("gka")
-    with pytest.raises(IncompatibleParts, match="'omgd' and 'free' each bring a regime"):
-        compatibility.check(BARE, None, [regime, both], {"images"})
-    compatibility.check(BARE, None, [both, term, term], {"images"})
+def test_a_refusal_names_the_parts_whose_needs_are_missing_and_no_others() -> None:
+    free, other = distiller("free", needs=frozenset({"degrade"})), distiller("other")
+    with pytest.raises(IncompatibleParts, match="cannot be used with distiller 'free': missing"):
+        compatibility.check(compatibility.WRAPPED, SLIM_SPEC, [free, other], {"images"})
 
 
 def test_the_matrix_has_every_combination_and_what_each_lacks() -> None:

@@ -197,6 +197,9 @@ def test_a_reverse_generator_that_does_not_lead_back_is_refused(translator, buil
     torch.save(adapter.create("resnet", width=4, blocks=1, channels_in=1).state_dict(), tmp_path / "grey.pth")
     with pytest.raises(IncompatibleParts, match="no way back"):
         run(translator, distiller={**FREE, "cycle": str(tmp_path / "grey.pth")}, patch=16)
+    torch.save(translator.module.state_dict(), tmp_path / "same.pth")
+    with pytest.raises(IncompatibleParts, match="is the generator that is compressed"):
+        run(translator, distiller={**FREE, "cycle": str(tmp_path / "same.pth")}, patch=16)
 
 
 # Teachers of super-resolution.

@@ -163,7 +163,8 @@ def test_runs_that_cannot_work_are_refused_before_any_step_and_leave_nothing(tmp
         (given(), {"data": Colours(pairing=Pairing.INPUTS_ONLY)}, MissingData, "inputs only"),
         (given(), {"data": None}, MissingData, "data=None"),
         (given(), {"data": Colours(pairing=Pairing.UNPAIRED)}, IncompatibleParts, "without pairs"),
-        (given(), {"distiller": [OMGD, OMGD]}, IncompatibleParts, "bring a regime"),
+        (given(), {"distiller": [OMGD, OMGD]}, IncompatibleParts, "'omgd' and 'omgd' each bring a regime"),
+        (given(), {"discriminator": "critic.pth"}, IncompatibleParts, "'omgd' trains the student without one"),
     ):
         with pytest.raises(kind, match=words):
             gansdk.compress(model, **settings(**changes), out_dir=tmp_path / "out", observers=[seen.append])

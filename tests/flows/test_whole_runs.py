@@ -15,6 +15,7 @@ from gansdk.errors import GansdkWarning
 from gansdk.events import Carved, Finished, PlanFound, StageStarted, StepDone
 from gansdk.stages import why_unused
 from gansdk.student import ElasticStudent
+from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_pruners.uniform import Uniform
 
 NETWORKS = ("srresnet", "edsr", "vdsr", "wrapped")
@@ -83,6 +84,28 @@ def test_training_changes_the_student_that_pruning_alone_gives(network, given, q
     trained = gansdk.compress(given(network), distiller="pixel", **quick)
     assert pruned.plan == trained.plan
     assert content(pruned.student) != content(trained.student)
+
+
+def test_every_loss_weighs_alike_whatever_range_a_network_has_outside_and_inside(quick):
+    """The same EDSR as published, on [0, 255], and in BasicSR's layout, which rescales [0, 1] inside."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        raw = EDSR(EDSRSizes(width=8, blocks=2, scale=2))
+    other = EDSRBasicSR(raw.sizes)
+    other.load_state_dict(dict(zip(other.state_dict(), _learnt(raw), strict=True)))
+    histories = [
+        gansdk.compress(net.eval(), pruner="uniform", distiller=["pixel", "feature", "channel"], **quick).history
+        for net in (raw, other)
+    ]
+    assert set(histories[0][0]) >= {"task", "pixel", "feature", "channel"}
+    for first, second in zip(*histories, strict=True):
+        numbers = [{key: value for key, value in row.items() if isinstance(value, float)} for row in (first, second)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-2)
+
+
+def _learnt(edsr):
+    """Its weights without the shifts by the mean colour, which BasicSR has no weights for."""
+    return [value for name, value in edsr.state_dict().items() if "_mean" not in name]
 
 
 def test_training_brings_the_student_nearer_to_its_teacher(given, quick):

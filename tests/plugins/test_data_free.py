@@ -370,6 +370,7 @@ def test_a_resumed_regime_repeats_a_straight_one_to_the_bit(setting):
         ({"new_blocks": "old"}, "kept"),
         ({"scales": [2, 2]}, "different"),
         ({"scales": 2}, "list"),
+        ({"norm": ""}, "norm=''"),
         ({"cycle": "folder", "reconstruction_weight": 0}, "one of them"),
     ],
 )
@@ -384,6 +385,12 @@ def test_scales_are_for_enlarged_inputs():
     made = data_free(scales=[2]).regime.source(None, generator("vdsr"))
     assert made.scales == (2,)
     assert made.train_batch(1, seed=0, step=0).inputs[MAIN].shape == (1, 1, 48, 48)
+
+
+def test_terms_are_shown_every_size_that_images_may_have():
+    source = data_free(scales=[2, 3, 5]).regime.source(None, generator("vdsr"))
+    sizes = [tuple(batch.inputs[MAIN].shape) for batch in source.examples(seed=0)]
+    assert sizes == [(1, 1, 48, 48), (1, 1, 48, 48), (1, 1, 40, 40)]
 
 
 def test_usual_sizes_are_the_published_ones():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -419,6 +420,10 @@ def test_what_cannot_work_is_refused():
         ({"wide": -1.0}, "wide=-1.0"),
         ({"ssim_weight": -1}, "from zero"),
         ({"channel_reduction": "max"}, "reduction"),
+        ({"channel_weight": 0, "channel_reduction": "max"}, "channel_reduction"),
+        ({"style_weight": -1}, "style_weight"),
+        ({"select": "kid"}, "function of a network"),
+        ({"wide": 0}, "to do without, give None"),
     ):
         with pytest.raises(InvalidOption, match=words):
             omgd(**{**SMALL, **options})
@@ -429,8 +434,11 @@ def test_what_cannot_work_is_refused():
         bound(omgd(**SMALL), open_generator(deep, given.adapter))
     with pytest.raises(InvalidOption, match="share nothing"):
         bound(omgd(**SMALL, share=3, schedule="steps"), generator(CYCLEGAN))
-    with pytest.raises(InvalidOption, match=r"wide=1000000000.0 times .* cannot be built"):
-        bound(omgd(**SMALL, wide=1e9))
+    with pytest.raises(InvalidOption, match="share is for two teachers"):
+        bound(omgd(**SMALL, share=3, deep=None))
+    for width in (1e9, 1e300):
+        with pytest.raises(InvalidOption, match=r"wide=1e.* times .* cannot be built|wide=1000000000.0 times"):
+            bound(omgd(**SMALL, wide=width))
     with pytest.raises(InvalidOption, match="second teacher, and blocks have one"):
         bound(omgd(**SMALL, deep=0.5, schedule="blocks"))
     with pytest.raises(InvalidOption, match="two teachers side by side"):
@@ -493,6 +501,18 @@ def test_the_best_teacher_so_far_is_kept_by_the_users_measure():
     for own, expected in zip(kept, (asked[0], asked[0], asked[2]), strict=True):
         assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
     assert regime.state_dict()["best"] == 1.0
+
+
+def test_a_measure_that_is_not_a_number_is_never_the_best():
+    scores = iter([float("nan"), 2.0, float("nan"), 1.0])
+    given = generator(CYCLEGAN, "resnet", blocks=1)
+    asked = {**SMALL, "student_steps": 1, "select": lambda network: next(scores)}
+    regime, _ = bound(omgd(**asked), given, steps=8, source=Unpaired())
+    best = []
+    for number in range(1, 9):
+        regime.step(batch(number, paired=False))
+        best.append(regime.state_dict()["best"])
+    assert best == [math.inf, math.inf, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0]
 
 
 def test_a_cyclegan_shows_what_it_learnt_from_and_learns_as_before():

@@ -12,6 +12,8 @@ from gansdk.adapter import Generator
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
 from gansdk.opening import open_generator
+from gansdk.routes import the_only
+from gansdk.saving import fingerprint
 from gansdk_distillers.datafree.network import GRID
 
 PATCH = 24
@@ -94,10 +96,12 @@ def open_reverse(path: str, generator: Generator) -> Generator:
     """The generator that leads from the teacher's images back to its inputs.
 
     Raises:
-        IncompatibleParts: it takes or gives other images.
-        GansdkError: it cannot be opened.
+        IncompatibleParts: it takes or gives other images, or is the generator itself.
+        GansdkError: it cannot be opened, or is several.
     """
-    reverse = open_generator(path, generator.adapter)
+    reverse = the_only(open_generator(path, generator.adapter))
+    if fingerprint(reverse.module) == fingerprint(generator.module):
+        raise IncompatibleParts(f"cycle={path!r} is the generator that is compressed. Give the one that leads back.")
     forth, back = generator.contract, reverse.contract
     if (
         (back.channels_in, back.channels_out, back.scale * forth.scale) != (forth.channels_out, forth.channels_in, 1)

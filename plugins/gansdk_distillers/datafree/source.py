@@ -61,6 +61,9 @@ class GeneratedImages(DataSource):
         with torch.no_grad():
             return Batch({MAIN: self.passage.enter(self._made(self._untrained[seed], 1, scale, rng), scale)})
 
+    def examples(self, *, seed: int) -> Iterator[Batch]:
+        return (self.probe(index, seed=seed) for index in range(len(self.scales)))
+
     def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
         if self._data is not None:
             return self._data.images(split)
