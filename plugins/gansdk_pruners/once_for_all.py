@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from itertools import islice, product
 from random import Random
 from typing import Literal
 
@@ -17,9 +16,8 @@ from torch import Tensor
 
 from gansdk.budget import Limits
 from gansdk.channels.configs import plan_of, spelled
-from gansdk.channels.groups import Knob, Plan
-from gansdk.channels.knobs import SHARES
-from gansdk.channels.select import check_floor, check_scores
+from gansdk.channels.groups import Plan
+from gansdk.channels.select import check_scores
 from gansdk.contracts import Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, TrainingDiverged
 from gansdk.interfaces import Pruner, Run, Student
@@ -28,17 +26,15 @@ from gansdk.toolkit.options import count, one_of, positive, share
 from gansdk.toolkit.options import shares as listed
 from gansdk_pruners.evolution import Evolution, every, evolve
 from gansdk_pruners.importance import IMPORTANCES, scores_by
+from gansdk_pruners.reach import Widths, check_listed
 from gansdk_pruners.scoring import Scoring
-from gansdk_pruners.subnets import MULTIPLE_OF, Config, Positions, Ranking, Subnets, positions_of, rank
+from gansdk_pruners.subnets import Config, Positions, Ranking, Subnets, rank
 
 _log = logging.getLogger(__name__)
 
 RANKING = "ranking"
 """Name of the note on the order of the channels."""
 LEAST_IMAGES = 2
-MOST_LISTED, MOST_SCORED = 1_000_000, 20_000
-"""Subnets whose costs an exhaustive search goes through (minutes), and those within the budget that it may score: more
-than any space has that GAN Compression searched so."""
 
 
 class OnceForAll(Pruner):
@@ -75,7 +71,7 @@ class OnceForAll(Pruner):
             the teacher's are kept for all of it. The fresh norms of a transform have none to keep, so they want
             calibration.
         max_minutes: stop scoring for a budget after so long, over all starts of the run, and take the best so far. The
-            plan then depends on the machine's speed.
+            plan then depends on the machine's speed. A run that is continued may have another limit than before.
 
     Raises:
         InvalidOption: an option is out of its range.
@@ -114,7 +110,7 @@ class OnceForAll(Pruner):
         self.sampling = one_of(("uniform", "sandwich"), sampling, "sampling")
         self.order = one_of(("importance", "prefix"), order, "order")
         self.importance = one_of(("auto", *IMPORTANCES), importance, "importance")
-        self.strategy = one_of(("auto", "evolution", "exhaustive"), search, "search")
+        self._search = one_of(("auto", "evolution", "exhaustive"), search, "search")
         self.population = count(population, "population", least=2)
         self.iterations = count(iterations, "iterations", least=0)
         self.parent_ratio = share(parent_ratio, "parent_ratio")
@@ -122,7 +118,7 @@ class OnceForAll(Pruner):
         self.mutate_prob = share(mutate_prob, "mutate_prob")
         self.scored_images = count(scored_images, "scored_images", least=LEAST_IMAGES)
         self.calibration = count(calibration, "calibration", least=0)
-        self.max_minutes = None if max_minutes is None else positive(max_minutes, "max_minutes")
+        self._minutes = None if max_minutes is None else positive(max_minutes, "max_minutes")
 
     def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
         """Rank the channels and train the student's shared weights, once for all budgets.
@@ -139,12 +135,14 @@ class OnceForAll(Pruner):
         space = student.space
         check_scores(space, {group.name: np.zeros(group.size) for group in space.prunable})
         needed = [one for one in limits if not one.fits(student.cost(space.full_plan()))]
+        widths = Widths(space=self.space, shares=self.shares, multiple_of=self.multiple_of)
         if self.config is not None:
-            self._subnets = Subnets(space, self._positions(student))
+            self._subnets = widths.subnets(student)
             self._check_given(student, limits)
         elif needed:
-            self._subnets = self._reaching(student, needed)
-            self._check_listed(student, needed[0])
+            self._subnets = widths.reaching(student, needed)
+            if self._search == "exhaustive":
+                check_listed(self._subnets, student, needed[0])
         else:
             return
         if self.config is None or self.steps:
@@ -181,6 +179,13 @@ class OnceForAll(Pruner):
 
     def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
         images = self._calibration_images(carved, run)
+        if self.calibration and not images and tracks_statistics(carved):
+            warnings.warn(
+                "The student's norms keep the statistics of the full network, which do not fit its narrower layers, "
+                "since there are no images to measure its own on. Pass data='folder/', or calibration=0 to keep them.",
+                GansdkWarning,
+                stacklevel=2,
+            )
         for route, part in carved.parts().items():
             calibrate(part, part.space.full_plan(), images.get(route, ()))
 
@@ -194,61 +199,6 @@ class OnceForAll(Pruner):
             student.activate(subnets.plan(config))
 
         return activate
-
-    def _positions(self, student: Student, *, narrower: bool = False) -> tuple[Knob, ...]:
-        return positions_of(
-            student.space, self.space, shares=self.shares, multiple_of=self.multiple_of, narrower=narrower
-        )
-
-    def _reaching(self, student: Student, limits: Sequence[Limits]) -> Subnets:
-        """The subnets to search, of which the smallest is within all limits; not ranked yet.
-
-        Raises:
-            BudgetUnreachable: there are none.
-        """
-        subnets = Subnets(student.space, self._positions(student))
-        tightest = limits[-1]
-        if self.space == "auto" and not tightest.fits(student.cost(subnets.plan(subnets.smallest))):
-            wider, subnets = subnets, Subnets(student.space, self._positions(student, narrower=True))
-            if subnets.choices != wider.choices and tightest.fits(student.cost(subnets.plan(subnets.smallest))):
-                warnings.warn(
-                    f"The adapter's widths of {student.space.name!r} cannot meet the budget, so narrower ones are "
-                    f"searched too: {spelled(subnets.named(subnets.smallest))} instead of "
-                    f"{spelled(wider.named(wider.smallest))} is the smallest. Pass space='knobs' to refuse this.",
-                    GansdkWarning,
-                    stacklevel=2,
-                )
-        for one in limits:
-            check_floor(student.space, one, student.cost(subnets.plan(subnets.smallest)), self._advice())
-        return subnets
-
-    def _advice(self) -> str:
-        """What allows narrower subnets, by the names of the options."""
-        if self.space == "knobs" and self.shares is None and self.multiple_of is None:
-            return "allow narrower widths than the adapter's by the pruner's options space='auto' or shares=[...]"
-        least = min(SHARES if self.shares is None else self.shares)
-        multiple_of = MULTIPLE_OF if self.multiple_of is None else self.multiple_of
-        options = [f"shares below {least:g}"] if least else []
-        options += [f"multiple_of below {multiple_of}"] if multiple_of > 1 else []
-        return f"give the pruner {' or '.join(options)}" if options else "use another pruner"
-
-    def _check_listed(self, student: Student, limits: Limits) -> None:
-        """Refuse an exhaustive search that would not end."""
-        subnets = self._subnets
-        if self.strategy != "exhaustive":
-            return
-        change = "Give fewer shares or a larger multiple_of, or use search='evolution'."
-        if subnets.count > MOST_LISTED:
-            raise InvalidOption(
-                f"search='exhaustive' would go through {subnets.count:,} subnets, and {MOST_LISTED:,} are the most. "
-                f"{change}"
-            )
-        fitting = (config for config in product(*subnets.choices) if limits.fits(student.cost(subnets.plan(config))))
-        if sum(1 for _ in islice(fitting, MOST_SCORED + 1)) > MOST_SCORED:
-            raise InvalidOption(
-                f"search='exhaustive' would score more than {MOST_SCORED:,} subnets within the budget, which is the "
-                f"most. {change}"
-            )
 
     def _check_given(self, student: Student, limits: Sequence[Limits]) -> None:
         """Refuse a configuration that is none, or over a budget."""
@@ -289,13 +239,13 @@ class OnceForAll(Pruner):
             score=score,
             measure=f"the mean absolute error on {run.scored_images} held-out images, to the ground truth or else to "
             "the teacher's",
-            max_minutes=self.max_minutes,
+            max_minutes=self._minutes,
         )
 
     def _generations(self, scoring: Scoring, seed: int) -> tuple[Iterator[list[Config]], int]:
         """The generations, and how many there are."""
         subnets = self._subnets
-        if self.strategy == "exhaustive" or (self.strategy == "auto" and subnets.count <= self.population):
+        if self._search == "exhaustive" or (self._search == "auto" and subnets.count <= self.population):
             return every(subnets.choices, scoring.fits, seed=seed), 1
         settings = Evolution(
             population=self.population,

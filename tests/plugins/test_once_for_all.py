@@ -571,7 +571,7 @@ def test_a_space_without_a_choice_is_refused_with_what_to_change():
 
 @pytest.mark.parametrize(("limit", "message"), [("MOST_LISTED", "100 are the most"), ("MOST_SCORED", "within the")])
 def test_an_exhaustive_search_of_a_space_too_large_is_refused_before_any_work(limit, message, monkeypatch):
-    monkeypatch.setattr(f"gansdk_pruners.once_for_all.{limit}", 100)
+    monkeypatch.setattr(f"gansdk_pruners.reach.{limit}", 100)
     seen = []
     with pytest.raises(InvalidOption, match=rf"exhaustive.* subnets.*{message}.*search='evolution'"):
         compress(pruner=asked(search="exhaustive"), observers=[seen.append])
