@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.budget import Budget, Cost, Limits, short
+from gansdk.budget import ADVICE, Budget, Cost, Limits, short
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
 from gansdk.contracts import Batch, Contract
@@ -92,7 +92,8 @@ def check_feasible(student: Student, limits: Limits, floor_share: float = FLOOR_
     space = student.space
     check_scores(space, {group.name: np.ones(group.size) for group in space.prunable})
     if not limits.fits(student.cost(space.full_plan())):
-        check_floor(space, limits, student.cost(floor_plan(space, floor_share)))
+        advice = ADVICE if floor_share else "start from a smaller generator, since no plan of this one is smaller"
+        check_floor(space, limits, student.cost(floor_plan(space, floor_share)), advice)
 
 
 def inspect(

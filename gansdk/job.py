@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -305,9 +306,18 @@ def _name(asked: Any) -> str:
 
 
 def _described(part: object) -> dict[str, Any]:
-    """A part's class and its plain settings, private ones too, for the record and for comparing runs."""
+    """A part's class and its plain settings, for the record and for comparing runs.
+
+    Settings are what its attributes say publicly, or privately under the name of an option of its class. What else is
+    private belongs to a run, and an instance may have gone through one.
+    """
     names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
-    values = {name.lstrip("_"): getattr(part, name, None) for name in dict.fromkeys(names)}
+    options = set(signature(type(part)).parameters)
+    values = {
+        name.lstrip("_"): getattr(part, name, None)
+        for name in dict.fromkeys(names)
+        if not name.startswith("_") or name.lstrip("_") in options
+    }
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
     return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
 

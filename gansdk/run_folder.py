@@ -215,6 +215,9 @@ def _changes(name: str, known: Any, wanted: Any) -> Iterator[str]:
     if known == wanted:
         return
     if isinstance(known, dict) and isinstance(wanted, dict):
+        if known.get("part") != wanted.get("part"):  # of two classes no option compares
+            yield f"{name}: {known.get('part')} there, {wanted.get('part')} now"
+            return
         for key in sorted({*known, *wanted}):
             yield from _changes(f"{name}.{key}" if name else key, known.get(key), wanted.get(key))
     elif isinstance(known, list) and isinstance(wanted, list) and len(known) == len(wanted):

@@ -12,7 +12,14 @@ from gansdk.budget import Budget, Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import TARGET_USE
 from gansdk.contracts import Contract, Route
-from gansdk.errors import BudgetUnreachable, ContractError, DataError, GansdkWarning, VerificationError
+from gansdk.errors import (
+    BudgetUnreachable,
+    ContractError,
+    DataError,
+    GansdkWarning,
+    TrainingDiverged,
+    VerificationError,
+)
 from gansdk.evaluate import Evaluation, evaluate
 from gansdk.events import Carved, PlanFound
 from gansdk.interfaces import State, Student
@@ -212,6 +219,11 @@ def _carved_error(job: Job, student: Student, carved: Student, route: Route) -> 
         expected, found = student.observe(x, route=route).image, carved.observe(x, route=route).image
     assert expected is not None
     assert found is not None
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        raise TrainingDiverged(
+            "The student's images are not finite once its channels are removed: the training of the search broke its "
+            "weights. Try a smaller learning_rate."
+        )
     return _proved(contract, CARVED, found, expected)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -162,6 +164,14 @@ def test_configs_of_gan_compression_have_their_parameters_and_macs(config, param
 )
 def test_paper_macs_of_configs_are_exact(config, paper):
     assert cost(on_meta(ResNetGenerator, ResNetSizes.from_config(config, separable=True))).paper_macs == paper
+
+
+def test_the_legacy_rule_searches_the_inner_width_of_every_third_block_alone():
+    """Section 1.5: edges2shoes' "paper" model. Its string is not printed; this one is the only one with that count."""
+    sizes = ResNetSizes.from_config("32_32_40_48_48_48_16_32", separable=True)
+    inner = [searched if index % 3 == 0 else sizes.widths[2] for index, searched in enumerate(sizes.inner)]
+    found = cost(on_meta(ResNetGenerator, replace(sizes, inner=tuple(inner))))
+    assert (found.params, found.paper_macs) == (699_875, 4_808_769_536)
 
 
 def test_a_config_of_six_numbers_has_one_inner_width():

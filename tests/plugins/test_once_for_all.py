@@ -33,7 +33,7 @@ from gansdk.errors import (
 )
 from gansdk.events import SearchStep, StepDone
 from gansdk.interfaces import DataSource
-from gansdk.opening import open_generator, open_pruner
+from gansdk.opening import open_distillers, open_generator, open_pruner
 from gansdk.report import render_html
 from gansdk.run import CompressionRun
 from gansdk.student import ElasticStudent
@@ -376,6 +376,56 @@ def test_a_resumed_search_with_other_settings_is_refused_and_the_difference_show
     compress(out_dir=tmp_path)
     with pytest.raises(ResumeMismatch, match=r"settings \(pruner\.population: 6 there, 8 now\)"):
         compress(out_dir=tmp_path, pruner=asked(population=8))
+    with pytest.raises(ResumeMismatch, match=r"settings \(pruner\.search: 'auto' there, 'exhaustive' now\)"):
+        compress(out_dir=tmp_path, pruner=asked(search="exhaustive"))
+    with pytest.raises(ResumeMismatch, match=r"settings \(pruner: \S+OnceForAll there, \S+OneStep now\)"):
+        compress(out_dir=tmp_path, pruner="one-step")
+
+
+def test_a_run_is_continued_with_the_very_instances_that_went_through_its_first_start(tmp_path):
+    def die(event):
+        if isinstance(event, SearchStep):
+            raise Killed
+
+    parts = {"pruner": open_pruner(asked()), "distiller": open_distillers(["feature", "pixel", "gka"])}
+    with pytest.raises(Killed):
+        compress(out_dir=tmp_path, observers=[die], **parts)
+    continued = compress(out_dir=tmp_path, **parts)
+    fresh = compress(pruner=open_pruner(asked()), distiller=open_distillers(["feature", "pixel", "gka"]))
+    assert all(map(torch.equal, continued.student.state_dict().values(), fresh.student.state_dict().values()))
+
+
+def test_a_search_under_way_can_be_ended_by_a_time_limit(tmp_path):
+    def die(event):
+        if isinstance(event, SearchStep) and event.generation == 1 and not event.left:
+            raise Killed
+
+    with pytest.raises(Killed):
+        compress(out_dir=tmp_path, observers=[die])
+    before = scored(tmp_path)
+    with pytest.warns(GansdkWarning, match="ended by max_minutes"):
+        result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9))
+    assert scored(tmp_path) == before
+    assert result.after.macs == min(before, key=lambda row: (row[2], row[1]))[1]
+
+
+@pytest.mark.filterwarnings("always::gansdk.errors.GansdkWarning")
+def test_norms_that_nobody_measured_are_warned_of_unless_that_is_asked_for():
+    config = [2] * len(subnets_of(student_of(BATCH_NORM)).positions)
+    for calibration, told in ((16, True), (0, False)):
+        pruner = asked(steps=0, config=config, order="prefix", calibration=calibration)
+        result = gansdk.compress(generator(BATCH_NORM), budget="1.01x", pruner=pruner, distiller=None, device="cpu")
+        assert any("no images to measure" in warning for warning in result.warnings) == told
+
+
+def test_shared_weights_that_a_training_broke_are_told_from_a_wrong_trace(monkeypatch):
+    def broken(run, steps, *, before_step=None):
+        with torch.no_grad():
+            next(run.student.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(CompressionRun, "distil", broken)
+    with pytest.raises(TrainingDiverged, match="smaller learning_rate"):
+        compress(pruner=asked(config=[2] * len(subnets_of(student_of()).positions)), budget="1.01x")
 
 
 def test_a_time_limit_ends_the_search_with_the_best_so_far_and_says_so(tmp_path):
