@@ -138,6 +138,12 @@ def inspect(
     for group in found.groups:
         groups.add_row(group["name"], str(group["size"]), group["frozen"])
     console.print(groups)
+    if found.knobs:
+        knobs = new_table("knob of a search", "choices", "channels of each group")
+        for knob in found.knobs:
+            sets = ", ".join(f"{group} x{factor}" for group, factor in knob["groups"].items())
+            knobs.add_row(knob["name"], " ".join(map(str, knob["choices"])), sets)
+        console.print(knobs)
     for line in (*found.notes, found.verdict):
         console.print(line, markup=False)
 

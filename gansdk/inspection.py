@@ -35,6 +35,8 @@ class Inspection:
     """Of the smallest student: every prunable group at its floor."""
     groups: tuple[dict[str, Any], ...]
     """Per channel group: name, size, and "frozen" with the reason in words, or ""."""
+    knobs: tuple[dict[str, Any], ...]
+    """Per number of a search's configurations: name, choices, and "groups" with the factor that each is set by."""
     notes: tuple[str, ...]
     verdict: str
 
@@ -48,6 +50,7 @@ class Inspection:
             "cost": asdict(self.cost),
             "floor": asdict(self.floor),
             "groups": list(self.groups),
+            "knobs": list(self.knobs),
             "notes": list(self.notes),
             "verdict": self.verdict,
         }
@@ -132,6 +135,10 @@ def inspect(
         floor=floor,
         groups=tuple(
             {"name": group.name, "size": group.size, "frozen": group.frozen} for group in student.space.groups
+        ),
+        knobs=tuple(
+            {"name": knob.name, "choices": list(knob.choices), "groups": dict(knob.widths)}
+            for knob in student.space.knobs
         ),
         notes=student.space.notes,
         verdict=verdict,

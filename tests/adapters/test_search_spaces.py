@@ -396,3 +396,9 @@ def test_a_space_without_knobs_has_one_configuration():
     space = replace(resnet_space(16), knobs=())
     assert read_config(space, {}) == {}
     assert plan_of(space, []) == space.full_plan()
+
+
+def test_an_inspection_shows_the_knobs_with_their_choices_and_groups():
+    found = gansdk.inspect(ResNetGenerator(ResNetSizes.of(8, 3)))
+    assert [knob["name"] for knob in found.knobs] == [f"c{number}" for number in range(8)]
+    assert found.to_dict()["knobs"][2] == {"name": "c2", "choices": [1, 2, 4, 6, 8], "groups": {"model.7": 4}}

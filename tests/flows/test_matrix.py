@@ -82,13 +82,28 @@ def test_every_adapter_has_an_example(examples):
     assert {cell.adapter for cell in CELLS} <= set(examples)
 
 
+class Killed(Exception):
+    pass
+
+
+def kill(event):
+    if isinstance(event, StepDone) and event.stage.startswith("distil") and event.step == 1:
+        raise Killed
+
+
 @pytest.mark.parametrize(("name", "pruner", "distiller"), LEGAL, ids=str)
-def test_every_legal_cell_compresses_saves_and_loads(name, pruner, distiller, run, teacher, content, tmp_path):
+def test_every_legal_cell_compresses_saves_loads_and_resumes_to_the_same_bytes(
+    name, pruner, distiller, run, teacher, content, tmp_path
+):
     before = content(teacher(name).module)
-    result = run(name, pruner, [distiller], out_dir=tmp_path)
-    check(result, tmp_path)
-    assert content(teacher(name).module) == before
+    result = run(name, pruner, [distiller], out_dir=tmp_path / "straight")
+    check(result, tmp_path / "straight")
     assert distiller not in TERMS or distiller in result.history[-1]
+    with pytest.raises(Killed):
+        run(name, pruner, [distiller], out_dir=tmp_path / "killed", observers=[kill])
+    resumed = run(name, pruner, [distiller], out_dir=tmp_path / "killed")
+    assert content(resumed.student) == content(result.student)
+    assert content(teacher(name).module) == before
 
 
 @pytest.mark.parametrize(("name", "pruner"), list(itertools.product(OTHERS, registry().names("pruner"))), ids=str)
@@ -134,25 +149,6 @@ def test_every_illegal_cell_is_refused_with_its_reason_before_any_step(cell, run
     assert not seen
     assert not list(tmp_path.iterdir())
     assert content(teacher(cell.adapter).module) == before
-
-
-class Killed(Exception):
-    pass
-
-
-def kill(event):
-    if isinstance(event, StepDone) and event.stage.startswith("distil") and event.step == 2:
-        raise Killed
-
-
-@pytest.mark.parametrize("distiller", registry().names("distiller"))
-def test_a_killed_run_of_every_distiller_resumes_to_the_same_bytes(distiller, run, content, tmp_path):
-    name, pruner = next((name, pruner) for name, pruner, own in LEGAL if own == distiller)
-    straight = run(name, pruner, [distiller], steps=4)
-    with pytest.raises(Killed):
-        run(name, pruner, [distiller], steps=4, out_dir=tmp_path, observers=[kill])
-    resumed = run(name, pruner, [distiller], steps=4, out_dir=tmp_path)
-    assert content(resumed.student) == content(straight.student)
 
 
 def test_every_capability_that_is_needed_has_a_meaning():
