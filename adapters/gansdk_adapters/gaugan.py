@@ -16,7 +16,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
-from gansdk_adapters.keys import Branches, State, keys_below, read_branches
+from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
     FIRST_LAYER,
     SPATIAL_LAYER,
@@ -177,14 +177,20 @@ class GauGAN(Adapter):
 
     def variants(self, state: State) -> Iterable[Variant]:
         fc, image = state.get("fc.weight"), state.get("conv_img.weight")
-        if fc is None or image is None or fc.ndim != 4 or image.ndim != 4 or 0 in (*fc.shape, *image.shape):
+        if fc is None or image is None or fc.ndim not in (2, 4) or image.ndim != 4:
             return
-        layout = self._layout(state, fc, image)
+        noise = fc.ndim == 2  # which fits nothing here, but is named
+        trunk = _rows(state, "head_0.conv_1", 0) if noise else fc.shape[0]
+        labels = side(state, "head_0.norm_0.mlp_shared.0.weight", 1, 0) if noise else fc.shape[1]
+        if 0 in (trunk, labels, *fc.shape, *image.shape):
+            return
+        layout = self._layout(state, labels, trunk, image)
         if "fc_norm.weight" in state:
             yield self._inception_variant(state, layout)
             return
         sizes = self._spade_sizes(state, layout)
-        yield Variant(name=f"SPADE generator, {_told(sizes)}", build=lambda: SPADEGenerator(sizes))
+        start = " from label maps (from noise, with use_vae, is not supported)" if noise else ""
+        yield Variant(name=f"SPADE generator{start}, {_told(sizes)}", build=lambda: SPADEGenerator(sizes))
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
         """Make "spade" (the usual one), "mobile" or "inception"; `sizes` are `width`, `labels` and others of theirs."""
@@ -301,14 +307,14 @@ class GauGAN(Adapter):
     def _usual_upsampling(self, labels: int) -> Upsampling:
         return self._upsampling or ("more" if labels == 36 else "normal")
 
-    def _layout(self, state: State, fc: Tensor, image: Tensor) -> dict[str, Any]:
+    def _layout(self, state: State, labels: int, trunk: int, image: Tensor) -> dict[str, Any]:
         """Read what both kinds of network share."""
         most = any(key.startswith("up_4.") for key in state)
         return {
-            "labels": fc.shape[1],
+            "labels": labels,
             "channels_out": image.shape[0],
-            "trunk": fc.shape[0],
-            "upsampling": "most" if most else self._usual_upsampling(fc.shape[1]),
+            "trunk": trunk,
+            "upsampling": "most" if most else self._usual_upsampling(labels),
             "deep": any(key.startswith("deeper.") for key in state),
         }
 

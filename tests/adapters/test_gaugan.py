@@ -293,6 +293,12 @@ def test_wrong_weights_of_a_pruned_student_are_refused_with_the_nearest_network(
         loaded(state)
 
 
+def test_a_generator_that_starts_from_noise_is_refused_by_name():
+    noise = {"fc.weight": torch.zeros(64 * 16, 256), "fc.bias": torch.zeros(64 * 16)}
+    with pytest.raises(CheckpointMismatch, match=r"use_vae.*trunk of 64, 5 label channels.* 2 keys differ: fc\.weight"):
+        loaded({**tiny().state_dict(), **noise})
+
+
 @pytest.mark.parametrize("architecture", ["spade", "mobile", "inception"])
 def test_descriptions_build_and_rebuild(architecture, tmp_path):
     adapter, network = GauGAN(), tiny(architecture)
