@@ -16,20 +16,22 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
+    FIRST_LAYER,
+    SPATIAL_LAYER,
     InceptionSPADEGenerator,
     InceptionSPADESizes,
     branch_paths,
 )
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
-from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADESizes, Upsampling
+from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADELayout, SPADESizes, Upsampling
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.adversarial import Critics, check_width
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
-State = Mapping[str, Tensor]
 Network = SPADEGenerator | InceptionSPADEGenerator
 NETWORKS: dict[str, tuple[Any, Any]] = {
     "spade": (SPADEGenerator, SPADESizes),
@@ -175,15 +177,20 @@ class GauGAN(Adapter):
 
     def variants(self, state: State) -> Iterable[Variant]:
         fc, image = state.get("fc.weight"), state.get("conv_img.weight")
-        if fc is None or image is None or fc.ndim != 4 or image.ndim != 4 or 0 in (*fc.shape, *image.shape):
+        if fc is None or image is None or fc.ndim not in (2, 4) or image.ndim != 4:
             return
-        inception = "fc_norm.weight" in state
-        layout = self._layout(state, fc, image)
-        sizes = self._inception_sizes(state, layout) if inception else self._spade_sizes(state, layout)
-        title = "inception-SPADE generator" if inception else "SPADE generator"
-        name = f"{title}, trunk of {sizes.trunk}, {sizes.labels} label channels, {sizes.upsampling!r}"
-        kind = NETWORKS["inception" if inception else "spade"][0]
-        yield Variant(name=name, build=lambda: kind(sizes))
+        noise = fc.ndim == 2  # which fits nothing here, but is named
+        trunk = _rows(state, "head_0.conv_1", 0) if noise else fc.shape[0]
+        labels = side(state, "head_0.norm_0.mlp_shared.0.weight", 1, 0) if noise else fc.shape[1]
+        if 0 in (trunk, labels, *fc.shape, *image.shape):
+            return
+        layout = self._layout(state, labels, trunk, image)
+        if "fc_norm.weight" in state:
+            yield self._inception_variant(state, layout)
+            return
+        sizes = self._spade_sizes(state, layout)
+        start = " from label maps (from noise, with use_vae, is not supported)" if noise else ""
+        yield Variant(name=f"SPADE generator{start}, {_told(sizes)}", build=lambda: SPADEGenerator(sizes))
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
         """Make "spade" (the usual one), "mobile" or "inception"; `sizes` are `width`, `labels` and others of theirs."""
@@ -300,14 +307,14 @@ class GauGAN(Adapter):
     def _usual_upsampling(self, labels: int) -> Upsampling:
         return self._upsampling or ("more" if labels == 36 else "normal")
 
-    def _layout(self, state: State, fc: Tensor, image: Tensor) -> dict[str, Any]:
+    def _layout(self, state: State, labels: int, trunk: int, image: Tensor) -> dict[str, Any]:
         """Read what both kinds of network share."""
         most = any(key.startswith("up_4.") for key in state)
         return {
-            "labels": fc.shape[1],
+            "labels": labels,
             "channels_out": image.shape[0],
-            "trunk": fc.shape[0],
-            "upsampling": "most" if most else self._usual_upsampling(fc.shape[1]),
+            "trunk": trunk,
+            "upsampling": "most" if most else self._usual_upsampling(labels),
             "deep": any(key.startswith("deeper.") for key in state),
         }
 
@@ -325,20 +332,26 @@ class GauGAN(Adapter):
             spectral="head_0.conv_0.weight_orig" in state,
         )
 
-    def _inception_sizes(self, state: State, layout: Mapping[str, Any]) -> InceptionSPADESizes:
+    def _inception_variant(self, state: State, layout: Mapping[str, Any]) -> Variant:
+        branches = read_branches(state, FIRST_LAYER, SPATIAL_LAYER)
+        sizes = self._inception_sizes(state, branches, layout)
+        return Variant(
+            name=f"inception-SPADE generator, {_told(sizes)}",
+            build=lambda: InceptionSPADEGenerator(sizes),
+            rename=branches.rename,
+            # Blocks without a branch may keep their norm, and do not run it.
+            ignore=keys_below(state, (f"{name}.spade" for name in sizes.names if not any(branches.row(name)))),
+        )
+
+    def _inception_sizes(self, state: State, branches: Branches, layout: Mapping[str, Any]) -> InceptionSPADESizes:
         names = _block_names(layout)
-        kernels = tuple(
-            state[f"head_0.res_ops.{index}.0.conv.weight"].shape[2]
-            for index in range(8)
-            if f"head_0.res_ops.{index}.0.conv.weight" in state
-        ) or (1, 3, 5)
         later = names[len(COARSE) :]
         return InceptionSPADESizes(
             **layout,
             ups=tuple(_rows(state, f"{name}.shortcut.1.conv", layout["trunk"]) for name in later),
-            kernels=kernels,
-            middle=tuple(_middle(state, name, len(kernels)) for name in names),
-            guide=tuple(_middle(state, f"{name}.spade", len(kernels)) for name in names),
+            kernels=branches.kernels,
+            middle=tuple(branches.row(name) for name in names),
+            guide=tuple(branches.row(f"{name}.spade") for name in names),
             slope=self._slope,
         )
 
@@ -347,16 +360,14 @@ def _block_names(layout: Mapping[str, Any]) -> tuple[str, ...]:
     return (*COARSE, *(f"up_{index}" for index in range(5 if layout["upsampling"] == "most" else 4)))
 
 
+def _told(sizes: SPADELayout) -> str:
+    return f"trunk of {sizes.trunk}, {sizes.labels} label channels, {sizes.upsampling!r}"
+
+
 def _rows(state: State, path: str, default: int) -> int:
     """Output channels of a convolution, with or without spectral norm."""
     weight = state.get(f"{path}.weight", state.get(f"{path}.weight_orig"))
     return default if weight is None or weight.ndim == 0 or not len(weight) else len(weight)
-
-
-def _middle(state: State, path: str, kernels: int) -> tuple[int, ...]:
-    return tuple(
-        _rows(state, f"{path}.{kind}.{index}.0.conv", 0) for kind in ("res_ops", "dw_ops") for index in range(kernels)
-    )
 
 
 def _hidden(sizes: SPADESizes | InceptionSPADESizes) -> int:

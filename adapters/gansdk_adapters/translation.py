@@ -15,6 +15,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk_adapters.keys import State
 from gansdk_adapters.networks.discriminators import (
     PatchDiscriminator,
     PatchSizes,
@@ -36,10 +37,8 @@ from gansdk_adapters.translation_layouts import (
     Layout,
     Network,
     Sizes,
-    State,
-    branch_places,
+    inception_branches,
     layout_of,
-    renamed,
     resized,
     taps_of,
     unused_norms,
@@ -314,11 +313,10 @@ class Translation(Adapter):
                     spectral_norm(network.get_submodule(path))
             return network
 
-        places = branch_places(plain, sizes) if isinstance(sizes, InceptionSizes) else {}
         note = ", spectral norm" if normalised else ""
         return Variant(
             name=f"{layout.title(sizes)}, {sizes.channels_in} channels in, norm {sizes.norm!r}{note}",
             build=build,
-            rename=lambda key: renamed(key, places),
+            rename=inception_branches(plain).rename,
             ignore=unused_statistics(plain, sizes.norm) | unused_norms(plain, sizes),
         )

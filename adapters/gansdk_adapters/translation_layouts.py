@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from gansdk.errors import Unsupported
-from gansdk_adapters.networks.inception import FIRST_LAYER, KINDS, InceptionGenerator, InceptionSizes
+from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
+from gansdk_adapters.networks.inception import FIRST_LAYER, SPATIAL_LAYER, InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.norms import norm_in
 from gansdk_adapters.networks.resnet import FIRST_BLOCK, ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.unet import FEWEST_DOWNS, UNetGenerator, UNetSizes
 
-State = Mapping[str, Tensor]
 Network = ResNetGenerator | UNetGenerator | InceptionGenerator
 Sizes = ResNetSizes | UNetSizes | InceptionSizes
 
@@ -34,25 +34,19 @@ class Layout:
     title: Callable[[Any], str]
 
 
-def _side(state: State, key: str, dim: int, default: int) -> int:
-    """Side of a weight; the default where it is missing or strange, for the comparison to find."""
-    tensor = state.get(key)
-    return tensor.shape[dim] if tensor is not None and tensor.ndim == 4 and tensor.shape[dim] > 0 else default
-
-
 def _numbers(state: State, pattern: str) -> list[int]:
     """The distinct numbers that the pattern's group matches at the start of keys, ascending."""
     return sorted({int(found.group(1)) for key in state if (found := re.match(pattern, key))})
 
 
 def _widths(state: State, down: str, up: str, first_up: int) -> tuple[int, ...]:
-    stem = _side(state, f"{down}.1.weight", 0, 64)
+    stem = side(state, f"{down}.1.weight", 0, 64)
     return (
         stem,
-        _side(state, f"{down}.4.weight", 0, 2 * stem),
-        _side(state, f"{down}.7.weight", 0, 4 * stem),
-        _side(state, f"{up}.{first_up}.weight", 1, 2 * stem),
-        _side(state, f"{up}.{first_up + 3}.weight", 1, stem),
+        side(state, f"{down}.4.weight", 0, 2 * stem),
+        side(state, f"{down}.7.weight", 0, 4 * stem),
+        side(state, f"{up}.{first_up}.weight", 1, 2 * stem),
+        side(state, f"{up}.{first_up + 3}.weight", 1, stem),
     )
 
 
@@ -72,9 +66,9 @@ def _read_resnet(state: State) -> ResNetSizes | None:
     first = "1.conv.2.weight" if separable else "1.weight"
     return ResNetSizes(
         channels_in=state["model.1.weight"].shape[1],
-        channels_out=_side(state, f"model.{FIRST_BLOCK + blocks + 7}.weight", 0, 3),
+        channels_out=side(state, f"model.{FIRST_BLOCK + blocks + 7}.weight", 0, 3),
         widths=widths,
-        inner=tuple(_side(state, f"model.{FIRST_BLOCK + i}.conv_block.{first}", 0, widths[2]) for i in range(blocks)),
+        inner=tuple(side(state, f"model.{FIRST_BLOCK + i}.conv_block.{first}", 0, widths[2]) for i in range(blocks)),
         norm=norm_in(state, "model.1", "model.2"),
         dropout=0.0 if _is_convolution(state, f"{block}.{second}") else None,
         separable=separable,
@@ -91,7 +85,7 @@ def _read_unet(state: State) -> UNetSizes | None:
     second = path(2)
     return UNetSizes(
         channels_in=state["model.model.0.weight"].shape[1],
-        channels_out=_side(state, "model.model.3.weight", 1, 3),
+        channels_out=side(state, "model.model.3.weight", 1, 3),
         width=state["model.model.0.weight"].shape[0],
         downs=max(FEWEST_DOWNS, downs),
         norm=norm_in(state, f"{second}.1", f"{second}.2"),
@@ -102,56 +96,27 @@ def _read_inception(state: State) -> InceptionSizes | None:
     if not _is_convolution(state, "down_sampling.1.weight"):
         return None
     blocks = _numbers(state, r"features\.(\d+)\.")
-    found = _kernels(state)
-    kernels = tuple(sorted(set(found.values()))) or (1, 3, 5)
-    middle = [[0] * (2 * len(kernels)) for _ in range(len(blocks) or 9)]
-    for (block, kind, index), kernel in found.items():
-        place = KINDS.index(kind) * len(kernels) + kernels.index(kernel)
-        if block < len(middle):
-            middle[block][place] = _side(state, f"features.{block}.{kind}.{index}.{FIRST_LAYER[kind]}.weight", 0, 1)
+    branches = inception_branches(state)
     return InceptionSizes(
         channels_in=state["down_sampling.1.weight"].shape[1],
-        channels_out=_side(state, "up_sampling.7.weight", 0, 3),
+        channels_out=side(state, "up_sampling.7.weight", 0, 3),
         widths=_widths(state, "down_sampling", "up_sampling", 0),
-        kernels=kernels,
-        middle=tuple(tuple(row) for row in middle),
+        kernels=branches.kernels,
+        middle=tuple(branches.row(f"features.{block}") for block in range(len(blocks) or 9)),
         norm=norm_in(state, "down_sampling.1", "down_sampling.2"),
     )
 
 
-def _kernels(state: State) -> dict[tuple[int, str, int], int]:
-    """Return (block, kind, index in the file) -> kernel size; the official code's pruned students lack branches."""
-    found: dict[tuple[int, str, int], int] = {}
-    for key, tensor in state.items():
-        match = re.fullmatch(r"features\.(\d+)\.(?:(res_ops)\.(\d+)\.1\.0|(dw_ops)\.(\d+)\.2\.0)\.weight", key)
-        if match and tensor.ndim == 4:
-            block, *rest = (part for part in match.groups() if part is not None)
-            found[int(block), rest[0], int(rest[1])] = tensor.shape[-1]
-    return found
-
-
-def branch_places(state: State, sizes: InceptionSizes) -> dict[str, str]:
-    """Map the path of a branch in the file to its place by kernel size, where the two differ."""
-    places = {
-        f"features.{block}.{kind}.{index}.": f"features.{block}.{kind}.{sizes.kernels.index(kernel)}."
-        for (block, kind, index), kernel in _kernels(state).items()
-    }
-    return {path: place for path, place in places.items() if path != place}
-
-
-def renamed(key: str, places: Mapping[str, str]) -> str:
-    """Return the key with its branch at the place that `branch_places` says."""
-    match = re.match(r"features\.\d+\.\w+\.\d+\.", key)
-    prefix = match.group() if match else ""
-    return places.get(prefix, prefix) + key[len(prefix) :]
+def inception_branches(state: State) -> Branches:
+    """Return the branches of an inception generator's weights."""
+    return read_branches(state, FIRST_LAYER, SPATIAL_LAYER)
 
 
 def unused_norms(state: State, sizes: Sizes) -> frozenset[str]:
     """Return the keys of the norms of blocks without a branch, which the official code keeps and does not run."""
     if not isinstance(sizes, InceptionSizes):
         return frozenset()
-    empty = tuple(f"features.{block}.pw_bn." for block, row in enumerate(sizes.middle) if not any(row))
-    return frozenset(key for key in state if key.startswith(empty)) if empty else frozenset()
+    return keys_below(state, (f"features.{block}.pw_bn" for block, row in enumerate(sizes.middle) if not any(row)))
 
 
 def without_spectral_norm(state: State) -> tuple[dict[str, Tensor], list[str]]:

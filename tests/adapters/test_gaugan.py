@@ -1,14 +1,18 @@
 """GauGAN's networks against the published counts, official key layouts, and CAT's pruning of the inception network."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import gansdk
 from gansdk.adapter import Generator, reset_parameters
 from gansdk.channels.trace import trace
+from gansdk.checkpoints import recognise
 from gansdk.errors import CheckpointError, CheckpointMismatch, ContractError, InvalidOption, Unsupported
 from gansdk.opening import open_generator, open_pruner
 from gansdk.student import ElasticStudent
@@ -211,6 +215,88 @@ def test_a_checkpoint_that_fits_nothing_names_the_nearest_network(tmp_path):
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(CheckpointMismatch, match=r"SPADE generator, trunk of 64.*up_1\.conv_1\.weight"):
         open_generator(tmp_path / "odd.pth")
+
+
+def pruned(middle=None, guide=None):
+    """A tiny inception-SPADE network with these rows for some blocks, by index, and whole ones for the others."""
+    whole, named = InceptionSPADESizes.of(1, labels=5, upsampling="normal", share=1), [middle or {}, guide or {}]
+    rows = [tuple(own.get(block, (2,) * 6) for block in range(7)) for own in named]
+    return alive(InceptionSPADEGenerator(replace(whole, middle=rows[0], guide=rows[1])).eval())
+
+
+def closed_up(state):
+    """The keys as the official code's pruned students have them: no place is left for an emptied branch."""
+    branch = re.compile(r"(.+\.(?:res_ops|dw_ops))\.(\d+)\.")
+    found = {}
+    for above, index in (match.groups() for match in map(branch.match, state) if match):
+        places = found.setdefault(above, {})
+        places.setdefault(index, str(len(places)))
+    return {branch.sub(lambda m: f"{m[1]}.{found[m[1]][m[2]]}.", key): tensor for key, tensor in state.items()}
+
+
+def loaded(state):
+    return recognise(state, {"gaugan": GauGAN()}).module
+
+
+ROWS = st.dictionaries(st.integers(0, 6), st.tuples(*[st.integers(0, 2)] * 6), max_size=7)
+
+
+@example(middle={1: (0, 2, 2, 1, 0, 2)}, guide={})
+@example(middle={0: (2, 0, 1, 1, 2, 2)}, guide={})
+@example(middle={}, guide={2: (0, 2, 2, 1, 1, 1), 3: (0,) * 6})
+@example(middle={0: (0,) * 6, 5: (0,) * 6}, guide={})
+@example(middle=dict.fromkeys(range(7), (0,) * 6), guide={})
+@given(middle=ROWS, guide=ROWS)
+@settings(derandomize=True, deadline=None, max_examples=4)
+def test_students_with_emptied_branches_load_whether_their_lists_keep_the_places_or_close_up(middle, guide):
+    network = pruned(middle, guide)
+    with torch.no_grad():
+        expected = network(labels(64))
+        for state in (network.state_dict(), closed_up(network.state_dict())):
+            assert torch.equal(loaded(state)(labels(64)), expected)
+
+
+def test_a_carved_student_with_emptied_branches_loads_from_its_bare_weights():
+    student = ElasticStudent.of(open_generator(alive(tiny("inception")), GauGAN(size=(128, 128))))
+    gone = ("head_0.res_ops.1.0.conv", "G_middle_0.dw_ops.0.0.conv", "up_2.spade.res_ops.2.0.conv")
+    carved = student.carve(gansdk.Plan({**student.space.full_plan(), **dict.fromkeys(gone, ())})).module.eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(carved.state_dict())(labels()), carved(labels()))
+
+
+def test_blocks_without_branches_may_keep_their_norm_which_does_not_run():
+    network = pruned()
+    state = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith("up_1.")}
+    state |= {key: tensor for key, tensor in network.state_dict().items() if key.startswith("up_1.s")}
+    found = loaded(state)
+    assert found.up_1.spade is None
+    network.up_1.forward = lambda x, labels: network.up_1.shortcut(x)
+    with torch.no_grad():
+        assert torch.equal(found(labels(64)), network(labels(64)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # Moved to the place of its kernel, a branch would be covered by the rest of the next one.
+        (lambda state: state.pop("up_0.dw_ops.1.1.conv.weight"), r"up_0\.dw_ops"),
+        (lambda state: state.update({"up_0.dw_ops.1.1.conv.weight": torch.zeros(2, 1, 3, 3)}), r"up_0\.dw_ops"),
+        (lambda state: state.pop("up_0.res_ops.0.0.conv.weight"), r"up_0\.res_ops"),
+        (lambda state: state.pop("up_0.spade.param_free_norm.running_var"), r"up_0\.spade\.param_free_norm"),
+        (lambda state: state.update({"up_0.res_ops.1.1.conv.weight": torch.zeros(8, 2, 3, 3)}), r"up_0\.res_ops\.2"),
+    ],
+)
+def test_wrong_weights_of_a_pruned_student_are_refused_with_the_nearest_network(change, expected):
+    state = closed_up(pruned({3: (0, 2, 2, 0, 2, 2)}).state_dict())
+    change(state)
+    with pytest.raises(CheckpointMismatch, match=rf"Nearest is inception-SPADE generator, trunk of 16.*{expected}"):
+        loaded(state)
+
+
+def test_a_generator_that_starts_from_noise_is_refused_by_name():
+    noise = {"fc.weight": torch.zeros(64 * 16, 256), "fc.bias": torch.zeros(64 * 16)}
+    with pytest.raises(CheckpointMismatch, match=r"use_vae.*trunk of 64, 5 label channels.* 2 keys differ: fc\.weight"):
+        loaded({**tiny().state_dict(), **noise})
 
 
 @pytest.mark.parametrize("architecture", ["spade", "mobile", "inception"])

@@ -197,6 +197,17 @@ def test_pruned_branches_of_the_official_code_land_at_their_kernels(tmp_path):
     assert torch.equal(block.dw_ops[2][2][0].weight, state["features.1.dw_ops.1.2.0.weight"])
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_weights_with_a_branch_that_another_would_cover_are_refused(missing, tmp_path):
+    state = weights(inception_keys(blocks=1, gone={(0, "dw_ops", 1)}))
+    if missing:
+        del state["features.0.dw_ops.1.2.0.weight"]
+    else:
+        state["features.0.dw_ops.1.2.0.weight"] = torch.zeros(4, 1, 3, 3)
+    with pytest.raises(CheckpointMismatch, match=r"Nearest is inception generator, 1 blocks.*features\.0\.dw_ops"):
+        open_generator(saved(tmp_path, state))
+
+
 def test_spectrally_normalised_weights_load_and_are_folded_for_the_student(tmp_path):
     original = ResNetGenerator(ResNetSizes.of(2, 1))
     torch.nn.utils.spectral_norm(original.model[4])

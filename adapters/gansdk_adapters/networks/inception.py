@@ -18,6 +18,8 @@ KINDS = ("res_ops", "dw_ops")
 """Names of a block's two lists of branches: dense ones, then depthwise ones, one per kernel size."""
 FIRST_LAYER = {"res_ops": "1.0", "dw_ops": "0.0"}
 """Path, inside a branch, of the convolution that makes its middle channels."""
+SPATIAL_LAYER = {"res_ops": "1.0", "dw_ops": "2.0"}
+"""Path, inside a branch, of a convolution of its kernel size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

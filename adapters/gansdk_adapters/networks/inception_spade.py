@@ -15,8 +15,10 @@ from gansdk.errors import ContractError
 from gansdk_adapters.networks.inception import KINDS
 from gansdk_adapters.networks.spade import COARSE, SPADEFrame, SPADELayout, Upsampling, ups_of
 
-FIRST_LAYER = "0.conv"
+FIRST_LAYER = {"res_ops": "0.conv", "dw_ops": "0.conv"}
 """Path, inside a branch, of the convolution that makes its middle channels."""
+SPATIAL_LAYER = {"res_ops": "0.conv", "dw_ops": "1.conv"}
+"""Path, inside a branch, of a convolution of its kernel size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +202,7 @@ def branch_paths(generator: InceptionSPADEGenerator) -> dict[str, list[str]]:
 def _branches(generator: nn.Module, path: str) -> dict[str, list[str]]:
     parts = dict(generator.named_modules())
     return {
-        branch: [f"{branch}.{FIRST_LAYER}"]
+        branch: [f"{branch}.{FIRST_LAYER[kind]}"]
         for kind in KINDS
         for branch in (f"{path}.{kind}.{index}" for index in range(len(parts.get(f"{path}.{kind}", ()))))
         if branch in parts
