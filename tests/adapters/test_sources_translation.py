@@ -70,6 +70,18 @@ def test_two_images_side_by_side_are_a_pair(tmp_path, direction):
         np.testing.assert_array_equal(half, expected)
 
 
+@pytest.mark.parametrize("place", ["", "train", "val", "test"])
+def test_a_folder_whose_images_are_all_twice_as_wide_as_high_holds_pairs(tmp_path, place):
+    fill(tmp_path / place, 2, 8, 16)
+    source = open_folder(tmp_path, contract=contract(), split="all")
+    assert (source.describe()["source"], source.describe()["eval"]) == ("aligned", 2)
+    assert source.pairing is Pairing.PAIRED
+    wide = open_folder(tmp_path, contract=contract(size=(8, 16)), split="all")
+    assert (wide.describe()["source"], wide.pairing) == ("images", Pairing.INPUTS_ONLY)
+    save(tmp_path / place / "wider.png", photo(9, 8, 18))
+    assert open_folder(tmp_path, contract=contract(), split="all").describe()["source"] == "images"
+
+
 def test_an_odd_width_has_no_halves(tmp_path):
     fill(tmp_path, 2, 8, 17)
     with pytest.raises(DataError, match=r"17 pixels wide.*And 1 more, among them 01\.png"):

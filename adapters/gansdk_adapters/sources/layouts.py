@@ -33,7 +33,7 @@ def layout_of(path: Path, contract: Contract) -> Layout:
        generator that takes labels)
     3. unpaired: `trainA` and `trainB`; or `testA` alone to score on
     4. pairs: `A` and `B`
-    5. aligned: `train` whose images are all twice as wide as high
+    5. aligned: images that are all exactly twice as wide as high, unless the generator's own size is that too
     6. images: anything else, without targets
 
     Raises:
@@ -53,7 +53,8 @@ def layout_of(path: Path, contract: Contract) -> Layout:
         return "unpaired"
     if all(_has(path, role) for role in PAIR_ROLES[0]):
         return "pairs"
-    return "aligned" if _side_by_side(path / TRAIN) else "images"
+    height, width = contract.size
+    return "aligned" if width != 2 * height and _side_by_side(path) else "images"
 
 
 def find_images(path: Path) -> Found:
@@ -167,13 +168,14 @@ def _has(path: Path, role: Role) -> bool:
     return any(role.folder(path, split) for split in ("", TRAIN, *HELD_OUT))
 
 
-def _side_by_side(folder: Path) -> bool:
-    files = [file for file in image_files(folder).values() if file.parent == folder]
+def _side_by_side(path: Path) -> bool:
+    """Whether all images that `find_aligned` finds may be pairs, by their headers up to the first that is none."""
+    trained, held_out = by_first_folder(image_files(path))
+    files = [*trained.values(), *held_out.values()]
     try:
-        sizes = {image_size(file) for file in files}
+        return bool(files) and all(width == 2 * height for height, width in map(image_size, files))
     except DataError:
         return False
-    return bool(sizes) and all(width == 2 * height for height, width in sizes)
 
 
 def _directed(a: View, b: View, direction: Direction) -> tuple[View, View]:
