@@ -496,6 +496,19 @@ def test_images_without_partners_are_inputs_only(tmp_path):
     assert source.train_batch(2, seed=0, step=0).targets == {}
 
 
+@pytest.mark.parametrize("table", [False, True])
+def test_images_of_a_split_with_a_year_are_not_trained_on_unless_it_is_for_that(tmp_path, table):
+    fill(tmp_path / "train2017", 3)
+    fill(tmp_path / "val2017", 2, seed=50)
+    if table:
+        names = [file.relative_to(tmp_path).as_posix() for file in sorted(tmp_path.rglob("*.png"))]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": name}) for name in names))
+    source = open_folder(tmp_path, contract=contract())
+    assert source.describe()["source"] == ("imagefolder" if table else "images")
+    assert source.describe()["train"] == 3
+    assert list(shown(source)) == ["val2017/00.png", "val2017/01.png"]
+
+
 @pytest.mark.parametrize("options", [{"scale": 2}, {"pre_upsampled": 2}])
 def test_generators_that_enlarge_keep_their_source(tmp_path, options):
     fill(tmp_path / "A", 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +21,9 @@ Layout = Literal["auto", "imagefolder", "labels", "unpaired", "pairs", "aligned"
 LABEL_ROLES = (
     (Role(("label", "labels")), Role(("img", "image", "images")), Role(("inst", "instance", "instances"))),
     (Role(("gtFine",), "_labelIds"), Role(("leftImg8bit",), "_leftImg8bit"), Role(("gtFine",), "_instanceIds")),
+    (Role(("stuffthingmaps",)), Role(("images", ".")), Role(("inst", "instance", "instances"))),
 )
-"""Label maps, photographs and instance maps: SPADE's (COCO-Stuff) and Cityscapes' own names."""
+"""Label maps, photographs and instance maps: SPADE's names, Cityscapes' own and COCO-Stuff's own."""
 
 PAIR_ROLES = ((Role(("A",)), Role(("B",))), (Role(("input",)), Role(("target",))))
 
@@ -29,8 +32,8 @@ def layout_of(path: Path, contract: Contract) -> Layout:
     """Tell the layout by what is in the folder; the first that applies, in this order.
 
     1. imagefolder: `metadata.jsonl` or `metadata.csv`, here or in `train`
-    2. labels: `train_label`, `train/labels`, `labels` or `gtFine`, with photographs beside them (or without, for a
-       generator that takes labels)
+    2. labels: `train_label`, `train/labels`, `labels`, `gtFine` or `stuffthingmaps`, with photographs beside them (or
+       without, for a generator that takes labels)
     3. unpaired: `trainA` and `trainB`; or `testA` alone to score on
     4. pairs: `A` and `B`
     5. aligned: images that are all exactly twice as wide as high, unless the generator's own size is that too
@@ -46,8 +49,8 @@ def layout_of(path: Path, contract: Contract) -> Layout:
     if contract.labels is not None:
         raise DataError(
             f"The generator takes label maps of {contract.labels.classes} classes, but the folder {str(path)!r} has "
-            "none. Give a folder with train_label and train_img, with labels and images, or with Cityscapes' gtFine "
-            "and leftImg8bit."
+            "none. Give a folder with train_label and train_img, with labels and images, with Cityscapes' gtFine and "
+            "leftImg8bit, or with COCO-Stuff's stuffthingmaps."
         )
     if all((path / f"{TRAIN}{domain}").is_dir() for domain in "AB") or _domain(path, HELD_OUT, "A"):
         return "unpaired"
@@ -95,11 +98,7 @@ def find_pairs(path: Path, direction: Direction) -> Found:
         views = [(key, View(a), View(b)) for key, (a, b) in matched(files)]
         return tuple(Scene(f"{split}/{key}" if split else key, *_directed(a, b, direction)) for key, a, b in views)
 
-    train, held_out = splits(path, roles)
-    return Found(
-        train=scenes(train) if train or not held_out else (),
-        held_out=scenes(held_out) if held_out else (),
-    )
+    return _in_splits(path, roles, scenes)
 
 
 def find_unpaired(path: Path, direction: Direction) -> Found:
@@ -129,7 +128,9 @@ def find_labels(path: Path) -> Found:
     """
     roles = next((roles for roles in LABEL_ROLES if _has(path, roles[0])), None)
     if roles is None:
-        raise DataError(f"The folder {str(path)!r} has no label maps: no train_label, labels or gtFine.")
+        raise DataError(
+            f"The folder {str(path)!r} has no label maps: no train_label, labels, gtFine or stuffthingmaps."
+        )
 
     labels, images, instances = roles
 
@@ -149,11 +150,13 @@ def find_labels(path: Path) -> Found:
             for key, own in found
         )
 
-    train, held_out = splits(path, roles)
-    return Found(
-        train=scenes(train) if train or not held_out else (),
-        held_out=scenes(held_out) if held_out else (),
-    )
+    return _in_splits(path, roles, scenes)
+
+
+def _in_splits(path: Path, roles: tuple[Role, ...], scenes: Callable[[str], tuple[Scene, ...]]) -> Found:
+    """What `scenes` finds in the splits to train and to score on."""
+    train, held_out = (tuple(chain.from_iterable(map(scenes, names))) for names in splits(path, roles))
+    return Found(train=train, held_out=held_out)
 
 
 def _domain(path: Path, splits: tuple[str, ...], domain: str) -> tuple[Scene, ...]:
@@ -165,7 +168,7 @@ def _domain(path: Path, splits: tuple[str, ...], domain: str) -> tuple[Scene, ..
 
 
 def _has(path: Path, role: Role) -> bool:
-    return any(role.folder(path, split) for split in ("", TRAIN, *HELD_OUT))
+    return role.folder(path, "") is not None or splits(path, (role,)) != ([""], [])
 
 
 def _side_by_side(path: Path) -> bool:
