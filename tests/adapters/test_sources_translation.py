@@ -104,6 +104,18 @@ def test_folders_of_the_same_names_are_pairs(tmp_path, places):
     assert len(seen) == 3
 
 
+def test_the_folders_of_two_domains_are_pairs_if_that_is_said(tmp_path):
+    for place, seed in (("trainA", 0), ("trainB", 90), ("testA", 40), ("testB", 140)):
+        fill(tmp_path / place, 3, seed=seed)
+    source = pairs(tmp_path, contract=contract())
+    assert (source.pairing, source.describe()["train"]) == (Pairing.PAIRED, 3)
+    seen = shown(source)
+    assert list(seen) == ["test/00", "test/01", "test/02"]
+    np.testing.assert_array_equal(seen["test/01"][0], photo(41))
+    np.testing.assert_array_equal(seen["test/01"][1], photo(141))
+    assert open_folder(tmp_path, contract=contract()).pairing is Pairing.UNPAIRED
+
+
 def test_folders_of_different_length_are_refused(tmp_path):
     fill(tmp_path / "A", 3)
     fill(tmp_path / "B", 2)
@@ -417,6 +429,8 @@ def test_training_images_are_resized_bicubically_and_cropped_as_the_papers_do():
         ({"preprocess": "scale-width"}, (24, 32), (24, 32)),
         ({"preprocess": "scale-width", "load_size": 48}, (32, 48), (32, 48)),
         ({"preprocess": "scale-width-and-crop", "load_size": 48}, (32, 48), (32, 32)),
+        ({"preprocess": "scale_width_and_crop", "load_size": 48}, (32, 48), (32, 32)),
+        ({"preprocess": "resize_and_crop"}, (36, 36), (32, 32)),
         ({"preprocess": "crop"}, (40, 54), (32, 32)),
         ({"preprocess": "none"}, (40, 54), (40, 48)),
     ],
@@ -434,6 +448,7 @@ def test_sizes_are_those_asked_for_and_crops_multiples(options, loaded, cropped)
         ({"crop_size": 12}, "multiples of 8"),
         ({"crop_size": 64, "load_size": 40}, "larger than the loaded 40x40"),
         ({"load_size": 0}, "load_size=0"),
+        ({"flip": "no"}, "flip='no' must be true or false"),
         ({"crop_size": (8, 8, 8)}, "crop_size"),
     ],
 )

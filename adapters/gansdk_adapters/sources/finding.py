@@ -15,7 +15,7 @@ TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")
 """Folders of images that are never trained on; the first that exists is scored on."""
 
-_SPLIT = re.compile(rf"({'|'.join((TRAIN, *HELD_OUT))})(20\d\d)?")
+_SPLIT = re.compile(r"(train|validation|val|test)(20\d\d)?")
 _CITYSCAPES = re.compile(r"_(gt(Fine|Coarse)_(labelIds|instanceIds)|leftImg8bit)$")
 _NAMED_AT_MOST = 5
 
@@ -42,9 +42,10 @@ class Role:
     ending: str = ""
 
     def folder(self, path: Path, split: str) -> Path | None:
-        """The folder of one split: `train_label`, `train/label` or `label/train`; of no split, `label`."""
+        """The folder of one split: `train_label`, `train/label`, `label/train`, `trainlabel`; of none, `label`."""
         for name in self.names:
-            for place in (f"{split}_{name}", f"{split}/{name}", f"{name}/{split}") if split else (name,):
+            places = (f"{split}_{name}", f"{split}/{name}", f"{name}/{split}", f"{split}{name}") if split else (name,)
+            for place in places:
                 if (folder := path / place) != path and folder.is_dir():
                     return folder
         return None
@@ -77,8 +78,9 @@ def splits(path: Path, roles: Iterable[Role]) -> tuple[list[str], list[str]]:
     """Names of the splits to train and to score on; to train on "", which is no split, where there are none at all."""
     roles = tuple(roles)
     parents = (path, *(path / name for role in roles for name in role.names))
-    inside = (place.name.partition("_")[0] for parent in parents if parent.is_dir() for place in parent.iterdir())
-    named = sorted(name for name in set(inside) if split_of(name) and any(role.folder(path, name) for role in roles))
+    inside = {place.name for parent in parents if parent.is_dir() for place in parent.iterdir()}
+    begun = {match[0] for match in map(_SPLIT.match, inside) if match}
+    named = sorted(name for name in begun if any(role.folder(path, name) for role in roles))
     by_kind = {kind: [name for name in named if split_of(name) == kind] for kind in (TRAIN, *HELD_OUT)}
     held_out = next((by_kind[kind] for kind in HELD_OUT if by_kind[kind]), [])
     return by_kind[TRAIN] or ([] if held_out else [""]), held_out

@@ -84,14 +84,17 @@ def find_aligned(path: Path, direction: Direction) -> Found:
 
 
 def find_pairs(path: Path, direction: Direction) -> Found:
-    """`A` and `B` (or `input` and `target`) with files of the same names; also `train/A`, `A/train`, `train_A`.
+    """`A` and `B` (or `input` and `target`), files of the same names; also `train/A`, `A/train`, `train_A`, `trainA`.
 
     Raises:
         DataError: a folder is missing, or a file has no partner.
     """
     roles = next((pair for pair in PAIR_ROLES if all(_has(path, role) for role in pair)), None)
     if roles is None:
-        raise DataError(f"The folder {str(path)!r} has no folders A and B (nor input and target). Pairs come in these.")
+        raise DataError(
+            f"The folder {str(path)!r} has no folders A and B (nor trainA and trainB, nor input and target). Pairs "
+            "come in these."
+        )
 
     def scenes(split: str) -> tuple[Scene, ...]:
         files = [role.files(path, split) for role in roles]
