@@ -22,7 +22,15 @@ from gansdk.evaluate import Protocol
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
-from gansdk.opening import check_pairing, open_distillers, open_generator, open_pruner, open_source, transformed
+from gansdk.opening import (
+    check_pairing,
+    open_distillers,
+    open_generator,
+    open_pruner,
+    open_source,
+    transformed,
+    warn_without_targets,
+)
 from gansdk.quality import QualityFloor
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
@@ -120,6 +128,8 @@ def prepare(
         if distillers:
             source = regime.source(given, generator, patch=patch)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
+            if source is given:
+                warn_without_targets(source, generator.adapter.name, needs_pairs=task.needs_pairs)
             source_of(source, generator)
             task.prepare()
             for term in (term for item in distillers for term in item.terms):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 import json
 import os.path
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gansdk.errors import (
     ContractError,
     DataError,
     GansdkError,
+    GansdkWarning,
     IncompatibleParts,
     InvalidOption,
     NeedsContract,
@@ -266,6 +268,17 @@ def check_pairing(source: DataSource, family: str, *, needs_pairs: bool) -> None
         raise IncompatibleParts(
             f"The family {family!r} learns from pairs of inputs and targets, but these images are of two domains "
             "without pairs. Give paired images, or take it for a generator of an unpaired family (adapter='cyclegan')."
+        )
+
+
+def warn_without_targets(source: DataSource, family: str, *, needs_pairs: bool) -> None:
+    """Say what a student can learn from inputs alone, which may be pairs that nobody took for pairs."""
+    if needs_pairs and source.pairing is Pairing.INPUTS_ONLY:
+        warnings.warn(
+            f"The images have no targets, which the family {family!r} learns from, so the student only imitates the "
+            "teacher. If every file holds input and target side by side, give {'name': 'aligned', 'path': ...}.",
+            GansdkWarning,
+            stacklevel=2,
         )
 
 

@@ -357,11 +357,33 @@ def test_the_same_step_gives_the_same_bytes_in_any_order_and_with_any_cache(tmp_
     assert not same(batches[0], straight.train_batch(3, seed=6, step=0))
 
 
-def test_a_larger_batch_starts_with_the_smaller_one(tmp_path):
+def test_images_are_turned_and_cropped_alike_in_batches_of_any_size(tmp_path):
     fill(tmp_path, 3)
     source = ImageFolder(tmp_path, contract=contract(), patch=8)
-    small, large = (source.train_batch(size, seed=0, step=0) for size in (2, 5))
-    assert torch.equal(large.inputs["main"][:2], small.inputs["main"])
+
+    def all_in(size: int) -> torch.Tensor:
+        return torch.cat([source.train_batch(size, seed=0, step=step).inputs["main"] for step in range(12 // size)])
+
+    assert all(torch.equal(all_in(size), all_in(12)) for size in (1, 2, 3, 4))
+    assert len({image.numpy().tobytes() for image in all_in(12)}) == 12
+
+
+def test_every_image_is_trained_on_once_in_every_epoch(tmp_path):
+    fill(tmp_path, 5)
+    source = ImageFolder(tmp_path, contract=contract(), patch=8)
+    names = [name for step in range(10) for name in source.train_batch(3, seed=0, step=step).names]
+    epochs = [names[start : start + 5] for start in range(0, 30, 5)]
+    assert all(sorted(epoch) == sorted(source._train.names) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_probes_are_crops_that_no_training_sees(tmp_path):
+    fill(tmp_path, 2, 64, 64)
+    source = ImageFolder(tmp_path, contract=contract(), patch=8)
+    probes = {source.probe(index, seed=0).inputs["main"].numpy().tobytes() for index in range(8)}
+    trained = source.train_batch(300, seed=0, step=0).inputs["main"]
+    assert len(probes) == 8
+    assert not probes & {image.numpy().tobytes() for image in trained}
 
 
 def test_the_global_generators_are_not_touched(tmp_path):
@@ -381,12 +403,12 @@ def test_patches_are_multiples_and_shrink_to_small_images(tmp_path, patch, multi
     assert source.train_batch(2, seed=0, step=0).inputs["main"].shape == (2, 3, side, side)
 
 
-def test_the_cache_forgets_the_oldest_images(tmp_path, monkeypatch):
+def test_the_cache_keeps_the_images_that_came_first(tmp_path, monkeypatch):
     fill(tmp_path, 4, 8, 8)
     monkeypatch.setattr(store, "CACHE_BYTES", 2 * 8 * 8 * 3)
     source = ImageFolder(tmp_path, contract=contract(), split="all")
     assert len(list(source.images("eval"))) == 4
-    assert list(source._held_out._store.cache) == ["02.png", "03.png"]
+    assert list(source._held_out._store.cache) == ["00.png", "01.png"]
 
 
 # Real images.

@@ -174,6 +174,36 @@ def test_label_maps_photographs_and_instances_are_found_by_their_names(tmp_path,
     np.testing.assert_array_equal(shown.inputs["main"][0, 3], edges(ids(0, classes=9).astype(np.int32)))
 
 
+@pytest.mark.parametrize(
+    ("label", "image"),
+    [
+        ("labels/{}/{}.png", "images/{}/{}.jpg"),
+        ("stuffthingmaps/{}/{}.png", "{}/{}.jpg"),
+        ("stuffthingmaps/{}/{}.png", "images/{}/{}.jpg"),
+    ],
+)
+def test_splits_may_have_a_year_as_those_of_coco_have(tmp_path, label, image):
+    for split, count in (("train2017", 3), ("val2017", 2), ("test2017", 1)):
+        for index in range(count):
+            save(tmp_path / label.format(split, index), ids(index))
+            save(tmp_path / image.format(split, index), photo(index))
+    source = open_folder(tmp_path, contract=contract(Labels(classes=3)))
+    assert (source.describe()["source"], source.pairing) == ("labels", Pairing.PAIRED)
+    assert {name for step in range(3) for name in source.train_batch(1, seed=0, step=step).names} == {
+        f"train2017/{index}" for index in range(3)
+    }
+    assert [batch.names[0] for batch in source.images("eval")] == ["val2017/0", "val2017/1"]
+
+
+def test_of_several_years_all_train(tmp_path):
+    for split in ("train2014", "train2017", "val2014"):
+        save(tmp_path / f"{split}_label/{split}.png", ids(0))
+        save(tmp_path / f"{split}_img/{split}.jpg", photo(0))
+    source = open_folder(tmp_path, contract=contract(Labels(classes=3)))
+    assert source.describe()["train"] == 2
+    assert [batch.names[0] for batch in source.images("eval")] == ["val2014/val2014"]
+
+
 def test_validation_images_are_scored_on_and_every_tenth_other_is_held_out(tmp_path):
     source = labels(spade(tmp_path, train=12, val=2), contract=contract(Labels(classes=3)))
     assert [batch.names[0] for batch in source.images("eval")] == ["val/0", "val/1"]

@@ -206,3 +206,16 @@ def test_an_observer_that_fails_is_not_hidden(given, quick):
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         gansdk.compress(given(), **quick, observers=[broken])
+
+
+def test_inputs_without_targets_are_warned_of_where_a_family_learns_from_pairs(examples, tmp_path):
+    for index in range(2):
+        Image.effect_noise((60, 32), 50 + index).save(tmp_path / f"{index}.png")
+
+    def opened(name):
+        settings = {"budget": "1.5x", "data": tmp_path, "device": "cpu", "pruner": "uniform", "dry_run": True}
+        return gansdk.compress(examples[name].generator(), adapter=examples[name].adapter, **settings)
+
+    with pytest.warns(GansdkWarning, match=r"no targets.*only imitates.*'name': 'aligned'"):
+        opened("pix2pix")
+    opened("cyclegan")

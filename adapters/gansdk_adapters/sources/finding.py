@@ -15,6 +15,7 @@ TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")
 """Folders of images that are never trained on; the first that exists is scored on."""
 
+_SPLIT = re.compile(r"(train|validation|val|test)(20\d\d)?")
 _CITYSCAPES = re.compile(r"_(gt(Fine|Coarse)_(labelIds|instanceIds)|leftImg8bit)$")
 _NAMED_AT_MOST = 5
 
@@ -37,14 +38,16 @@ class Role:
     """What a folder holds by its name, and by the ending of its files' names where that tells."""
 
     names: tuple[str, ...]
+    """Of which "." is the folder of a split itself."""
     ending: str = ""
 
     def folder(self, path: Path, split: str) -> Path | None:
-        """The folder of one split: `train_label`, `train/label` or `label/train`; of no split, `label`."""
+        """The folder of one split: `train_label`, `train/label`, `label/train`, `trainlabel`; of none, `label`."""
         for name in self.names:
-            for place in (f"{split}_{name}", f"{split}/{name}", f"{name}/{split}") if split else (name,):
-                if (path / place).is_dir():
-                    return path / place
+            places = (f"{split}_{name}", f"{split}/{name}", f"{name}/{split}", f"{split}{name}") if split else (name,)
+            for place in places:
+                if (folder := path / place) != path and folder.is_dir():
+                    return folder
         return None
 
     def files(self, path: Path, split: str) -> dict[str, Path]:
@@ -65,22 +68,29 @@ class Role:
         return found
 
 
-def splits(path: Path, roles: Iterable[Role]) -> tuple[str, str]:
-    """Names of the folders to train and to score on: "" where there is none of its own.
+def split_of(folder: str) -> str | None:
+    """Which of `TRAIN` and `HELD_OUT` a folder is by its name, with or without a year (COCO's `train2017`)."""
+    match = _SPLIT.fullmatch(folder)
+    return match[1] if match else None
 
-    Without folders for training, "" means the whole folder, unless there are folders to score on.
-    """
+
+def splits(path: Path, roles: Iterable[Role]) -> tuple[list[str], list[str]]:
+    """Names of the splits to train and to score on; to train on "", which is no split, where there are none at all."""
     roles = tuple(roles)
-    there = [split for split in (TRAIN, *HELD_OUT) if any(role.folder(path, split) for role in roles)]
-    held_out = next((split for split in there if split != TRAIN), "")
-    return TRAIN if TRAIN in there else "", held_out
+    parents = (path, *(path / name for role in roles for name in role.names))
+    inside = {place.name for parent in parents if parent.is_dir() for place in parent.iterdir()}
+    begun = {match[0] for match in map(_SPLIT.match, inside) if match}
+    named = sorted(name for name in begun if any(role.folder(path, name) for role in roles))
+    by_kind = {kind: [name for name in named if split_of(name) == kind] for kind in (TRAIN, *HELD_OUT)}
+    held_out = next((by_kind[kind] for kind in HELD_OUT if by_kind[kind]), [])
+    return by_kind[TRAIN] or ([] if held_out else [""]), held_out
 
 
 def by_first_folder(files: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
     """Files to train and to score on: those below `train`, and below the first of `HELD_OUT`; else all and none."""
 
     def below(split: str) -> dict[str, Path]:
-        return {name: file for name, file in files.items() if name.startswith(f"{split}/")}
+        return {name: file for name, file in files.items() if split_of(PurePosixPath(name).parts[0]) == split}
 
     trained, held_out = below(TRAIN), next((found for split in HELD_OUT if (found := below(split))), {})
     return (trained, held_out) if trained or held_out else (dict(files), {})

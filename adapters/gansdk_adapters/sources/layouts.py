@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +21,9 @@ Layout = Literal["auto", "imagefolder", "labels", "unpaired", "pairs", "aligned"
 LABEL_ROLES = (
     (Role(("label", "labels")), Role(("img", "image", "images")), Role(("inst", "instance", "instances"))),
     (Role(("gtFine",), "_labelIds"), Role(("leftImg8bit",), "_leftImg8bit"), Role(("gtFine",), "_instanceIds")),
+    (Role(("stuffthingmaps",)), Role(("images", ".")), Role(("inst", "instance", "instances"))),
 )
-"""Label maps, photographs and instance maps: SPADE's (COCO-Stuff) and Cityscapes' own names."""
+"""Label maps, photographs and instance maps: SPADE's names, Cityscapes' own and COCO-Stuff's own."""
 
 PAIR_ROLES = ((Role(("A",)), Role(("B",))), (Role(("input",)), Role(("target",))))
 
@@ -29,11 +32,11 @@ def layout_of(path: Path, contract: Contract) -> Layout:
     """Tell the layout by what is in the folder; the first that applies, in this order.
 
     1. imagefolder: `metadata.jsonl` or `metadata.csv`, here or in `train`
-    2. labels: `train_label`, `train/labels`, `labels` or `gtFine`, with photographs beside them (or without, for a
-       generator that takes labels)
+    2. labels: `train_label`, `train/labels`, `labels`, `gtFine` or `stuffthingmaps`, with photographs beside them (or
+       without, for a generator that takes labels)
     3. unpaired: `trainA` and `trainB`; or `testA` alone to score on
     4. pairs: `A` and `B`
-    5. aligned: `train` whose images are all twice as wide as high
+    5. aligned: images that are all exactly twice as wide as high, unless the generator's own size is that too
     6. images: anything else, without targets
 
     Raises:
@@ -46,14 +49,15 @@ def layout_of(path: Path, contract: Contract) -> Layout:
     if contract.labels is not None:
         raise DataError(
             f"The generator takes label maps of {contract.labels.classes} classes, but the folder {str(path)!r} has "
-            "none. Give a folder with train_label and train_img, with labels and images, or with Cityscapes' gtFine "
-            "and leftImg8bit."
+            "none. Give a folder with train_label and train_img, with labels and images, with Cityscapes' gtFine and "
+            "leftImg8bit, or with COCO-Stuff's stuffthingmaps."
         )
     if all((path / f"{TRAIN}{domain}").is_dir() for domain in "AB") or _domain(path, HELD_OUT, "A"):
         return "unpaired"
     if all(_has(path, role) for role in PAIR_ROLES[0]):
         return "pairs"
-    return "aligned" if _side_by_side(path / TRAIN) else "images"
+    height, width = contract.size
+    return "aligned" if width != 2 * height and _side_by_side(path) else "images"
 
 
 def find_images(path: Path) -> Found:
@@ -80,25 +84,24 @@ def find_aligned(path: Path, direction: Direction) -> Found:
 
 
 def find_pairs(path: Path, direction: Direction) -> Found:
-    """`A` and `B` (or `input` and `target`) with files of the same names; also `train/A`, `A/train`, `train_A`.
+    """`A` and `B` (or `input` and `target`), files of the same names; also `train/A`, `A/train`, `train_A`, `trainA`.
 
     Raises:
         DataError: a folder is missing, or a file has no partner.
     """
     roles = next((pair for pair in PAIR_ROLES if all(_has(path, role) for role in pair)), None)
     if roles is None:
-        raise DataError(f"The folder {str(path)!r} has no folders A and B (nor input and target). Pairs come in these.")
+        raise DataError(
+            f"The folder {str(path)!r} has no folders A and B (nor trainA and trainB, nor input and target). Pairs "
+            "come in these."
+        )
 
     def scenes(split: str) -> tuple[Scene, ...]:
         files = [role.files(path, split) for role in roles]
         views = [(key, View(a), View(b)) for key, (a, b) in matched(files)]
         return tuple(Scene(f"{split}/{key}" if split else key, *_directed(a, b, direction)) for key, a, b in views)
 
-    train, held_out = splits(path, roles)
-    return Found(
-        train=scenes(train) if train or not held_out else (),
-        held_out=scenes(held_out) if held_out else (),
-    )
+    return _in_splits(path, roles, scenes)
 
 
 def find_unpaired(path: Path, direction: Direction) -> Found:
@@ -128,7 +131,9 @@ def find_labels(path: Path) -> Found:
     """
     roles = next((roles for roles in LABEL_ROLES if _has(path, roles[0])), None)
     if roles is None:
-        raise DataError(f"The folder {str(path)!r} has no label maps: no train_label, labels or gtFine.")
+        raise DataError(
+            f"The folder {str(path)!r} has no label maps: no train_label, labels, gtFine or stuffthingmaps."
+        )
 
     labels, images, instances = roles
 
@@ -148,11 +153,13 @@ def find_labels(path: Path) -> Found:
             for key, own in found
         )
 
-    train, held_out = splits(path, roles)
-    return Found(
-        train=scenes(train) if train or not held_out else (),
-        held_out=scenes(held_out) if held_out else (),
-    )
+    return _in_splits(path, roles, scenes)
+
+
+def _in_splits(path: Path, roles: tuple[Role, ...], scenes: Callable[[str], tuple[Scene, ...]]) -> Found:
+    """What `scenes` finds in the splits to train and to score on."""
+    train, held_out = (tuple(chain.from_iterable(map(scenes, names))) for names in splits(path, roles))
+    return Found(train=train, held_out=held_out)
 
 
 def _domain(path: Path, splits: tuple[str, ...], domain: str) -> tuple[Scene, ...]:
@@ -164,16 +171,17 @@ def _domain(path: Path, splits: tuple[str, ...], domain: str) -> tuple[Scene, ..
 
 
 def _has(path: Path, role: Role) -> bool:
-    return any(role.folder(path, split) for split in ("", TRAIN, *HELD_OUT))
+    return role.folder(path, "") is not None or splits(path, (role,)) != ([""], [])
 
 
-def _side_by_side(folder: Path) -> bool:
-    files = [file for file in image_files(folder).values() if file.parent == folder]
+def _side_by_side(path: Path) -> bool:
+    """Whether all images that `find_aligned` finds may be pairs, by their headers up to the first that is none."""
+    trained, held_out = by_first_folder(image_files(path))
+    files = [*trained.values(), *held_out.values()]
     try:
-        sizes = {image_size(file) for file in files}
+        return bool(files) and all(width == 2 * height for height, width in map(image_size, files))
     except DataError:
         return False
-    return bool(sizes) and all(width == 2 * height for height, width in sizes)
 
 
 def _directed(a: View, b: View, direction: Direction) -> tuple[View, View]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gansdk.errors import DataError, InvalidOption
-from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found
+from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, split_of
 from gansdk_adapters.sources.scenes import Scene, View
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 def has_metadata(path: Path) -> bool:
     """Whether the folder, or one of its splits, has a table of its images."""
-    return any((path / split / table).is_file() for split in ("", TRAIN, *HELD_OUT) for table in TABLES)
+    return any((folder / table).is_file() for folder in _folders(path) for table in TABLES)
 
 
 def find_described(path: Path, *, input_column: str | None = None, target_column: str | None = None) -> Found:
@@ -39,17 +39,22 @@ def find_described(path: Path, *, input_column: str | None = None, target_column
         InvalidOption: a column that the table does not have.
     """
     found: dict[str, list[Scene]] = {}
-    for split in ("", TRAIN, *HELD_OUT):
-        for table in (path / split / name for name in TABLES):
+    for folder in _folders(path):
+        for table in (folder / name for name in TABLES):
             if table.is_file():
                 for scene in _scenes(table, path, input_column, target_column):
-                    first = PurePosixPath(scene.name).parts[0]
-                    found.setdefault(first if first in HELD_OUT else TRAIN, []).append(scene)
+                    found.setdefault(split_of(PurePosixPath(scene.name).parts[0]) or TRAIN, []).append(scene)
                 break
     if not found:
         raise DataError(f"The folder {str(path)!r} has neither {' nor '.join(TABLES)}, here or in {TRAIN}.")
     held_out = next((found[split] for split in HELD_OUT if split in found), [])
     return Found(train=tuple(found.get(TRAIN, ())), held_out=tuple(held_out))
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where tables may be: here, and in every split."""
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    return [path, *(place for place in inside if split_of(place.name))]
 
 
 def _scenes(table: Path, root: Path, input_column: str | None, target_column: str | None) -> Iterator[Scene]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gansdk.contracts import MAIN, Batch
 from gansdk.images import Pixels, to_tensor
 from gansdk_adapters.sources.reading import Entry, Picture, Reader
-from gansdk_adapters.sources.store import Store, generators
+from gansdk_adapters.sources.store import Store
 
 
 class PairedImages:
@@ -37,7 +37,7 @@ class PairedImages:
         return self._store.skipped
 
     def patches(self, size: int, *, seed: int, step: int) -> Batch:
-        """Draw `size` random patches, each turned and flipped at random: a pure function of the arguments.
+        """Cut a patch out of each of `size` images, turned and flipped at random: a pure function of the arguments.
 
         Inputs are squares of `patch` pixels, rounded down to the contract's multiple, or as large as the smallest
         image of the batch allows.
@@ -45,15 +45,10 @@ class PairedImages:
         Raises:
             DataError: no entry can be read.
         """
-        draws = generators(size, seed, step)
-        chosen = self._store.draw(draws)
-        pictures = [picture for _, picture in chosen]
-        side = self._side(pictures)
-        pairs = [
-            _patch(picture, side, self._reader.contract.scale, draw)
-            for picture, draw in zip(pictures, draws, strict=True)
-        ]
-        return self._batch(pairs, tuple(entry.name for entry, _ in chosen))
+        chosen = self._store.draw(size, seed=seed, step=step)
+        side = self._side([picture for _, picture, _ in chosen])
+        pairs = [_patch(picture, side, self._reader.contract.scale, draw) for _, picture, draw in chosen]
+        return self._batch(pairs, tuple(entry.name for entry, _, _ in chosen))
 
     def whole(self) -> Iterator[Batch]:
         """Give every image once, in order, one a batch. Damaged ones are left out.

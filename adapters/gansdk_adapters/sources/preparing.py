@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from gansdk.contracts import Contract
 from gansdk.errors import DataError, InvalidOption
+from gansdk.toolkit.options import flag
 from gansdk_adapters.sources.reading import Size
 
 Preprocess = Literal["resize-and-crop", "resize", "scale-width", "scale-width-and-crop", "crop", "none"]
@@ -78,13 +79,15 @@ def for_training(
     """Return how training images are prepared; what is left out follows the contract's size.
 
     `preprocess` is "resize-and-crop", or "scale-width" for label maps that are not square (GauGAN on Cityscapes:
-    width 512 and flips only). Crops have the contract's size. "resize-and-crop" loads 286/256 of the crop's sides,
-    and "scale-width" and "resize" the crop's.
+    width 512 and flips only); "resize_and_crop" and the like mean the same. Crops have the contract's size.
+    "resize-and-crop" and "scale-width-and-crop" load 286/256 of the sides of the crop or of the contract's size,
+    whichever is larger, and "scale-width" and "resize" those of the crop.
 
     Raises:
         InvalidOption: a value that does not exist, or a crop that is no multiple, or larger than what is loaded.
     """
-    kind = preprocess or ("scale-width" if contract.labels and len(set(contract.size)) > 1 else "resize-and-crop")
+    usual_kind = "scale-width" if contract.labels and len(set(contract.size)) > 1 else "resize-and-crop"
+    kind = usual_kind if preprocess is None else str(preprocess).replace("_", "-")
     if kind not in get_args(Preprocess):
         raise InvalidOption(f"preprocess={preprocess!r} is none of {', '.join(get_args(Preprocess))}.")
     crop = contract.size if crop_size is None else _size("crop_size", crop_size)
@@ -106,7 +109,7 @@ def for_training(
         kind="keep" if kind in ("crop", "none") else "width" if kind.startswith("scale-width") else "fixed",
         load=load,
         crop=crop if kind.endswith("crop") else None,
-        flip=flip,
+        flip=flag(flip, "flip"),
         multiple=contract.multiple_of,
     )
 

@@ -212,17 +212,19 @@ class Scenes:
         self.store = Store(scenes, reader.read)
         self._reader = reader
 
-    def pieces(self, draws: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-        """Inputs, targets and names: for every generator one scene, cropped and flipped as it says.
+    def pieces(
+        self, size: int, *, seed: int, step: int, domain: int = 0
+    ) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+        """Inputs, targets and names of the `size` scenes whose turn it is, cropped and flipped at random.
 
         Raises:
             DataError: no scene can be read.
         """
         preparation = self._reader.preparation
-        chosen = self.store.draw(draws)
-        size = preparation.cropped([layers.size for _, layers in chosen])
-        cut = [layers.cut(size, draw, flip=preparation.flip) for (_, layers), draw in zip(chosen, draws, strict=True)]
-        return *self._reader.tensors(cut), tuple(scene.name for scene, _ in chosen)
+        chosen = self.store.draw(size, seed=seed, step=step, domain=domain)
+        crop = preparation.cropped([layers.size for _, layers, _ in chosen])
+        cut = [layers.cut(crop, draw, flip=preparation.flip) for _, layers, draw in chosen]
+        return *self._reader.tensors(cut), tuple(scene.name for scene, _, _ in chosen)
 
     def whole(self) -> Iterator[tuple[Tensor, Tensor | None, tuple[str, ...]]]:
         """Every scene once, in order, in batches of one; sides lose what exceeds the network's multiple.

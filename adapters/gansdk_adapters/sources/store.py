@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from gansdk.errors import DataError, GansdkWarning
+from gansdk_adapters.sources.ordering import turns
 
 CACHE_BYTES = 256 * 2**20
 
@@ -33,7 +33,7 @@ P = TypeVar("P", bound=Sized)
 
 
 class Store(Generic[E, P]):
-    """What `read` makes of the entries, kept while it fits into 256 MiB.
+    """What `read` makes of the entries, the first 256 MiB of it kept.
 
     An entry that `read` refuses with a DataError is replaced by the next one in order, warned about once and kept in
     `skipped` (name -> reason).
@@ -42,7 +42,7 @@ class Store(Generic[E, P]):
     def __init__(self, entries: Sequence[E], read: Callable[[E], P]) -> None:
         self.entries = tuple(entries)
         self.skipped: dict[str, str] = {}
-        self.cache: OrderedDict[str, P] = OrderedDict()
+        self.cache: dict[str, P] = {}
         self._read = read
         self._bytes = 0
 
@@ -51,15 +51,16 @@ class Store(Generic[E, P]):
         """Of all entries, in order."""
         return tuple(entry.name for entry in self.entries)
 
-    def draw(self, draws: Sequence[np.random.Generator]) -> list[tuple[E, P]]:
-        """One entry for every generator, chosen by its next number.
+    def draw(self, size: int, *, seed: int, step: int, domain: int = 0) -> list[tuple[E, P, np.random.Generator]]:
+        """The entries whose turn it is (`gansdk_adapters.sources.ordering.turns`), with random numbers for each.
 
         Raises:
             DataError: there is no entry, or none can be read.
         """
         if not self.entries:
             raise DataError("There is no image to train on. Add images, or lower holdout.")
-        return [self._readable(int(draw.integers(len(self.entries)))) for draw in draws]
+        drawn = turns(len(self.entries), size, seed=seed, step=step, domain=domain)
+        return [(*self._readable(turn.index), turn.draw) for turn in drawn]
 
     def each(self) -> Iterator[tuple[E, P]]:
         """Give every entry that can be read once, in order.
@@ -86,7 +87,6 @@ class Store(Generic[E, P]):
     def _get(self, entry: E) -> P | None:
         """The decoded entry; None if it is damaged."""
         if entry.name in self.cache:
-            self.cache.move_to_end(entry.name)
             return self.cache[entry.name]
         if entry.name in self.skipped:
             return None
@@ -100,14 +100,7 @@ class Store(Generic[E, P]):
         return picture
 
     def _remember(self, name: str, picture: P) -> None:
-        self.cache[name] = picture
-        self._bytes += picture.bytes
-        while len(self.cache) > 1 and self._bytes > CACHE_BYTES:
-            self._bytes -= self.cache.popitem(last=False)[1].bytes
-
-
-def generators(size: int, seed: int, step: int, *, domain: int = 0) -> list[np.random.Generator]:
-    """Random numbers for every position of a batch, which depend on the position and the arguments but `size`."""
-    # The domain comes last: SeedSequence fills up with zeros, so that nothing else could be equal to domain 0.
-    keys = [[seed, step, place, domain] if domain else [seed, step, place] for place in range(size)]
-    return [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) for key in keys]
+        # Never replaced: every image comes once in an epoch, so that the one used last would be needed last.
+        if not self.cache or self._bytes + picture.bytes <= CACHE_BYTES:
+            self.cache[name] = picture
+            self._bytes += picture.bytes

@@ -27,14 +27,14 @@ from gansdk_adapters.sources.layouts import (
 from gansdk_adapters.sources.metadata import find_described
 from gansdk_adapters.sources.preparing import Preprocess, SideOrSize, for_evaluation, for_training
 from gansdk_adapters.sources.scenes import Scene, SceneReader, Scenes, check_all
-from gansdk_adapters.sources.store import generators
 
 
 class Translation(DataSource):
     """The images below `path`, in one of the layouts of `gansdk_adapters.sources.layouts` ("auto": told by them).
 
-    Pairs keep together: the same crop and flip. Unpaired images of both domains are drawn independently; the
-    inputs of a batch are of A and its targets of B, with `paired=False`, and images to score on have no target.
+    Every image has its turn once in every epoch, with another crop and flip each time. Pairs keep together: the same
+    crop and flip. Unpaired images of both domains have orders and epochs of their own; the inputs of a batch are of A
+    and its targets of B, with `paired=False`, and images to score on have no target.
     References are images of B: for "search" those held out of training, like those of A; for "eval" those of `valB`
     or `testB`, or else those held out.
     Label maps become channels as `gansdk_adapters.sources.encoding.Encoding` says.
@@ -126,9 +126,9 @@ class Translation(DataSource):
         self._facts = {"preparation": prepared.describe(), **(encoding.describe() if encoding else {})}
 
     def train_batch(self, size: int, *, seed: int, step: int) -> Batch:
-        inputs, targets, names = self._train.pieces(generators(size, seed, step))
+        inputs, targets, names = self._train.pieces(size, seed=seed, step=step)
         if self._others is not None:
-            others, _, _ = self._others.pieces(generators(size, seed, step, domain=1))
+            others, _, _ = self._others.pieces(size, seed=seed, step=step, domain=1)
             return Batch({MAIN: inputs}, {MAIN: others}, names, paired=False)
         return Batch({MAIN: inputs}, {} if targets is None else {MAIN: targets}, names)
 
