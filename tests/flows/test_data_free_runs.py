@@ -1,5 +1,7 @@
 """Whole runs without an image: compressed, resumed, combined with terms and other pruners, and refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,13 @@ from typer.testing import CliRunner
 
 import gansdk
 from gansdk.cli import app
-from gansdk.contracts import MAIN
+from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import GansdkError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.events import Event, StepDone, Warned
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STEPS = 6
 NETWORKS = ("srresnet", "edsr", "vdsr")
 PATCH = {"srresnet": 8, "edsr": 8, "vdsr": 32}
@@ -242,3 +245,41 @@ def test_warnings_are_events_too(build):
     seen = []
     run(build(), distiller={**FREE, "student_steps": 50}, steps=2, observers=[seen.append])
     assert any("never reach" in event.message for event in seen if isinstance(event, Warned))
+
+
+# The published order, on the real SRGAN (acceptance list F7, item 9).
+
+
+class Noise(gansdk.DataSource):
+    """Uniform noise in [0, 1], as the paper compares itself with."""
+
+    pairing = Pairing.INPUTS_ONLY
+
+    def train_batch(self, size, *, seed, step):
+        return Batch({MAIN: torch.rand(size, 3, 24, 24, generator=torch.Generator().manual_seed(hash((seed, step))))})
+
+    def images(self, split):
+        return iter(())
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+def test_on_set5_bicubic_is_below_noise_and_noise_below_images_that_are_made():
+    def psnr(**settings):
+        result = gansdk.compress(
+            DATA / "weights" / "srgan_x4_netG.pth",
+            budget="4x",
+            eval_data=DATA / "sr" / "Set5" / "image_SRF_4",
+            steps=250,
+            batch_size=8,
+            patch=24,
+            device="cpu",
+            **settings,
+        )
+        return next(row for row in result.quality if (row.metric, row.reference) == ("psnr-y", "ground-truth"))
+
+    images_alone = gansdk.Distiller(regime=OfflineRegime(task_weight=0.0))
+    noise = psnr(data=Noise(), distiller=[images_alone, "pixel"])
+    made = psnr(distiller={"name": "data-free", "student_steps": 10})
+    assert noise.extra["bicubic"] < noise.student < made.student < made.teacher
