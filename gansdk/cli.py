@@ -378,7 +378,7 @@ def _part(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
-    """The adapter with its options; 'auto' takes none."""
+    """The adapter with its options; those beside 'auto' are for the family that is recognised."""
     return _part(name, options) if options else name
 
 

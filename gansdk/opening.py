@@ -37,16 +37,21 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
     A folder remembers the options of its adapter; those given here count before them. Several routes that a family
-    trains together come as a folder that has one for each of them, or as a mapping.
+    trains together come as a folder that has one for each of them, or as a mapping. {"name": "auto", option: value}
+    are options of whichever family is recognised.
 
     Raises:
         NeedsContract: a bare module of no known family.
         CheckpointError: a file that cannot be read, or fits no family.
+        InvalidOption: the family has no such option; the message lists those it has.
     """
     if isinstance(model, Generator):
         return model
     if isinstance(model, Mapping):
         return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
+    if isinstance(adapter, Mapping) and adapter.get("name") == "auto" and not _is_folder(model):
+        # Which options there are only the family knows, so it is recognised without them first.
+        adapter = {**adapter, "name": open_generator(model).adapter.name}
     if isinstance(model, nn.Module):
         adapters = _adapters(adapter)
         model = plain_module(model)
@@ -73,14 +78,18 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
 
         model = demo_checkpoint()
     path = Path(model)
-    if os.path.isdir(path):  # as the next one, no error for names too long to be one
+    if _is_folder(path):
         return _open_folder(path, adapter)
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # no error for names too long to be one
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
     return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
+
+
+def _is_folder(model: object) -> bool:
+    return isinstance(model, (str, Path)) and os.path.isdir(model)  # no error for names too long to be one
 
 
 def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Generator:
