@@ -34,6 +34,13 @@ class Labels:
     edges: bool = False
     """A last channel: 1 where a pixel's instance differs from its left, right, upper or lower neighbour."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.classes, int) or self.classes < 1:
+            raise ContractError(
+                f"{self}: classes must be a whole number from 1. Channels for unknown pixels and edges are no classes; "
+                "say unknown=False or edges=False where the label map has no such channel."
+            )
+
     @property
     def channels(self) -> int:
         """Channels of the whole map."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from gansdk.contracts import Route
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Teacher
+from gansdk.toolkit.options import at_least_zero
 from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTask, CycleTeacher
 from gansdk_adapters.tasks.losses import Kind
-from gansdk_adapters.translation import Translation
+from gansdk_adapters.translation import Inference, Translation
 
 
 class CycleGAN(Translation):
@@ -25,7 +26,12 @@ class CycleGAN(Translation):
 
     Args:
         cycle_weight, identity_weight: of the losses that both directions are trained with beside the adversarial one.
-        options: those of `Translation`; `gan` is "lsgan", `reconstruction_weight` 10 and `discriminator_width` 64.
+
+    The other options are those of `Translation`; here `gan` is "lsgan", `reconstruction_weight` 10 and
+    `discriminator_width` 64 if left out.
+
+    Raises:
+        InvalidOption: an option has a value that it cannot have.
     """
 
     name = "cyclegan"
@@ -36,19 +42,29 @@ class CycleGAN(Translation):
     def __init__(
         self,
         *,
+        inference: Inference = "auto",
+        dropout: float | Literal["auto"] = "auto",
+        size: int | Sequence[int] | None = None,
         gan: Kind = "lsgan",
+        gan_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         cycle_weight: float = 10.0,
         identity_weight: float = 0.5,
-        **options: Any,
+        discriminator_width: int | None = None,
+        labels: int | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
+            inference=inference,
+            dropout=dropout,
+            size=size,
             gan=gan,
+            gan_weight=gan_weight,
             reconstruction_weight=reconstruction_weight,
-            **options,
+            discriminator_width=discriminator_width,
+            labels=labels,
         )
-        self._cycle_weight = cycle_weight
-        self._identity_weight = identity_weight
+        self._cycle_weight = at_least_zero(cycle_weight, "cycle_weight")
+        self._identity_weight = at_least_zero(identity_weight, "identity_weight")
 
     def options(self) -> dict[str, Any]:
         own = {"cycle_weight": self._cycle_weight, "identity_weight": self._identity_weight}
