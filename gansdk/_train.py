@@ -221,6 +221,7 @@ def _trained(generator: Generator, learner: Teacher) -> dict[Route, Generator]:
             adapter=generator.adapter,
             taps=generator.taps,
             source=f"trained {generator.adapter.name}{'' if route == MAIN else f' {route}'}",
+            way=generator.adapter.routes.get(route, "forward"),
             discriminator=critics.get(route) and {name: t.detach().cpu() for name, t in critics[route].items()},
         )
         for route, network in learner.networks().items()

@@ -190,6 +190,8 @@ class Generator:
     """Where the weights came from, for the report."""
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator it was trained against, where they are known."""
+    way: Way = "forward"
+    """Through data of two sides; "backward" makes a source's inputs of its targets, as one way of a CycleGAN does."""
     routes: Mapping[Route, Generator] = field(default_factory=dict)
     """One generator per route, where there are several; `module` then holds theirs, and `contract` is the first's."""
 

@@ -29,8 +29,11 @@ from gansdk.errors import (
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.registry import registry
-from gansdk.routes import the_only, together
+from gansdk.routes import View, the_only, together
 from gansdk.wrapping import other_types, plain_module
+
+SIDES = {"direction", "input_column", "target_column"}
+"""Options of sources by which a user says which side of the data goes in."""
 
 
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
@@ -124,6 +127,7 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
         adapter=adapter,
         taps=adapter.taps(module),
         source=generator.source,
+        way=generator.way,
     )
 
 
@@ -210,7 +214,8 @@ def open_source(
     """A source from a folder, the name of a source plugin ("photos"), {"name": ..., option: value}, or itself.
 
     The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split and patch if it has
-    such options and they are not in the mapping.
+    such options and they are not in the mapping. A generator that goes backward sees both sides exchanged, unless the
+    mapping itself says what goes in and what comes out, or there is one side only. A DataSource is taken as it is.
 
     Raises:
         DataError: there is no such folder or source.
@@ -219,6 +224,7 @@ def open_source(
     if isinstance(data, DataSource):
         return data
     name, options = _asked_source(data)
+    backward = generator.way == "backward" and not SIDES & options.keys()
     factory = registry().load("source", name)
     known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
@@ -228,7 +234,7 @@ def open_source(
     made = factory(**options)
     if not isinstance(made, DataSource):
         raise PluginLoadError(f"The factory of source {name!r} made a {type(made).__name__}, not a DataSource.")
-    return made
+    return View(made, "backward") if backward and made.pairing is not Pairing.INPUTS_ONLY else made
 
 
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:

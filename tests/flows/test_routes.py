@@ -13,7 +13,7 @@ from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import CheckpointError, IncompatibleParts, InvalidOption, MissingData, Unsupported
 from gansdk.interfaces import Distiller, Regime, Stage
 from gansdk.offline import OfflineRegime
-from gansdk.opening import open_generator
+from gansdk.opening import open_generator, open_source
 from gansdk.processes import Processes
 from gansdk.routes import source_of, student_of, task_of, teacher_of
 from gansdk_distillers.terms.wavelet import wavelet_distance
@@ -233,6 +233,51 @@ def test_looking_at_both_directions_names_the_groups_of_each(teacher):
     assert {group["name"].split(".")[0] for group in found.groups} == set(ROUTES)
     chosen = gansdk.plan(teacher, "2x", "uniform")
     assert chosen.after.macs <= found.cost.macs / 2
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    """A folder of two reddish images A and three bluish images B, and one of each to score on."""
+    root = tmp_path_factory.mktemp("domains")
+    for folder, number in (("trainA", 2), ("trainB", 3), ("testA", 1), ("testB", 1)):
+        (root / folder).mkdir()
+        for index in range(number):
+            pixels = pictures(1, torch.Generator().manual_seed(index))[0].add(1).mul(127).byte()
+            pixels = pixels.flip(0) if folder.endswith("B") else pixels
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / folder / f"{index}.png")
+    return root
+
+
+def is_reddish(images):
+    return bool(images[:, 0].mean() > images[:, 2].mean())
+
+
+def test_one_direction_alone_sees_the_data_from_its_own_side_and_so_does_its_student(teacher, domains, tmp_path):
+    def sides(model, data=domains):
+        source = open_source(data, open_generator(model))
+        batch, shown = source.train_batch(1, seed=0, step=0), next(iter(source.images("eval")))
+        assert is_reddish(batch.inputs[MAIN]) != is_reddish(batch.targets[MAIN])
+        assert is_reddish(next(iter(source.references("eval"))).targets[MAIN]) != is_reddish(shown.inputs[MAIN])
+        assert is_reddish(shown.inputs[MAIN]) == is_reddish(batch.inputs[MAIN])
+        return "A to B" if is_reddish(batch.inputs[MAIN]) else "B to A"
+
+    assert sides(teacher / "A2B") == "A to B"
+    assert sides(teacher / "B2A") == "B to A"
+    for direction, seen in (("BtoA", "B to A"), ("AtoB", "A to B")):
+        assert sides(teacher / "B2A", {"name": "folder", "path": domains, "direction": direction}) == seen
+    settings = {**SETTINGS, "distiller": None, "pruner": "uniform", "data": str(domains)}
+    result = gansdk.compress(teacher / "B2A", transform="mobile", out_dir=tmp_path / "one", **settings)
+    assert result.settings["data"]["way"] == "backward"
+    assert sides(tmp_path / "one" / "student") == "B to A"
+    gansdk.compress(teacher, out_dir=tmp_path / "both", **settings)
+    student = tmp_path / "both" / "student" / "B2A"
+    assert sides(student) == "B to A"
+    only = next(iter(open_source(domains / "testB", open_generator(student), split="all").images("eval")))
+    assert not is_reddish(only.inputs[MAIN])
+    config = json.loads((student / "config.json").read_text())
+    assert config.pop("way") == "backward"
+    (student / "config.json").write_text(json.dumps(config))
+    assert sides(student) == "A to B"
 
 
 def test_the_command_line_compresses_both_directions_against_fresh_discriminators(teacher, tmp_path, capsys):
