@@ -125,6 +125,14 @@ class Batch:
     paired: bool = True
     """Whether a target shows what its input should become; unpaired targets are samples of the other domain."""
 
+    def of(self, size: int) -> Batch:
+        """The first image `size` times, without names: a batch of that shape for checks."""
+        inputs, targets = (
+            {route: images[:1].expand(size, -1, -1, -1) for route, images in side.items()}
+            for side in (self.inputs, self.targets)
+        )
+        return Batch(inputs, targets, (), self.paired)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

@@ -40,8 +40,8 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
     A folder remembers the options of its adapter; those given here count before them. Several routes that a family
-    trains together come as a folder that has one for each of them, or as a mapping. {"name": "auto", option: value}
-    are options of whichever family is recognised.
+    trains together come as a folder that has one for each of them, or as a mapping, perhaps as JSON text. The options
+    of {"name": "auto", option: value} are for whichever family is recognised.
 
     Raises:
         NeedsContract: a bare module of no known family.
@@ -50,6 +50,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
     """
     if isinstance(model, Generator):
         return model
+    model = from_json(model, "model")
     if isinstance(model, Mapping):
         return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
     if isinstance(adapter, Mapping) and adapter.get("name") == "auto" and not _is_folder(model):
@@ -237,6 +238,20 @@ def open_source(
     return View(made, "backward") if backward and made.pairing is not Pairing.INPUTS_ONLY else made
 
 
+def from_json(given: Any, option: str) -> Any:
+    """The mapping of a command line's JSON text; anything else as it is.
+
+    Raises:
+        InvalidOption: it begins as one, but is none.
+    """
+    if not isinstance(given, str) or not given.lstrip().startswith("{"):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise InvalidOption(f'{option}={given!r} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
+
+
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     """Name and options of a source plugin."""
     if isinstance(data, (str, Path)) and os.path.isdir(data):  # False for texts too long for a name
@@ -244,11 +259,7 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     names = [name for name in registry().names("source") if name != "folder"]
     if isinstance(data, str) and data in names:
         return data, {}
-    if isinstance(data, str) and data.lstrip().startswith("{"):
-        try:
-            data = json.loads(data)
-        except ValueError as error:
-            raise DataError(f'data={data!r} is no JSON: {error}. Write {{"name": ..., option: value}}.') from error
+    data = from_json(data, "data")
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
         return data["name"], {option: value for option, value in data.items() if option != "name"}
     if isinstance(data, (str, Path)):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gansdk.contracts import Route
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
 from gansdk.toolkit.options import at_least_zero
 from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTask, CycleTeacher
@@ -78,7 +78,9 @@ class CycleGAN(Translation):
         Raises:
             CheckpointError: weights are of no PatchGAN, or of one for other images.
             InvalidOption: they are not as wide as `discriminator_width` says.
+            Unsupported: the images of both sides do not have the same channels.
         """
+        self._check_channels(modules)
         return CycleTask(
             {route: self.judge(module, discriminators.get(route)) for route, module in modules.items()},
             optimisation=self.task(modules[A2B]).optimisation,
@@ -89,10 +91,20 @@ class CycleGAN(Translation):
 
     def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
         """Return a teacher of both directions: `module` from A to B, and a fresh network of its sizes back."""
-        modules = {A2B: module, B2A: self.rebuild(module)}
-        known = {} if discriminator is None else {A2B: discriminator}
-        task = self.joint_task(modules, discriminators=known)
-        return CycleTeacher(modules, self.contract(module), self.taps(module), task)
+        return self.joint_learner({A2B: module}, discriminators={} if discriminator is None else {A2B: discriminator})
+
+    def joint_learner(
+        self, modules: Mapping[Route, nn.Module], *, discriminators: Mapping[Route, Mapping[str, Tensor]]
+    ) -> Teacher:
+        """Return a teacher of both directions; one that is missing is a fresh network of the other's sizes.
+
+        Raises:
+            CheckpointError, InvalidOption, Unsupported: as `joint_task`.
+        """
+        given = next(iter(modules.values()))
+        both = {route: modules[route] if route in modules else self.rebuild(given) for route in (A2B, B2A)}
+        task = self.joint_task(both, discriminators=discriminators)
+        return CycleTeacher(both, self.contract(given), self.taps(given), task)
 
     def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
         """Return teachers of both directions, each with two discriminators of its own, as in OMGD's CycleGANs.
@@ -103,3 +115,13 @@ class CycleGAN(Translation):
         if shared:
             raise InvalidOption(f"shared={shared!r}: discriminators of a CycleGAN's teachers share nothing; pass 0.")
         return [self.learner(module) for module in modules]
+
+    def _check_channels(self, modules: Mapping[Route, nn.Module]) -> None:
+        """Cycles and identities show every generator the images of both sides."""
+        sizes = {route: self._known(module).sizes for route, module in modules.items()}
+        if len({channels for own in sizes.values() for channels in (own.channels_in, own.channels_out)}) > 1:
+            shown = " and ".join(f"{route} makes {s.channels_out} of {s.channels_in}" for route, s in sizes.items())
+            raise Unsupported(
+                f"Both directions of a CycleGAN need images of the same channels on both sides, but {shown}. Train "
+                "networks with channels_in and channels_out alike, or compress one direction alone."
+            )
