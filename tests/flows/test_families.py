@@ -47,6 +47,10 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
         assert saved.discriminator
         assert saved.contract == generator.contract
         assert saved.adapter.options() == example.adapter.options()
+        for file in ("README.md", "report.html"):
+            text = (folder / file).read_text()
+            assert ", trained teacher" in text
+            assert "compressed" not in text
         result = gansdk.compress(
             folder,
             budget="1.5x",
