@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +14,16 @@ import torch
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.contracts import MAIN, Pairing, Route
-from gansdk.errors import DataError, GansdkWarning
+from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
 from gansdk.images import Pixels, picture, to_uint8
-from gansdk.interfaces import State, Teacher, Training
+from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
-from gansdk.routes import the_only
 from gansdk.run_folder import RunFolder
 from gansdk.saving import check_target, fingerprint
 from gansdk.student import ElasticStudent
@@ -106,8 +105,9 @@ def train_teacher(
         adapter: the family: "pix2pix", "cyclegan", "gaugan", {"name": ..., option: value}, or an adapter.
         data: where images come from, as for `gansdk.compress`.
         architecture: one of the family's, such as "inception" for CAT's teachers; its usual one if left out.
-        sizes: what differs from the architecture's usual sizes: {"ngf": 32, "channels_in": 12}.
-        model: a generator of the family to go on from, instead of a fresh one.
+        sizes: what differs from the architecture's usual sizes: {"width": 32, "channels_in": 12}.
+        model: a generator of the family to go on from, instead of a fresh one; of several routes (A2B and B2A) a
+            folder with a folder for each, or a mapping. Those not given start fresh.
         steps: optimiser steps; the papers' schedules, given in epochs, are spread over them.
         batch_size: images a step, over all processes.
         eval_data: what the trained generator is scored on; left out, the held-out part of `data`.
@@ -130,14 +130,18 @@ def train_teacher(
     check_choices(resume=resume, device=device)
     generator = _beginning(adapter, architecture, sizes or {}, model, seed)
     family = generator.adapter
-    source = open_source(data, generator, patch=patch, seed=seed)
+    known = _known_routes(generator)
+    # A learner of several routes sees the data forward, whichever of them it goes on from.
+    source = open_source(
+        data, replace(generator, way="forward") if family.routes else generator, patch=patch, seed=seed
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = family.learner(generator.module, discriminator=generator.discriminator)
-    check_pairing(source, family.name, needs_pairs=learner.needs_pairs)
-    rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
+        learner = _learner(family, known)
+    told = [] if model is None else _warned_of_fresh(learner, known)
     processes = Processes(device)
-    processes.share(batch_size)
+    _check_images(source, learner, family.name, share=processes.share(batch_size), seed=seed)
+    rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     settings = {
         "adapter": {"name": family.name, **family.options()},
         "architecture": architecture,
@@ -162,11 +166,12 @@ def train_teacher(
     )
     _learn(loop, learner, steps, rate, target)
     trained = TrainedTeacher(
-        generators=_trained(generator, learner),
+        generators=_trained(known, learner),
         history=loop.history,
         settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
     )
-    trained.evaluations, trained.warnings = _scored(trained, source if eval_data is None else eval_data)
+    trained.evaluations, unscored = _scored(trained, source if eval_data is None else eval_data)
+    trained.warnings = [*told, *unscored]
     if target is not None and processes.is_main:
         trained.save(target / "teacher")
     processes.wait()
@@ -181,14 +186,72 @@ def _place(root: Path, route: Route) -> Path:
 def _beginning(
     adapter: str | Mapping[str, Any] | Adapter, architecture: str, sizes: Mapping[str, Any], model: Any, seed: int
 ) -> Generator:
-    """The generator to train: the given one, or a fresh one from the seed."""
+    """The generator to train, or those of several routes: as given, or a fresh one from the seed."""
     if model is not None:
-        return the_only(open_generator(model, adapter))
+        if architecture or sizes:
+            given = ", ".join(["architecture"] * bool(architecture) + ["sizes"] * bool(sizes))
+            raise InvalidOption(
+                f"A model to go on from was given, and {given} too, but it keeps the architecture and sizes it has. "
+                "Leave model out to train a fresh network, or the others to go on."
+            )
+        return open_generator(model, adapter)
     family = open_adapter(adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = family.create(architecture, **sizes)
     return open_generator(module, family)
+
+
+def _known_routes(generator: Generator) -> Mapping[Route, Generator]:
+    """What there is to begin with, by the routes it is trained on."""
+    own = [route for route, way in generator.adapter.routes.items() if way == generator.way]
+    return generator.routes or {own[0] if own else MAIN: generator}
+
+
+def _learner(family: Adapter, known: Mapping[Route, Generator]) -> Teacher:
+    if not family.routes:
+        return family.learner(known[MAIN].module, discriminator=known[MAIN].discriminator)
+    return family.joint_learner(
+        {route: part.module for route, part in known.items()},
+        discriminators={route: part.discriminator for route, part in known.items() if part.discriminator is not None},
+    )
+
+
+def _warned_of_fresh(learner: Teacher, known: Mapping[Route, Generator]) -> list[str]:
+    """Warn of routes that nothing was given for, beside those that training goes on from."""
+    fresh = [route for route in learner.networks() if route not in known]
+    if not fresh:
+        return []
+    message = (
+        f"Training goes on from {' and '.join(known)}, but {' and '.join(fresh)} starts from fresh weights. Give the "
+        "folder that holds all of them, or a mapping, to go on with all."
+    )
+    warnings.warn(message, GansdkWarning, stacklevel=3)
+    return [message]
+
+
+def _check_images(source: DataSource, learner: Teacher, family: str, *, share: int, seed: int) -> None:
+    """Refuse images that nothing can be learned from, before any compute and any folder.
+
+    Raises:
+        MissingData: there are inputs only.
+        DataError: they are too small.
+        IncompatibleParts: they are unpaired, and the family needs pairs.
+    """
+    if source.pairing is Pairing.INPUTS_ONLY:
+        layout = source.describe().get("source", type(source).__name__)
+        wanted = (
+            "pairs: A and B side by side in the files of train, folders A and B, or label maps beside photographs"
+            if learner.needs_pairs
+            else "both domains, in folders trainA and trainB"
+        )
+        raise MissingData(
+            f"A teacher learns from images of what it should make, but this data (read as {layout!r}) has inputs only. "
+            f"Give {wanted}; or name the layout: {{'name': 'aligned', 'path': ...}}."
+        )
+    check_pairing(source, family, needs_pairs=learner.needs_pairs)
+    for batch in source.examples(seed=seed):
+        learner.check(batch.of(share))
 
 
 def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path | None) -> None:
@@ -212,19 +275,21 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
     )
 
 
-def _trained(generator: Generator, learner: Teacher) -> dict[Route, Generator]:
+def _trained(known: Mapping[Route, Generator], learner: Teacher) -> dict[Route, Generator]:
     critics = learner.discriminators()
-    return {
-        route: Generator(
+    trained = {}
+    for route, network in learner.networks().items():
+        begun = known.get(route) or next(iter(known.values()))  # a fresh one is of the same family and size
+        trained[route] = Generator(
             module=network.cpu().eval(),
-            contract=generator.contract,
-            adapter=generator.adapter,
-            taps=generator.taps,
-            source=f"trained {generator.adapter.name}{'' if route == MAIN else f' {route}'}",
+            contract=begun.contract,
+            adapter=begun.adapter,
+            taps=begun.taps,
+            source=f"trained {begun.adapter.name}{'' if route == MAIN else f' {route}'}",
+            way=begun.adapter.routes.get(route, "forward"),
             discriminator=critics.get(route) and {name: t.detach().cpu() for name, t in critics[route].items()},
         )
-        for route, network in learner.networks().items()
-    }
+    return trained
 
 
 def _scored(trained: TrainedTeacher, data: Any) -> tuple[dict[Route, Evaluation], list[str]]:

@@ -141,6 +141,15 @@ class Adapter(ABC):
             module, self.contract(module), self.taps(module), self.task(module, discriminator=discriminator)
         )
 
+    def joint_learner(
+        self, modules: Mapping[Route, nn.Module], *, discriminators: Mapping[Route, Mapping[str, Tensor]]
+    ) -> Teacher:
+        """A teacher of all `routes`, from the modules' weights on; routes left out start fresh, as do discriminators.
+
+        A family with routes offers it. Its batches are those of the source: inputs and targets, under "main".
+        """
+        raise Unsupported(f"The adapter {self.name!r} does not train several generators together.")
+
     def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
         """Teachers that learn side by side, from the modules' weights on: each on its own, or with a common critic.
 
@@ -190,6 +199,8 @@ class Generator:
     """Where the weights came from, for the report."""
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator it was trained against, where they are known."""
+    way: Way = "forward"
+    """Through data of two sides; "backward" makes a source's inputs of its targets, as one way of a CycleGAN does."""
     routes: Mapping[Route, Generator] = field(default_factory=dict)
     """One generator per route, where there are several; `module` then holds theirs, and `contract` is the first's."""
 

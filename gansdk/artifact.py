@@ -23,7 +23,7 @@ from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
-from gansdk.contracts import Contract, Labels
+from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError
 from gansdk.evaluate import inferring
 from gansdk.opening import open_adapter
@@ -77,6 +77,7 @@ class _Folder:
     """Of the adapter."""
     builder: dict[str, Any]
     contract: Contract
+    way: Way
     taps: dict[str, str]
     shared: dict[str, str]
     carvings: tuple[Carving, ...]
@@ -118,6 +119,7 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
         adapter=chosen.bind(module),
         taps=folder.taps if builder else {},
         source=folder.path.name,
+        way=folder.way,
         carvings=folder.carvings if builder else (),
         discriminator=_discriminator(folder.path),
     )
@@ -183,6 +185,9 @@ def _read(path: Path) -> _Folder:
             )
         if config["form"] not in get_args(Form):
             raise ValueError(f"its form is {config['form']!r}")
+        way = config.get("way", "forward")  # folders from before it was written there go forward
+        if way not in get_args(Way):
+            raise ValueError(f"its way is {way!r}")
         plan = json.loads((path / PLAN).read_text(encoding="utf-8"))
         return _Folder(
             path=path,
@@ -191,6 +196,7 @@ def _read(path: Path) -> _Folder:
             options=dict(config["adapter"].get("options", {})),
             builder=config["builder"] or {},
             contract=_contract(config["contract"]),
+            way=way,
             taps=dict(config["taps"]),
             shared=dict(config["shared"]),
             carvings=tuple(Carving.from_dict(data) for data in (*plan["earlier"], plan)),

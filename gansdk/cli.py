@@ -39,7 +39,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Argument(help="A checkpoint, the folder of a saved student, or 'demo'.")]
+Model = Annotated[
+    str, typer.Argument(help="A checkpoint, the folder of a saved student, 'demo', or JSON of one per route.")
+]
 BudgetOption = Annotated[
     str, typer.Option("--budget", "-b", help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB".')
 ]
@@ -201,7 +203,7 @@ def compress(
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
     discriminator: Annotated[
-        str | None, typer.Option(help="Checkpoint of the teacher's discriminator, or 'fresh' for a new one.")
+        str | None, typer.Option(help="Checkpoint of the teacher's, 'fresh' for a new one, or JSON of one per route.")
     ] = None,
     transform: Transform = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -384,7 +386,7 @@ def _part(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
-    """The adapter with its options; 'auto' takes none."""
+    """The adapter with its options; those beside 'auto' are for the family that is recognised."""
     return _part(name, options) if options else name
 
 

@@ -34,6 +34,13 @@ class Labels:
     edges: bool = False
     """A last channel: 1 where a pixel's instance differs from its left, right, upper or lower neighbour."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.classes, int) or self.classes < 1:
+            raise ContractError(
+                f"{self}: classes must be a whole number from 1. Channels for unknown pixels and edges are no classes; "
+                "say unknown=False or edges=False where the label map has no such channel."
+            )
+
     @property
     def channels(self) -> int:
         """Channels of the whole map."""
@@ -117,6 +124,14 @@ class Batch:
     """File names, one per image, where they are known."""
     paired: bool = True
     """Whether a target shows what its input should become; unpaired targets are samples of the other domain."""
+
+    def of(self, size: int) -> Batch:
+        """The first image `size` times, without names: a batch of that shape for checks."""
+        inputs, targets = (
+            {route: images[:1].expand(size, -1, -1, -1) for route, images in side.items()}
+            for side in (self.inputs, self.targets)
+        )
+        return Batch(inputs, targets, (), self.paired)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,9 @@ class Teacher(ABC):
             seen = self.observe(torch.zeros(contract.example_shape, device=device), taps, image=False, route=route)
         return {tap: seen.features[tap].shape[1] for tap in taps}
 
+    def check(self, batch: Batch) -> None:
+        """Refuse images that an online teacher cannot learn from, as `Task.check`; called before any compute."""
+
     def bind(self, training: Training) -> None:
         """Prepare an online teacher to learn: make its optimisers anew."""
 
@@ -249,6 +252,15 @@ class Task(ABC):
 
     def prepare(self) -> None:
         """Load what training needs beside the discriminator, or say what is missing; called before any compute."""
+
+    def check(self, batch: Batch) -> None:
+        """Refuse images that it cannot train on, such as ones too small for its discriminator; before any compute.
+
+        `batch` has the shapes of a training step.
+
+        Raises:
+            DataError: why, and what to change.
+        """
 
     def bind(self, training: Training) -> None:
         """Called once per stage: move discriminators to its device and make their optimisers anew."""

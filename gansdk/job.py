@@ -24,6 +24,7 @@ from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
     check_pairing,
+    from_json,
     open_distillers,
     open_generator,
     open_pruner,
@@ -166,11 +167,13 @@ def prepare(
 
 
 def check_images(job: Job, batch_size: int) -> None:
-    """Show every term what the student will make in a step, for it to refuse before any compute."""
+    """Show task and terms what the student will see and make in a step, for them to refuse before any compute."""
     if job.source is None or not job.distillers:
         return
     terms = [term for item in job.distillers for term in item.terms]
-    examples = source_of(job.source, job.generator).examples(seed=job.seed)
+    examples = list(source_of(job.source, job.generator).examples(seed=job.seed))
+    for batch in examples if job.learns_by_task else ():
+        job.task.check(batch.of(batch_size))
     for batch, (route, part) in product(examples, job.generator.parts.items()):
         height, width = (part.contract.scale * side for side in batch.inputs[route].shape[2:])
         for term in terms:
@@ -205,6 +208,7 @@ def _trained_against(
     """Weights of the discriminators to go on with: those given, else the generators' own; none for fresh ones."""
     if asked == FRESH:
         return {}
+    asked = from_json(asked, "discriminator")
     files = asked if isinstance(asked, Mapping) else {} if asked is None else {MAIN: asked}
     if strange := [route for route in files if route not in generator.parts]:
         raise InvalidOption(

@@ -37,6 +37,9 @@ class OnlineTeacher(Teacher):
         for tap, path in taps.items():
             tapping.submodule(self.module, path, tap)
 
+    def check(self, batch: Batch) -> None:
+        self.task.check(batch)
+
     def bind(self, training: Training) -> None:
         self.module.to(training.device)
         self._descend = Descent(self.module.parameters(), training, self.task.optimisation)

@@ -31,24 +31,33 @@ from gansdk.errors import (
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.registry import registry
-from gansdk.routes import the_only, together
+from gansdk.routes import View, the_only, together
 from gansdk.wrapping import other_types, plain_module
+
+SIDES = {"direction", "input_column", "target_column"}
+"""Options of sources by which a user says which side of the data goes in."""
 
 
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
     A folder remembers the options of its adapter; those given here count before them. Several routes that a family
-    trains together come as a folder that has one for each of them, or as a mapping.
+    trains together come as a folder that has one for each of them, or as a mapping, perhaps as JSON text. The options
+    of {"name": "auto", option: value} are for whichever family is recognised.
 
     Raises:
         NeedsContract: a bare module of no known family.
         CheckpointError: a file that cannot be read, or fits no family.
+        InvalidOption: the family has no such option; the message lists those it has.
     """
     if isinstance(model, Generator):
         return model
+    model = from_json(model, "model")
     if isinstance(model, Mapping):
         return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
+    if isinstance(adapter, Mapping) and adapter.get("name") == "auto" and not _is_folder(model):
+        # Which options there are only the family knows, so it is recognised without them first.
+        adapter = {**adapter, "name": open_generator(model).adapter.name}
     if isinstance(model, nn.Module):
         adapters = _adapters(adapter)
         model = plain_module(model)
@@ -75,14 +84,18 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
 
         model = demo_checkpoint()
     path = Path(model)
-    if os.path.isdir(path):  # as the next one, no error for names too long to be one
+    if _is_folder(path):
         return _open_folder(path, adapter)
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # no error for names too long to be one
         raise CheckpointError(
             f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
     return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
+
+
+def _is_folder(model: object) -> bool:
+    return isinstance(model, (str, Path)) and os.path.isdir(model)  # no error for names too long to be one
 
 
 def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Generator:
@@ -117,6 +130,7 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
         adapter=adapter,
         taps=adapter.taps(module),
         source=generator.source,
+        way=generator.way,
     )
 
 
@@ -203,7 +217,8 @@ def open_source(
     """A source from a folder, the name of a source plugin ("photos"), {"name": ..., option: value}, or itself.
 
     The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split and patch if it has
-    such options and they are not in the mapping.
+    such options and they are not in the mapping. A generator that goes backward sees both sides exchanged, unless the
+    mapping itself says what goes in and what comes out, or there is one side only. A DataSource is taken as it is.
 
     Raises:
         DataError: there is no such folder or source.
@@ -212,6 +227,7 @@ def open_source(
     if isinstance(data, DataSource):
         return data
     name, options = _asked_source(data)
+    backward = generator.way == "backward" and not SIDES & options.keys()
     factory = registry().load("source", name)
     known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
@@ -221,7 +237,21 @@ def open_source(
     made = factory(**options)
     if not isinstance(made, DataSource):
         raise PluginLoadError(f"The factory of source {name!r} made a {type(made).__name__}, not a DataSource.")
-    return made
+    return View(made, "backward") if backward and made.pairing is not Pairing.INPUTS_ONLY else made
+
+
+def from_json(given: Any, option: str) -> Any:
+    """The mapping of a command line's JSON text; anything else as it is.
+
+    Raises:
+        InvalidOption: it begins as one, but is none.
+    """
+    if not isinstance(given, str) or not given.lstrip().startswith("{"):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise InvalidOption(f'{option}={given!r} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
 
 
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
@@ -231,11 +261,7 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     names = [name for name in registry().names("source") if name != "folder"]
     if isinstance(data, str) and data in names:
         return data, {}
-    if isinstance(data, str) and data.lstrip().startswith("{"):
-        try:
-            data = json.loads(data)
-        except ValueError as error:
-            raise DataError(f'data={data!r} is no JSON: {error}. Write {{"name": ..., option: value}}.') from error
+    data = from_json(data, "data")
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
         return data["name"], {option: value for option, value in data.items() if option != "name"}
     if isinstance(data, (str, Path)):

@@ -23,7 +23,7 @@ _CARD = """\
 library_name: gansdk
 tags: [image-to-image, model-compression, pruning, distillation]
 ---
-# {{ network }}, compressed ({{ budget }})
+# {{ network }}, {{ made }}
 
 Made by gansdk {{ gansdk }} from {{ source or "a generator" }}.
 
@@ -153,6 +153,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
     }
     return {
         "network": network_name(result),
+        "made": made_text(result),
         "gansdk": summary["gansdk"],
         "source": result.generator.source,
         "budget": result.budget,
@@ -270,6 +271,13 @@ def network_name(result: CompressionResult) -> str:
     """The student's class; of several routes, their names too."""
     kinds = " and ".join(dict.fromkeys(type(part.student).__name__ for part in result.parts.values()))
     return f"{kinds} ({' and '.join(result.routes)})" if result.routes else kinds
+
+
+def made_text(result: CompressionResult) -> str:
+    """What was done to it; a teacher that was trained is saved as a student that nothing was taken from."""
+    if result.after != result.before:
+        return f"compressed ({result.budget})"
+    return "trained teacher" if result.teacher is None else "nothing removed"
 
 
 def used_text(result: CompressionResult) -> str:

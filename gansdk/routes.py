@@ -7,6 +7,7 @@ budget and one pruner serve all; terms and taps are each route's own (`parts`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +43,7 @@ def together(generators: Mapping[Route, Generator]) -> Generator:
             f"{first.adapter.name!r} trains these together: {wanted}. Give one generator, or choose the family by "
             "adapter=."
         )
-    ordered = {route: generators[route] for route in known}
+    ordered = {route: replace(generators[route], way=way) for route, way in known.items()}
     return Generator(
         module=nn.ModuleDict({route: part.module for route, part in ordered.items()}),
         contract=first.contract,
@@ -237,6 +238,9 @@ class View(DataSource):
         batch = self._source.train_batch(size, seed=seed, step=step)
         return turned(batch) if self._turned else batch
 
+    def examples(self, *, seed: int) -> Iterator[Batch]:
+        return (turned(batch) if self._turned else batch for batch in self._source.examples(seed=seed))
+
     def images(self, split: Literal["search", "eval"]) -> Iterator[Batch]:
         if not self._turned:
             return self._source.images(split)
@@ -255,7 +259,7 @@ class View(DataSource):
         )
 
     def describe(self) -> dict[str, Any]:
-        return self._source.describe()
+        return {**self._source.describe(), **({"way": "backward"} if self._turned else {})}
 
 
 def turned(batch: Batch) -> Batch:

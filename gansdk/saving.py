@@ -194,6 +194,7 @@ def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) ->
         "builder": _description(generator),
         "network": type(result.student).__qualname__,
         "contract": summary["contract"],
+        "way": generator.way,
         "taps": dict(generator.taps),
         "shared": dict(shared),
         "teacher": {"source": generator.source, "sha256": fingerprint(teacher)},

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from gansdk.contracts import Route
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
+from gansdk.toolkit.options import at_least_zero
 from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTask, CycleTeacher
 from gansdk_adapters.tasks.losses import Kind
-from gansdk_adapters.translation import Translation
+from gansdk_adapters.translation import Inference, Translation
 
 
 class CycleGAN(Translation):
@@ -25,7 +26,12 @@ class CycleGAN(Translation):
 
     Args:
         cycle_weight, identity_weight: of the losses that both directions are trained with beside the adversarial one.
-        options: those of `Translation`; `gan` is "lsgan", `reconstruction_weight` 10 and `discriminator_width` 64.
+
+    The other options are those of `Translation`; here `gan` is "lsgan", `reconstruction_weight` 10 and
+    `discriminator_width` 64 if left out.
+
+    Raises:
+        InvalidOption: an option has a value that it cannot have.
     """
 
     name = "cyclegan"
@@ -36,19 +42,29 @@ class CycleGAN(Translation):
     def __init__(
         self,
         *,
+        inference: Inference = "auto",
+        dropout: float | Literal["auto"] = "auto",
+        size: int | Sequence[int] | None = None,
         gan: Kind = "lsgan",
+        gan_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         cycle_weight: float = 10.0,
         identity_weight: float = 0.5,
-        **options: Any,
+        discriminator_width: int | None = None,
+        labels: int | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
+            inference=inference,
+            dropout=dropout,
+            size=size,
             gan=gan,
+            gan_weight=gan_weight,
             reconstruction_weight=reconstruction_weight,
-            **options,
+            discriminator_width=discriminator_width,
+            labels=labels,
         )
-        self._cycle_weight = cycle_weight
-        self._identity_weight = identity_weight
+        self._cycle_weight = at_least_zero(cycle_weight, "cycle_weight")
+        self._identity_weight = at_least_zero(identity_weight, "identity_weight")
 
     def options(self) -> dict[str, Any]:
         own = {"cycle_weight": self._cycle_weight, "identity_weight": self._identity_weight}
@@ -62,7 +78,9 @@ class CycleGAN(Translation):
         Raises:
             CheckpointError: weights are of no PatchGAN, or of one for other images.
             InvalidOption: they are not as wide as `discriminator_width` says.
+            Unsupported: the images of both sides do not have the same channels.
         """
+        self._check_channels(modules)
         return CycleTask(
             {route: self.judge(module, discriminators.get(route)) for route, module in modules.items()},
             optimisation=self.task(modules[A2B]).optimisation,
@@ -73,10 +91,20 @@ class CycleGAN(Translation):
 
     def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
         """Return a teacher of both directions: `module` from A to B, and a fresh network of its sizes back."""
-        modules = {A2B: module, B2A: self.rebuild(module)}
-        known = {} if discriminator is None else {A2B: discriminator}
-        task = self.joint_task(modules, discriminators=known)
-        return CycleTeacher(modules, self.contract(module), self.taps(module), task)
+        return self.joint_learner({A2B: module}, discriminators={} if discriminator is None else {A2B: discriminator})
+
+    def joint_learner(
+        self, modules: Mapping[Route, nn.Module], *, discriminators: Mapping[Route, Mapping[str, Tensor]]
+    ) -> Teacher:
+        """Return a teacher of both directions; one that is missing is a fresh network of the other's sizes.
+
+        Raises:
+            CheckpointError, InvalidOption, Unsupported: as `joint_task`.
+        """
+        given = next(iter(modules.values()))
+        both = {route: modules[route] if route in modules else self.rebuild(given) for route in (A2B, B2A)}
+        task = self.joint_task(both, discriminators=discriminators)
+        return CycleTeacher(both, self.contract(given), self.taps(given), task)
 
     def learners(self, modules: Sequence[nn.Module], *, shared: int | None = None) -> Sequence[Teacher]:
         """Return teachers of both directions, each with two discriminators of its own, as in OMGD's CycleGANs.
@@ -87,3 +115,13 @@ class CycleGAN(Translation):
         if shared:
             raise InvalidOption(f"shared={shared!r}: discriminators of a CycleGAN's teachers share nothing; pass 0.")
         return [self.learner(module) for module in modules]
+
+    def _check_channels(self, modules: Mapping[Route, nn.Module]) -> None:
+        """Cycles and identities show every generator the images of both sides."""
+        sizes = {route: self._known(module).sizes for route, module in modules.items()}
+        if len({channels for own in sizes.values() for channels in (own.channels_in, own.channels_out)}) > 1:
+            shown = " and ".join(f"{route} makes {s.channels_out} of {s.channels_in}" for route, s in sizes.items())
+            raise Unsupported(
+                f"Both directions of a CycleGAN need images of the same channels on both sides, but {shown}. Train "
+                "networks with channels_in and channels_out alike, or compress one direction alone."
+            )

@@ -16,6 +16,8 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.toolkit.options import at_least_zero, count, flag, height_width
+from gansdk_adapters.creating import sizes_from
 from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
     FIRST_LAYER,
@@ -54,13 +56,16 @@ class GauGAN(Adapter):
             mean "more", others "normal".
         edges: whether the last label channel marks instance edges; True for 36 and 184 channels, False for others.
         unknown: whether the channel before it is for pixels of no class; True for 184 channels, False for others.
-        size: (H, W) at which costs are quoted; 256x512 for 36 channels, 256x256 for others.
+        size: (H, W) at which costs are quoted, or the side of a square; 256x512 for 36 channels, 256x256 for others.
         slope: of the activations inside inception blocks. CAT's teachers are trained with 0.01, but rebuilt with 0 to
             be distilled; 0 if left out.
         perceptual: path of VGG-19 weights for the perceptual loss, "pretrained" for timm's, None to leave it out.
         discriminator_width: channels of a fresh discriminator's first layer; 64 if left out. Given, it must be that of
             a discriminator that training goes on with, too.
         feature_weight, perceptual_weight: of the two losses beside the adversarial one.
+
+    Raises:
+        InvalidOption: an option has a value that it cannot have.
     """
 
     name = "gaugan"
@@ -72,7 +77,7 @@ class GauGAN(Adapter):
         upsampling: Upsampling | None = None,
         edges: bool | None = None,
         unknown: bool | None = None,
-        size: Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
         slope: float = 0.0,
         perceptual: str | Path | None = "pretrained",
         discriminator_width: int | None = None,
@@ -82,14 +87,16 @@ class GauGAN(Adapter):
         if upsampling not in (None, "normal", "more", "most"):
             raise InvalidOption(f"upsampling={upsampling!r} is none of: normal, more, most.")
         self._upsampling = upsampling
-        self._edges = edges
-        self._unknown = unknown
-        self._size = None if size is None else (int(size[0]), int(size[1]))
-        self._slope = slope
+        self._edges = None if edges is None else flag(edges, "edges")
+        self._unknown = None if unknown is None else flag(unknown, "unknown")
+        self._size = None if size is None else height_width(size, "size")
+        self._slope = at_least_zero(slope, "slope")
         self._perceptual = perceptual
-        self._discriminator_width = discriminator_width
-        self._feature_weight = feature_weight
-        self._perceptual_weight = perceptual_weight
+        self._discriminator_width = (
+            None if discriminator_width is None else count(discriminator_width, "discriminator_width")
+        )
+        self._feature_weight = at_least_zero(feature_weight, "feature_weight")
+        self._perceptual_weight = at_least_zero(perceptual_weight, "perceptual_weight")
 
     def options(self) -> dict[str, Any]:
         return {
@@ -193,7 +200,11 @@ class GauGAN(Adapter):
         yield Variant(name=f"SPADE generator{start}, {_told(sizes)}", build=lambda: SPADEGenerator(sizes))
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
-        """Make "spade" (the usual one), "mobile" or "inception"; `sizes` are `width`, `labels` and others of theirs."""
+        """Make "spade" (the usual one), "mobile" or "inception"; `sizes` are `width`, `labels` and others of theirs.
+
+        Raises:
+            InvalidOption: there is no such architecture or size; the message names those there are.
+        """
         kinds = {"": ("spade", {}), "spade": ("spade", {}), "mobile": ("spade", {"separable": True})}
         kind, fixed = {**kinds, "inception": ("inception", {})}.get(architecture, (None, {}))
         if kind is None:
@@ -203,12 +214,7 @@ class GauGAN(Adapter):
         options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
         if kind == "inception":
             options.setdefault("slope", self._slope)
-        try:
-            made: nn.Module = network(table.of(**options))
-        except TypeError as error:
-            raise InvalidOption(
-                f"sizes={dict(sizes)} do not fit the architecture {architecture!r}: {error}."
-            ) from error
+        made: nn.Module = network(sizes_from(table, table.of, options, architecture or kind))
         self.initialise(made)
         return made
 

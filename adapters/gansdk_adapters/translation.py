@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,8 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.toolkit.options import at_least_zero, count, flag, height_width
+from gansdk_adapters.creating import rate, sizes_from
 from gansdk_adapters.keys import State
 from gansdk_adapters.networks.discriminators import (
     PatchDiscriminator,
@@ -65,8 +67,8 @@ class Translation(Adapter):
             noise is nothing to imitate), and "eval" for all others: CAT's and GAN Compression's are made to run so.
         dropout: the rate of dropout layers, where there are any: 0.5 in pix2pix' U-Net. "auto" is that for U-Nets,
             and 0 inside residual blocks, where GAN Compression and CAT keep an idle layer.
-        size: (H, W) at which costs are quoted; 256x256 if left out.
-        labels: fields of `gansdk.Labels`, where inputs are label maps with a channel per class: {"classes": 12}.
+        size: (H, W) at which costs are quoted, or the side of a square; 256x256 if left out.
+        labels: fields of `gansdk.Labels`, where inputs are label maps with a channel per class: {"classes": 12}, or 12.
         gan, gan_weight, reconstruction_weight: the losses of `ImageToImageTask`.
         discriminator_width: channels of a fresh discriminator's first layer; 128 if left out. Given, it must be that of
             a discriminator that training goes on with, too.
@@ -85,26 +87,26 @@ class Translation(Adapter):
         *,
         inference: Inference = "auto",
         dropout: float | Literal["auto"] = "auto",
-        size: Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
         gan: Kind = "hinge",
         gan_weight: float = 1.0,
         reconstruction_weight: float = 100.0,
         discriminator_width: int | None = None,
-        labels: Mapping[str, Any] | None = None,
+        labels: int | Mapping[str, Any] | None = None,
     ) -> None:
         if inference not in get_args(Inference):
             raise InvalidOption(f"inference={inference!r} is none of: {', '.join(get_args(Inference))}.")
-        if dropout != "auto" and (isinstance(dropout, str) or not 0.0 <= dropout < 1.0):
-            raise InvalidOption(f"dropout={dropout!r} must be a rate from 0 to below 1, or 'auto'.")
         self._inference: Inference = inference
         check_kind(gan)
-        self._dropout = dropout
-        self._size = None if size is None else (int(size[0]), int(size[1]))
-        self._labels = None if labels is None else Labels(**labels)
+        self._dropout: float | Literal["auto"] = "auto" if dropout == "auto" else rate(dropout, "dropout")
+        self._size = None if size is None else height_width(size, "size")
+        self._labels = None if labels is None else _labels_of(labels)
         self._gan: Kind = gan
-        self._gan_weight = gan_weight
-        self._reconstruction_weight = reconstruction_weight
-        self._discriminator_width = discriminator_width
+        self._gan_weight = at_least_zero(gan_weight, "gan_weight")
+        self._reconstruction_weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
+        self._discriminator_width = (
+            None if discriminator_width is None else count(discriminator_width, "discriminator_width")
+        )
 
     def options(self) -> dict[str, Any]:
         return {
@@ -238,7 +240,7 @@ class Translation(Adapter):
         `channels_in`, `channels_out`, `norm`, `dropout`; `blocks`, or `downs` for the U-Net.
 
         Raises:
-            InvalidOption: there is no such architecture or size.
+            InvalidOption: there is no such architecture or size; the message names those there are.
         """
         chosen = architecture or next(iter(ARCHITECTURES))
         if chosen not in ARCHITECTURES:
@@ -246,10 +248,7 @@ class Translation(Adapter):
                 f"architecture={architecture!r} is none of those of the adapter {self.name!r}: "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        try:
-            made = ARCHITECTURES[chosen](**sizes)
-        except TypeError as error:
-            raise InvalidOption(f"The architecture {chosen!r} has no such size: {error}.") from error
+        made = sizes_from(*ARCHITECTURES[chosen], sizes, chosen)
         return initialise(layout_of(made).network(made if "dropout" in sizes else self._with_dropout(made)))
 
     def initialise(self, module: nn.Module) -> None:
@@ -320,3 +319,19 @@ class Translation(Adapter):
             rename=inception_branches(plain).rename,
             ignore=unused_statistics(plain, sizes.norm) | unused_norms(plain, sizes),
         )
+
+
+def _labels_of(given: int | Mapping[str, Any]) -> Labels:
+    """The label map of its fields, or of a number of classes.
+
+    Raises:
+        InvalidOption: a field is missing, unknown or of another kind.
+    """
+    checks: dict[str, Callable[[Any, str], Any]] = {"classes": count, "unknown": flag, "edges": flag}
+    fields = given if isinstance(given, Mapping) else {"classes": given}
+    if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
+        raise InvalidOption(
+            f"labels={given!r} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
+            "'unknown': false, 'edges': false}, of which the last two may be left out."
+        )
+    return Labels(**{name: checks[name](value, f"labels.{name}") for name, value in fields.items()})

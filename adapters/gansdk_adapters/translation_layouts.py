@@ -195,17 +195,17 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-def _mobile_resnet(width: int = 64, blocks: int = 9, **options: Any) -> ResNetSizes:
-    return ResNetSizes.of(width, blocks, separable=True, **options)
+def _mobile_resnet(width: int = 64, blocks: int = 9, *, separable: bool = True, **options: Any) -> ResNetSizes:
+    return ResNetSizes.of(width, blocks, separable=separable, **options)
 
 
-ARCHITECTURES: dict[str, Callable[..., Sizes]] = {
-    "resnet": ResNetSizes.of,
-    "mobile-resnet": _mobile_resnet,
-    "unet": UNetSizes,
-    "inception": InceptionSizes.of,
+ARCHITECTURES: dict[str, tuple[type[Sizes], Callable[..., Sizes]]] = {
+    "resnet": (ResNetSizes, ResNetSizes.of),
+    "mobile-resnet": (ResNetSizes, _mobile_resnet),
+    "unet": (UNetSizes, UNetSizes),
+    "inception": (InceptionSizes, InceptionSizes.of),
 }
-"""What can be created: name -> sizes from ngf (`width`) and other options."""
+"""What can be created: name -> the class of its sizes, and what makes them of ngf (`width`) and other options."""
 
 
 def layout_of(sizes: Sizes) -> Layout:

@@ -84,6 +84,18 @@ def count(given: object, option: str, *, least: int = 1) -> int:
     raise InvalidOption(f"{option}={given!r} must be a whole number from {least}.")
 
 
+def height_width(given: object, option: str) -> tuple[int, int]:
+    """`given` as (height, width), if it is a side of a square in pixels, or two sides.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    sides = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given, given)
+    if len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        return sides[0], sides[1]
+    raise InvalidOption(f"{option}={given!r} is neither a side in pixels nor (height, width).")
+
+
 def flag(given: object, option: str) -> bool:
     """`given`, if it is True or False: of a command line's words, "False" and "no" are strings, and true.
 

@@ -15,7 +15,8 @@ class Uniform(Pruner):
     """Keeps the first `factor * size` channels of every group, rounded, with the largest factor that fits.
 
     Groups widen one channel at a time, each when the factor reaches the middle between two of its widths and the first
-    of the network first, so that the budget is used to the last channel.
+    of the network first, so that the budget is used to the last channel. None is emptied: what branches leave behind
+    when they go would make the widths around them uneven.
 
     Args:
         inherit: which weights the student takes along; "none" trains a smaller network from scratch.
@@ -27,7 +28,7 @@ class Uniform(Pruner):
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
         space = student.space
         groups = check_scores(space, {group.name: np.ones(group.size) for group in space.prunable})
-        floors = {group.name: floor_of(group, 0.0) for group in groups}
+        floors = {group.name: max(1, floor_of(group, 0.0)) for group in groups}
         widenings = sorted(
             ((width - 0.5) / group.size, number, group.name, width)
             for number, group in enumerate(groups)

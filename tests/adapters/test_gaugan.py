@@ -355,8 +355,10 @@ def test_wrong_options_are_refused():
         GauGAN(upsampling="much")
     with pytest.raises(InvalidOption, match="spade, mobile and inception"):
         GauGAN().create("resnet")
-    with pytest.raises(InvalidOption, match="do not fit"):
+    with pytest.raises(InvalidOption, match=r"no size 'ngf'\. Its sizes: width, labels"):
         GauGAN().create("spade", ngf=3)
+    with pytest.raises(InvalidOption, match=r"hidden=0\.5 must be a whole number"):
+        GauGAN().create("mobile", hidden=0.5)
     with pytest.raises(ContractError, match="eight"):
         SPADESizes.from_config("1_2_3")
 

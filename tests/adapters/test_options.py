@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.errors import CheckpointError, GansdkWarning
+from gansdk.errors import CheckpointError, ContractError, GansdkWarning, InvalidOption
 from gansdk.opening import open_adapter, open_generator
 from gansdk_adapters.gaugan import GauGAN
 
@@ -53,6 +53,50 @@ def test_no_option_is_forgotten(name):
     adapter = open_adapter(name)
     made = [parameter for kind in type(adapter).__mro__ for parameter in parameters_of(kind)]
     assert set(adapter.options()) == set(OTHERWISE[name]) == set(made)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan", "gaugan"])
+@pytest.mark.parametrize(
+    ("option", "values"),
+    {
+        "size": ([64], [64, 64, 3], "64x64", 0),
+        "discriminator_width": (0, "8", 1.5),
+        "labels": ({"clases": 3}, {"classes": "3"}, {"classes": 0}, {"classes": 3, "edges": "yes"}, "12", 0),
+        "dropout": (None, -0.5, 1, True, float("nan")),
+        "gan_weight": (-1, "1"),
+        "reconstruction_weight": (float("nan"), None),
+        "cycle_weight": (-1,),
+        "identity_weight": (float("nan"),),
+        "edges": ("yes", 1),
+        "unknown": ("no",),
+        "slope": (-0.1, "0"),
+        "feature_weight": (-1,),
+        "perceptual_weight": (float("inf"),),
+    }.items(),
+)
+def test_values_that_an_option_cannot_have_are_refused_by_its_name(name, option, values):
+    for value in values if option in OTHERWISE[name] else ():
+        with pytest.raises(InvalidOption, match=rf"^{option}(\.\w+)?="):
+            open_adapter({"name": name, option: value})
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan", "gaugan"])
+def test_options_that_do_not_exist_are_refused_with_those_that_do(name):
+    with pytest.raises(InvalidOption, match=r"no option 'discriminatr_width'. Its options: .*discriminator_width"):
+        open_adapter({"name": name, "discriminatr_width": 8})
+
+
+def test_a_number_is_a_square_and_a_number_of_classes():
+    for name in ("pix2pix", "gaugan"):
+        assert open_adapter({"name": name, "size": 64}).options()["size"] == [64, 64]
+    made = open_adapter({"name": "cyclegan", "labels": 12}).options()
+    assert made["labels"] == {"classes": 12, "unknown": False, "edges": False}
+
+
+def test_channels_that_are_no_classes_leave_at_least_one():
+    adapter = GauGAN(edges=True, unknown=True)
+    with pytest.raises(ContractError, match="classes must be a whole number from 1"):
+        adapter.contract(adapter.create("spade", width=1, labels=1, hidden=2))
 
 
 def parameters_of(kind: type) -> list[str]:

@@ -307,6 +307,23 @@ def test_options_of_no_meaning_are_refused(options):
         Pix2Pix(**options)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("resnet", {"width": 4.5}),
+        ("resnet", {"width": "8"}),
+        ("resnet", {"blocks": 0}),
+        ("resnet", {"dropout": 2}),
+        ("mobile-resnet", {"norm": "group"}),
+        ("unet", {"downs": "8"}),
+        ("inception", {"kernels": [2]}),
+    ],
+)
+def test_sizes_of_no_meaning_are_refused_by_their_names(architecture, sizes):
+    with pytest.raises(InvalidOption, match=f"^{next(iter(sizes))}="):
+        Pix2Pix().create(architecture, **sizes)
+
+
 def test_taps_are_those_of_the_papers_and_thirds_at_other_depths():
     with torch.device("meta"):
         resnet, six = ResNetGenerator(ResNetSizes.of(2)), ResNetGenerator(ResNetSizes.of(2, 6))
@@ -346,7 +363,7 @@ def test_descriptions_and_sizes_of_nothing_are_refused():
         Pix2Pix().build({"network": "unet", "sizes": {"depth": 3}})
     with pytest.raises(InvalidOption, match="mobile-resnet"):
         Pix2Pix().create("vgg")
-    with pytest.raises(InvalidOption, match="no such size"):
+    with pytest.raises(InvalidOption, match=r"no size 'blocks'\. Its sizes: width, downs, channels_in"):
         Pix2Pix().create("unet", blocks=3)
     with pytest.raises(Unsupported, match="Linear"):
         CycleGAN().contract(nn.Linear(1, 1))

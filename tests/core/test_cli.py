@@ -23,7 +23,7 @@ from gansdk.cli import main
 from gansdk.demo import check_against_bicubic, demo_checkpoint
 from gansdk.errors import QualityFloorMissed
 from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
-from gansdk.opening import open_generator
+from gansdk.opening import open_adapter, open_generator
 from gansdk.progress import ProgressObserver
 from gansdk.registry import registry
 from gansdk.specs import PrunerSpec
@@ -166,6 +166,24 @@ def test_inspect_says_what_can_shrink(checkpoint: str, capsys: pytest.CaptureFix
     assert "can be met" in found["verdict"]
     assert call("inspect", checkpoint) == 0
     assert "frozen because" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")
+def test_options_without_an_adapter_are_for_the_family_that_is_recognised(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = open_adapter("gaugan").create("spade", width=2, labels=5, hidden=4)
+    torch.save(module.state_dict(), path := tmp_path / "S.pth")
+    asked = ("--adapter-option", "upsampling=more")
+    deeper = answer(capsys, "inspect", str(path), *asked)["cost"]["macs"]
+    assert deeper != answer(capsys, "inspect", str(path))["cost"]["macs"]
+    assert answer(capsys, "plan", str(path), "--budget", "macs<=80%", *asked)["before"]["macs"] == deeper
+    named = answer(capsys, "inspect", str(path), "--adapter", "gaugan", *asked)
+    assert named["cost"]["macs"] == deeper
+    assert call("inspect", checkpoint, *asked) == 2
+    assert "'sr' has no option 'upsampling'. Its options: pre_upsampled" in capsys.readouterr().err
+    run = short_run(checkpoint, "photos", tmp_path / "out")
+    assert call(*run, "--adapter-option", "pre_upsampled=2", "--dry-run") == 0
 
 
 @pytest.mark.filterwarnings("default::gansdk.errors.GansdkWarning")

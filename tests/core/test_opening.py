@@ -312,7 +312,7 @@ def test_embedded_photographs_take_options(network):
         ("aligned", InvalidOption, "no default for path"),
         ({"name": "none"}, PluginNotFound, "none"),
         ({"path": "."}, DataError, "'name'"),
-        ('{"name": "aligned"', DataError, "no JSON"),
+        ('{"name": "aligned"', InvalidOption, "no JSON"),
         ("[1]", DataError, "no such folder"),
     ],
 )

@@ -13,6 +13,7 @@ TAKEN = [
     (options.at_least_zero, (0, 0.5), (-1e-9, *NO_NUMBERS)),
     (options.share, (0, 0.5, 1), (-0.1, 1.1, *NO_NUMBERS)),
     (options.count, (1, 10**400), (0, -1, 1.0, "1", None, True)),
+    (options.height_width, ((4, 6),), ([64], [64, 64, 3], "64x64", [64, "64"], [0, 4], 0, -1, 1.5, None, True)),
     (options.flag, (True, False), (0, 1, "False", None)),
     (options.shares, ((1, 0.5), (0.0,)), ([], 0.5, "half", ["half"], [math.nan], [True], [1.1], None)),
     (options.names, (("a", "b"),), ([], "a", ["a", "a"], [1], None)),
@@ -26,6 +27,11 @@ def test_an_option_is_given_back_or_refused_by_name(check, good, bad):
     for given in bad:
         with pytest.raises(InvalidOption, match=r"^an_option="):
             check(given, "an_option")
+
+
+def test_one_side_is_a_square():
+    assert options.height_width(64, "size") == (64, 64)
+    assert options.height_width([64, 32], "size") == (64, 32)
 
 
 def test_choices_and_least_counts_are_named():

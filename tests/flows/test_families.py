@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import gansdk
 from gansdk.contracts import MAIN, Pairing
-from gansdk.errors import InvalidOption
-from gansdk.opening import open_generator
+from gansdk.errors import DataError, InvalidOption, MissingData
+from gansdk.opening import open_adapter, open_generator
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,10 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
         assert saved.discriminator
         assert saved.contract == generator.contract
         assert saved.adapter.options() == example.adapter.options()
+        for file in ("README.md", "report.html"):
+            text = (folder / file).read_text()
+            assert ", trained teacher" in text
+            assert "compressed" not in text
         result = gansdk.compress(
             folder,
             budget="1.5x",
@@ -104,3 +109,51 @@ def test_a_generator_that_draws_noise_is_refused_before_any_training():
     )
     with pytest.raises(gansdk.errors.ContractError, match="other images for the same input"):
         gansdk.compress(generator, budget="1x", distiller=None, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
+def test_images_too_small_for_the_discriminator_are_refused_with_what_it_takes_and_leave_no_folder(
+    name, examples, tmp_path
+):
+    example = examples[name]
+    family = open_adapter({"name": name, **example.options, "size": 8})
+    module = family.create(**example.sizes).eval()
+    source = example.source(family.contract(module))
+    settings = {"batch_size": 1, "steps": 1, "device": "cpu", "out_dir": tmp_path / "out"}
+    says = r"images of 8x8 pixels are too small for the discriminator.*sides of at least 24"
+    with pytest.raises(DataError, match=says):
+        gansdk.train_teacher(family, source, sizes=example.sizes, **settings)
+    with pytest.raises(DataError, match=says):
+        gansdk.compress(open_generator(module, family), budget="1.5x", data=source, pruner="uniform", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_discriminator_takes_is_enough_to_train_on(examples):
+    example = examples["pix2pix"]
+    family = open_adapter({"name": "pix2pix", **example.options, "size": 24})
+    source = example.source(family.contract(family.create(**example.sizes)))
+    gansdk.train_teacher(family, source, sizes=example.sizes, steps=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("pix2pix", "'images'.*folders A and B"), ("cyclegan", "trainA and trainB")]
+)
+def test_inputs_alone_teach_nobody_and_leave_no_folder(name, says, examples, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
+    example = examples[name]
+    with pytest.raises(MissingData, match=says):
+        gansdk.train_teacher(
+            example.adapter, tmp_path / "photos", sizes=example.sizes, steps=1, device="cpu", out_dir=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [{"architecture": "inception"}, {"sizes": {"width": 8}}])
+def test_a_model_to_go_on_from_has_its_architecture_already(given, examples, data, tmp_path):
+    example = examples["pix2pix"]
+    with pytest.raises(InvalidOption, match=f"{next(iter(given))} too, but it keeps"):
+        gansdk.train_teacher(
+            example.adapter, data("pix2pix"), model=example.generator().module, steps=1, out_dir=tmp_path / "o", **given
+        )
+    assert not (tmp_path / "o").exists()

@@ -10,10 +10,10 @@ from PIL import Image
 import gansdk
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import CheckpointError, IncompatibleParts, InvalidOption, MissingData, Unsupported
+from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
 from gansdk.interfaces import Distiller, Regime, Stage
 from gansdk.offline import OfflineRegime
-from gansdk.opening import open_generator
+from gansdk.opening import open_adapter, open_generator, open_source
 from gansdk.processes import Processes
 from gansdk.routes import source_of, student_of, task_of, teacher_of
 from gansdk_distillers.terms.wavelet import wavelet_distance
@@ -233,6 +233,109 @@ def test_looking_at_both_directions_names_the_groups_of_each(teacher):
     assert {group["name"].split(".")[0] for group in found.groups} == set(ROUTES)
     chosen = gansdk.plan(teacher, "2x", "uniform")
     assert chosen.after.macs <= found.cost.macs / 2
+
+
+def test_a_teacher_of_both_directions_goes_on_from_its_folder_or_from_one_of_them_with_a_warning(teacher, tmp_path):
+    def trained(model):
+        made = gansdk.train_teacher(FAMILY, Domains(), model=model, steps=1, device="cpu", learning_rate=1e-9)
+        known = {route: open_generator(teacher / route).module for route in ROUTES}
+        kept = {r: bool((weights(made.generators[r].module) - weights(known[r])).abs().max() < 1e-6) for r in ROUTES}
+        return made, kept
+
+    both, kept = trained(teacher)
+    assert kept == {"A2B": True, "B2A": True}
+    assert not both.warnings
+    critics = {route: open_generator(teacher / route).discriminator for route in ROUTES}
+    assert all(
+        (value.double() - both.generators[route].discriminator[name].double()).abs().max() < 1e-6
+        for route, critic in critics.items()
+        for name, value in critic.items()
+    )
+    assert trained({route: str(teacher / route) for route in ROUTES})[1] == {"A2B": True, "B2A": True}
+    for route, other in (ROUTES, ROUTES[::-1]):
+        with pytest.warns(GansdkWarning, match=f"goes on from {route}, but {other} starts from fresh"):
+            made, kept = trained(teacher / route)
+        assert kept == {route: True, other: False}
+        assert made.warnings
+        assert {r: part.way for r, part in made.generators.items()} == {"A2B": "forward", "B2A": "backward"}
+
+
+def test_directions_between_images_of_other_channels_are_not_trained_together(tmp_path):
+    says = "same channels on both sides, but A2B makes 1 of 3 and B2A makes"
+    sizes = {"width": 4, "blocks": 1, "channels_out": 1}
+    with pytest.raises(Unsupported, match=f"{says} 1 of 3"):
+        gansdk.train_teacher(FAMILY, Domains(), sizes=sizes, steps=1, out_dir=tmp_path / "out", device="cpu")
+    family = open_adapter(FAMILY)
+    there, back = family.create(**sizes), family.create(width=4, blocks=1, channels_in=1)
+    with pytest.raises(Unsupported, match=f"{says} 3 of 1"):
+        gansdk.compress({"A2B": there.eval(), "B2A": back.eval()}, data=Domains(), out_dir=tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_files_are_given_on_the_command_line_as_json(teacher, domains, tmp_path, capsys):
+    model, critics = ({r: str(tmp_path / f"{kind}_{r}.pth") for r in ROUTES} for kind in "GD")
+    for route in ROUTES:
+        generator = open_generator(teacher / route)
+        torch.save(generator.module.state_dict(), model[route])
+        torch.save(generator.discriminator, critics[route])
+    asked = [json.dumps(model), "--budget", "2x", "--adapter", "cyclegan", "--adapter-option", f"size={SIDE}"]
+    run = ["--data", str(domains), "--distiller", "pixel", "--pruner", "uniform", "--steps", "1", "--batch-size", "1"]
+    rest = ["--device", "cpu", "--out", str(tmp_path / "out"), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", *asked, "--discriminator", json.dumps(critics), *run, *rest])
+    assert not ended.value.code
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["settings"]["discriminator"] == dict.fromkeys(ROUTES, "inherited")
+    for option, given in (("model", '{"A2B"'), ("discriminator", asked[0])):
+        with pytest.raises(SystemExit) as ended:
+            main(["compress", given, *asked[1:], "--discriminator", '{"A2B"', *run, *rest])
+        assert ended.value.code == 2
+        assert f"{option}='{{\"A2B\"' is no JSON" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    """A folder of two reddish images A and three bluish images B, and one of each to score on."""
+    root = tmp_path_factory.mktemp("domains")
+    for folder, number in (("trainA", 2), ("trainB", 3), ("testA", 1), ("testB", 1)):
+        (root / folder).mkdir()
+        for index in range(number):
+            pixels = pictures(1, torch.Generator().manual_seed(index))[0].add(1).mul(127).byte()
+            pixels = pixels.flip(0) if folder.endswith("B") else pixels
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / folder / f"{index}.png")
+    return root
+
+
+def is_reddish(images):
+    return bool(images[:, 0].mean() > images[:, 2].mean())
+
+
+def test_one_direction_alone_sees_the_data_from_its_own_side_and_so_does_its_student(teacher, domains, tmp_path):
+    def sides(model, data=domains):
+        source = open_source(data, open_generator(model))
+        batch, shown = source.train_batch(1, seed=0, step=0), next(iter(source.images("eval")))
+        assert is_reddish(batch.inputs[MAIN]) != is_reddish(batch.targets[MAIN])
+        assert is_reddish(next(iter(source.references("eval"))).targets[MAIN]) != is_reddish(shown.inputs[MAIN])
+        assert is_reddish(shown.inputs[MAIN]) == is_reddish(batch.inputs[MAIN])
+        return "A to B" if is_reddish(batch.inputs[MAIN]) else "B to A"
+
+    assert sides(teacher / "A2B") == "A to B"
+    assert sides(teacher / "B2A") == "B to A"
+    for direction, seen in (("BtoA", "B to A"), ("AtoB", "A to B")):
+        assert sides(teacher / "B2A", {"name": "folder", "path": domains, "direction": direction}) == seen
+    settings = {**SETTINGS, "distiller": None, "pruner": "uniform", "data": str(domains)}
+    result = gansdk.compress(teacher / "B2A", transform="mobile", out_dir=tmp_path / "one", **settings)
+    assert result.settings["data"]["way"] == "backward"
+    assert sides(tmp_path / "one" / "student") == "B to A"
+    gansdk.compress(teacher, out_dir=tmp_path / "both", **settings)
+    student = tmp_path / "both" / "student" / "B2A"
+    assert sides(student) == "B to A"
+    only = next(iter(open_source(domains / "testB", open_generator(student), split="all").images("eval")))
+    assert not is_reddish(only.inputs[MAIN])
+    config = json.loads((student / "config.json").read_text())
+    assert config.pop("way") == "backward"
+    (student / "config.json").write_text(json.dumps(config))
+    assert sides(student) == "A to B"
 
 
 def test_the_command_line_compresses_both_directions_against_fresh_discriminators(teacher, tmp_path, capsys):

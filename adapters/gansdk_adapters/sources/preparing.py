@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from gansdk.contracts import Contract
 from gansdk.errors import DataError, InvalidOption
-from gansdk.toolkit.options import flag
+from gansdk.toolkit.options import flag, height_width
 from gansdk_adapters.sources.reading import Size
 
 Preprocess = Literal["resize-and-crop", "resize", "scale-width", "scale-width-and-crop", "crop", "none"]
@@ -90,7 +90,7 @@ def for_training(
     kind = usual_kind if preprocess is None else str(preprocess).replace("_", "-")
     if kind not in get_args(Preprocess):
         raise InvalidOption(f"preprocess={preprocess!r} is none of {', '.join(get_args(Preprocess))}.")
-    crop = contract.size if crop_size is None else _size("crop_size", crop_size)
+    crop = contract.size if crop_size is None else height_width(crop_size, "crop_size")
     if any(side % contract.multiple_of for side in crop):
         raise InvalidOption(
             f"The crop of {crop[0]}x{crop[1]} pixels does not fit this generator: both sides must be multiples of "
@@ -99,7 +99,7 @@ def for_training(
     enlarged = kind in ("resize-and-crop", "scale-width-and-crop")
     larger = max(crop, contract.size, key=min)
     usual = (round(larger[0] * LOAD / CROP), round(larger[1] * LOAD / CROP)) if enlarged else crop
-    load = usual if load_size is None else _size("load_size", load_size)
+    load = usual if load_size is None else height_width(load_size, "load_size")
     if enlarged and any(whole < part for whole, part in zip(load, crop, strict=True)):
         raise InvalidOption(
             f"The crop of {crop[0]}x{crop[1]} pixels is larger than the loaded {load[0]}x{load[1]}. Raise load_size, "
@@ -117,10 +117,3 @@ def for_training(
 def for_evaluation(contract: Contract, training: Preparation) -> Preparation:
     """Return how whole images are prepared: resized to the contract's size, or as little as in training."""
     return Preparation(kind=training.kind, load=contract.size, crop=None, flip=False, multiple=contract.multiple_of)
-
-
-def _size(option: str, given: SideOrSize) -> Size:
-    sides = (given, given) if isinstance(given, int) else tuple(given)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise InvalidOption(f"{option}={given!r} is neither a side in pixels nor (height, width).")
-    return sides[0], sides[1]

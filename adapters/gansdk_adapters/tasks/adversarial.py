@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gansdk.channels.fold import copy_module
 from gansdk.contracts import Batch, Metrics, Route
-from gansdk.errors import InvalidOption
+from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import Optimisation, State, Task, Training
 from gansdk.toolkit.optim import Descent
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
@@ -59,6 +60,14 @@ class DiscriminatorTask(Task):
 
     def describe(self) -> dict[str, Any]:
         return {"discriminator": described(self.network)}
+
+    def check(self, batch: Batch) -> None:
+        for route, target in batch.targets.items():
+            check_judged(self.network, self.judged(batch, route, target).shape)
+
+    def judged(self, batch: Batch, route: Route, image: Tensor) -> Tensor:
+        """(N, C, H, W): what the discriminator is shown of an image, here the input beside it."""
+        return torch.cat([batch.inputs[route], image], dim=1)
 
     def bind(self, training: Training) -> None:
         self.critics.bind(training, self.optimisation, rate=self.rate)
@@ -110,13 +119,17 @@ class ImageToImageTask(DiscriminatorTask):
         self.gan_weight = gan_weight
         self.reconstruction_weight = reconstruction_weight
 
+    def check(self, batch: Batch) -> None:
+        if self.gan_weight:
+            super().check(batch)
+
     def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
         if not self.gan_weight:
             return {}
         real, fake = (
             torch.stack(
                 [
-                    discriminator_loss(self.gan, self.network(self._shown(batch, route, images[route])), real=is_real)
+                    discriminator_loss(self.gan, self.network(self.judged(batch, route, images[route])), real=is_real)
                     for route in fakes
                 ]
             ).sum()
@@ -132,7 +145,7 @@ class ImageToImageTask(DiscriminatorTask):
         for route, fake in fakes.items():
             if self.gan_weight:
                 with untrained(self.network):
-                    losses["gan"].append(generator_loss(self.gan, self.network(self._shown(batch, route, fake))))
+                    losses["gan"].append(generator_loss(self.gan, self.network(self.judged(batch, route, fake))))
             if self.reconstruction_weight and route in references:
                 losses["l1"].append((fake - references[route]).abs().mean())
         sums = {name: torch.stack(values).sum() for name, values in losses.items() if values}
@@ -141,8 +154,37 @@ class ImageToImageTask(DiscriminatorTask):
         total = sum((weights[name] * value for name, value in sums.items()), zero)
         return total, {f"g/{name}": value.detach() for name, value in sums.items()}
 
-    def _shown(self, batch: Batch, route: Route, image: Tensor) -> Tensor:
-        return torch.cat([batch.inputs[route], image], dim=1) if self.conditional else image
+    def judged(self, batch: Batch, route: Route, image: Tensor) -> Tensor:
+        return super().judged(batch, route, image) if self.conditional else image
+
+
+LARGEST = 1024
+"""Pixels of a side up to which the smallest one that a discriminator takes is looked for."""
+
+
+def check_judged(network: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse images too small for a discriminator: (N, C, H, W) of what it is shown in a training step.
+
+    Raises:
+        DataError: they are; the message says how large they must be.
+    """
+    number, channels, height, width = shape
+    judge = copy_module(network).to("meta")  # shapes without values
+    if _judges(judge, (number, channels, height, width)):
+        return
+    least = next((side for side in range(2, LARGEST) if _judges(judge, (number, channels, side, side))), LARGEST)
+    raise DataError(
+        f"Training images of {height}x{width} pixels are too small for the discriminator: it needs sides of at least "
+        f"{least}. Train on larger pieces (patch, crop_size, or the adapter's size)."
+    )
+
+
+def _judges(network: nn.Module, shape: Sequence[int]) -> bool:
+    try:
+        network(torch.empty(*shape, device="meta"))
+    except (RuntimeError, ValueError):  # torch's words for what no kernel or norm fits into
+        return False
+    return True
 
 
 def check_width(asked: int | None, found: int) -> None:

@@ -14,7 +14,7 @@ from gansdk.errors import MissingData, Unsupported
 from gansdk.interfaces import Optimisation, Stage, State, Student, Task, Teacher, Training
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.optim import Descent
-from gansdk_adapters.tasks.adversarial import described, untrained
+from gansdk_adapters.tasks.adversarial import check_judged, described, untrained
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
 
 A2B, B2A = "A2B", "B2A"
@@ -63,6 +63,10 @@ class CycleTask(Task):
 
     def describe(self) -> dict[str, Any]:
         return {"discriminators": {route: described(critic) for route, critic in self.critics.items()}}
+
+    def check(self, batch: Batch) -> None:
+        for route, target in batch.targets.items():
+            check_judged(self.critics[route], target.shape)
 
     def bind(self, training: Training) -> None:
         self.critics.to(training.device)
@@ -141,6 +145,9 @@ class CycleTeacher(Teacher):
         with torch.no_grad():
             return tapping.observe(generator, generator, x, paths, image=image)
 
+    def check(self, batch: Batch) -> None:
+        self.task.check(_both_ways(batch))
+
     def learn(self, batch: Batch) -> Metrics:
         return self.teach(batch)[1]
 
@@ -150,13 +157,8 @@ class CycleTeacher(Teacher):
         Raises:
             MissingData: the batch has no images of the other domain.
         """
-        if MAIN not in batch.targets:
-            raise MissingData(
-                "A CycleGAN learns from images of two domains, and this data has one. Give a folder with trainA and "
-                "trainB."
-            )
-        a, b = batch.inputs[MAIN], batch.targets[MAIN]
-        both = Batch({A2B: a, B2A: b}, {A2B: b, B2A: a}, batch.names, paired=False)
+        both = _both_ways(batch)
+        a, b = both.inputs[A2B], both.inputs[B2A]
         generator = self.generators[A2B]
         seen = tapping.observe(generator, generator, a, tapping.select(self._paths, taps))
         assert seen.image is not None
@@ -183,6 +185,20 @@ class CycleTeacher(Teacher):
         self.generators.load_state_dict(state["generators"])
         self._descend.load_state_dict(state["descent"])
         self.task.load_state_dict(state["task"])
+
+
+def _both_ways(batch: Batch) -> Batch:
+    """A source's images of A and B as inputs and targets of both routes.
+
+    Raises:
+        MissingData: there are no images of the other domain.
+    """
+    if MAIN not in batch.targets:
+        raise MissingData(
+            "A CycleGAN learns from images of two domains, and this data has one. Give a folder with trainA and trainB."
+        )
+    a, b = batch.inputs[MAIN], batch.targets[MAIN]
+    return Batch({A2B: a, B2A: b}, {A2B: b, B2A: a}, batch.names, paired=False)
 
 
 def _images_of(student: Student) -> Callable[[Route, Tensor], Tensor]:

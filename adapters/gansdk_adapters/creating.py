@@ -1,0 +1,67 @@
+"""Sizes of networks to train, as users ask for them: known by name, and checked before anything is built of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from inspect import signature
+from typing import Any, TypeVar, get_args
+
+from gansdk.errors import InvalidOption
+from gansdk.toolkit.options import at_least_zero, count, flag, one_of, share
+from gansdk_adapters.networks.norms import Norm
+from gansdk_adapters.networks.spade import Upsampling
+
+T = TypeVar("T")
+
+
+def rate(given: object, option: str) -> float:
+    """`given` as a float, if it is a rate of dropout: a number from 0 to below 1.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if (found := share(given, option)) < 1:
+        return found
+    raise InvalidOption(f"{option}={given!r} must be a rate from 0 to below 1: with 1 nothing would be left.")
+
+
+def kernels(given: object, option: str) -> tuple[int, ...]:
+    """`given` as a tuple, if it is a list of odd sides of kernels.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if isinstance(given, (list, tuple)) and given and all(isinstance(side, int) and side % 2 == 1 for side in given):
+        return tuple(given)
+    raise InvalidOption(f"{option}={given!r} must be a list of odd numbers, as [1, 3, 5].")
+
+
+CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("width", "blocks", "downs", "labels", "channels_in", "channels_out"), count),
+    "norm": lambda given, option: one_of(get_args(Norm), given, option),
+    "upsampling": lambda given, option: one_of(get_args(Upsampling), given, option),
+    "dropout": lambda given, option: None if given is None else rate(given, option),
+    "kernels": kernels,
+    **dict.fromkeys(("share", "hidden"), count),
+    "slope": at_least_zero,
+    **dict.fromkeys(("separable", "spectral", "deep"), flag),
+}
+"""What users may say of an architecture, where it has that size; all other widths follow from these."""
+
+
+def sizes_from(kind: type[T], of: Callable[..., T], given: Mapping[str, Any], architecture: str) -> T:
+    """What `of` makes of the given sizes; they are parameters of its own or fields of the dataclass `kind`.
+
+    Raises:
+        InvalidOption: the architecture has no such size, or it cannot have such a value; the message names those it
+            has.
+    """
+    known = {*signature(of).parameters, *(field.name for field in fields(kind))}  # type: ignore[arg-type]
+    names = [name for name in CHECKS if name in known]
+    for name in given:
+        if name not in names:
+            raise InvalidOption(
+                f"The architecture {architecture!r} has no size {name!r}. Its sizes: {', '.join(names)}."
+            )
+    return of(**{name: CHECKS[name](value, name) for name, value in given.items()})
