@@ -426,3 +426,10 @@ def test_training_on_one_pixel_of_the_coarsest_grid_is_refused_with_what_to_do()
         net(torch.zeros(1, 3, 32, 32))
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
     assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("budget", ["5x", "10x"])
+def test_uniform_widths_empty_no_branch_and_use_the_budget(budget):
+    found = gansdk.plan(open_generator(tiny("inception", width=8), GauGAN(size=(128, 128))), budget, "uniform")
+    assert min(kept for kept, _ in found.widths.values()) == 1
+    assert found.used > 0.95
