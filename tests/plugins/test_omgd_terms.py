@@ -348,7 +348,10 @@ def test_without_weights_the_perceptual_term_says_how_to_get_them_or_what_to_dro
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(CheckpointError, match=r"vgg16.*\(weights='vgg16.pth'\), or leave the term out\."):
         perceptual().terms[0].prepare()
-    with pytest.raises(CheckpointError, match=r"\(perceptual='vgg16.pth'\), or leave the term out \(perceptual=None, on .*perceptual=null\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"\(perceptual='vgg16.pth'\), or leave the term out \(perceptual=None, on .*perceptual=null\)",
+    ):
         omgd().terms[1].prepare()
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         perceptual(str(tmp_path / "none.pth")).terms[0].prepare()
