@@ -178,6 +178,7 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         carved.module.cpu().eval()
         settings = session.settings_of(job, seconds=time.perf_counter() - began)
         critics = job.task.discriminators() if job.learns_by_task else {}
+        used, unused = own.usage(student.cost(plan)), why_unused(student, plan, own)
         parts = {
             route: CompressionResult(
                 evaluation=evaluations.get(route),
@@ -190,8 +191,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 before=costs[route],
                 transformed=full.cost(full.space.full_plan()) if job.origin is not job.generator else None,
                 after=full.cost(student.split(plan)[route]),
-                used=own.usage(student.cost(plan)),
-                unused=why_unused(student, plan, own),
+                used=used,
+                unused=unused,
                 warnings=warnings,
                 history=loop.history,
                 search=run.searched,

@@ -25,6 +25,7 @@ from gansdk.offline import OfflineRegime
 from gansdk.opening import (
     check_pairing,
     from_json,
+    listed,
     open_distillers,
     open_generator,
     open_pruner,
@@ -250,7 +251,7 @@ def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
     """The distillers that bring a regime, by the names they were asked for by, quoted; instances by their classes."""
     return [
         repr(_name(given)) if _name(given) else type(made.regime).__name__
-        for given, made in zip(_listed(asked), distillers, strict=False)
+        for given, made in zip(listed(asked), distillers, strict=False)
         if made.regime is not None
     ]
 
@@ -286,7 +287,7 @@ def _check_parts(
     adapters = known.specs("adapter")
     spec = adapters.get(generator.adapter.name, WRAPPED)
     spec = replace(spec, provides=spec.provides | generator.adapter.capabilities)
-    names = [_name(item) for item in _listed(distiller)]
+    names = [_name(item) for item in listed(distiller)]
     specs = known.specs("distiller")
     asked = [(specs[name], made) for name, made in zip(names, opened, strict=False) if name in specs]
     check(
@@ -308,10 +309,6 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
         for term in terms:
             if term.holds_for(route):
                 term.taps(tuple(part.taps))
-
-
-def _listed(asked: Any) -> Sequence[Any]:
-    return asked if isinstance(asked, (list, tuple)) else [asked]
 
 
 def _name(asked: Any) -> str:

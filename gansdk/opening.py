@@ -159,17 +159,18 @@ def open_distillers(distiller: Any) -> list[Distiller]:
     """Distillers from a name, a mapping, an instance, or a list of them; [] for None."""
     if distiller is None:
         return []
-    made = [_make("distiller", item, Distiller) for item in _listed(distiller)]
+    made = [_make("distiller", item, Distiller) for item in listed(distiller)]
     return [item for item in made if isinstance(item, Distiller)]
 
 
 def open_metrics(metrics: Any) -> list[Metric]:
     """Metrics from a name, a mapping, an instance, or a list of them."""
-    made = [_make("metric", item, Metric) for item in _listed(metrics)]
+    made = [_make("metric", item, Metric) for item in listed(metrics)]
     return [item for item in made if isinstance(item, Metric)]
 
 
-def _listed(asked: Any) -> Sequence[Any]:
+def listed(asked: Any) -> Sequence[Any]:
+    """What was asked for as a list; one thing alone is a list of one."""
     return asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
 
 
