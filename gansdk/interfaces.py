@@ -402,6 +402,8 @@ class Regime(ABC):
     """Whether the student learns by the family's task too, so that its discriminator is saved with it."""
     joint: bool = False
     """Whether it trains generators of several routes together, by the routes of its batches."""
+    trains_teachers: bool = False
+    """Whether its teachers learn in the run, which a pruner that trains too makes dear."""
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
         """The teachers of the run; the default is the given generator, frozen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -17,7 +18,7 @@ from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, WRAPPED, check
 from gansdk.contracts import MAIN, Route
-from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, MissingData
+from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.evaluate import Protocol
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.metrics import Metric, check_metrics
@@ -116,7 +117,16 @@ def prepare(
     parts = [_open_parts(pruner, distiller) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
-    _, distillers, regime = parts[0]
+    chosen, distillers, regime = parts[0]
+    if chosen.trains and regime.trains_teachers:
+        warnings.warn(
+            f"The pruner {type(chosen).__name__} trains shared weights before the student, and teachers learn beside "
+            "both: the run costs several times one against a frozen teacher. A pruner that does not train, such as "
+            "'one-step', spares the first half; distiller=['ssim', 'perceptual', 'tv', 'channel'] imitates the given "
+            "generator as it is.",
+            GansdkWarning,
+            stacklevel=2,
+        )
     _check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
     _check_parts(generator, pruner, distiller, distillers, has_data=data is not None)
     origin = transformed(generator, transform, seed)

@@ -48,7 +48,8 @@ class Loop:
         self.source = source
         self.processes = processes
         self._folder = folder
-        self._batch_size = processes.share(batch_size)
+        self.share = processes.share(batch_size)
+        """Images of a step in this process."""
         self._observers = tuple(observers)
 
     def emit(self, event: Event) -> None:
@@ -141,7 +142,7 @@ class Loop:
         before = time.perf_counter()
         # Every process draws its own images; the same run on one process would draw them one after the other.
         position = step * self.processes.count + self.processes.rank
-        batch = self.source.train_batch(self._batch_size, seed=self.seed, step=position)
+        batch = self.source.train_batch(self.share, seed=self.seed, step=position)
         interval.wait_s += time.perf_counter() - before
         return self.processes.to_device(batch)
 

@@ -156,7 +156,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
         "made": made_text(result),
         "gansdk": summary["gansdk"],
         "source": result.generator.source,
-        "budget": result.budget,
+        "budget": result.budget if _is_compressed(result) else "",
         "used": used_text(result),
         "contract": summary["contract"],
         "costs": [
@@ -277,7 +277,12 @@ def made_text(result: CompressionResult) -> str:
     """What was done to it; a teacher that was trained is saved as a student that nothing was taken from."""
     if result.after != result.before:
         return f"compressed ({result.budget})"
-    return "trained teacher" if result.teacher is None else "nothing removed"
+    return "nothing removed" if _is_compressed(result) else "trained teacher"
+
+
+def _is_compressed(result: CompressionResult) -> bool:
+    """Whether it was made within a budget, of a teacher."""
+    return result.after != result.before or result.teacher is not None
 
 
 def used_text(result: CompressionResult) -> str:

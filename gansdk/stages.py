@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from gansdk.interfaces import State, Student
 from gansdk.job import Job
 from gansdk.loop import Loop, continuing
 from gansdk.metrics import Metric
-from gansdk.routes import student_of, teacher_of, views_of
+from gansdk.routes import source_of, student_of, teacher_of, views_of
 from gansdk.run import CompressionRun
 from gansdk.run_folder import damaged
 
@@ -43,12 +44,19 @@ def make_student(job: Job) -> tuple[Student, dict[Route, Cost]]:
 
 
 def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
-    """The run of one student; see `CompressionRun` for `rung`."""
+    """The run of one student; see `CompressionRun` for `rung`.
+
+    Raises:
+        DataError: its teachers cannot learn from images of this size.
+    """
     generator = job.generator
     reference = teacher_of(generator, loop.processes.device)
     with torch.random.fork_rng(devices=[]):  # fresh teachers follow the seed
         torch.manual_seed(job.seed)
         teachers = job.regime.teachers(reference, generator.adapter)
+    if job.source is not None and job.distillers:
+        for batch, teacher in product(source_of(job.source, generator).examples(seed=job.seed), teachers):
+            teacher.check(batch.of(loop.share))
     return CompressionRun(
         loop,
         generator=generator,

@@ -25,7 +25,8 @@ class CycleGAN(Translation):
     both teachers are given: with cycles, as their teachers (Zhang et al., CVPR 2022).
 
     Args:
-        cycle_weight, identity_weight: of the losses that both directions are trained with beside the adversarial one.
+        cycle_weight, identity_weight: of the losses that both directions are trained with beside the adversarial one;
+            they take no notice of `reconstruction_weight`, which is one direction's.
 
     The other options are those of `Translation`; here `gan` is "lsgan", `reconstruction_weight` 10 and
     `discriminator_width` 64 if left out.
@@ -85,6 +86,7 @@ class CycleGAN(Translation):
             {route: self.judge(module, discriminators.get(route)) for route, module in modules.items()},
             optimisation=self.task(modules[A2B]).optimisation,
             gan=self._gan,
+            gan_weight=self._gan_weight,
             cycle_weight=self._cycle_weight,
             identity_weight=self._identity_weight,
         )

@@ -28,7 +28,7 @@ from gansdk_adapters.networks.inception_spade import (
 )
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator
-from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADELayout, SPADESizes, Upsampling
+from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADELayout, SPADESizes, Upsampling, block_names
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.adversarial import Critics, check_width
@@ -325,7 +325,7 @@ class GauGAN(Adapter):
         }
 
     def _spade_sizes(self, state: State, layout: Mapping[str, Any]) -> SPADESizes:
-        names = _block_names(layout)
+        names = block_names(layout["upsampling"])
         inner = tuple(_rows(state, f"{name}.conv_0", layout["trunk"]) for name in names)
         made = tuple(_rows(state, f"{name}.conv_1", layout["trunk"]) for name in names)
         hidden = tuple(_rows(state, f"{name}.norm_0.mlp_shared.0", 128) for name in names)
@@ -350,7 +350,7 @@ class GauGAN(Adapter):
         )
 
     def _inception_sizes(self, state: State, branches: Branches, layout: Mapping[str, Any]) -> InceptionSPADESizes:
-        names = _block_names(layout)
+        names = block_names(layout["upsampling"])
         later = names[len(COARSE) :]
         return InceptionSPADESizes(
             **layout,
@@ -360,10 +360,6 @@ class GauGAN(Adapter):
             guide=tuple(branches.row(f"{name}.spade") for name in names),
             slope=self._slope,
         )
-
-
-def _block_names(layout: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*COARSE, *(f"up_{index}" for index in range(5 if layout["upsampling"] == "most" else 4)))
 
 
 def _told(sizes: SPADELayout) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from gansdk.contracts import Contract
 from gansdk.errors import ContractError
+from gansdk.toolkit.resampling import bicubic
 
 
 def shrunk(image: Tensor, contract: Contract) -> Tensor:
-    """(N, C, sH, sW) -> (N, C, H, W) by antialiased bicubic resampling (Keys, a = -0.5), in the contract's ranges.
+    """(N, C, sH, sW) -> (N, C, H, W) by bicubic resampling (`gansdk.toolkit.resampling`), in the contract's ranges.
 
     For pre-upsampled networks (VDSR) the image is shrunk and enlarged again, so its size stays. Values are clamped to
     the range. Differentiable: nothing is rounded, since rounding has gradient zero everywhere.
@@ -28,12 +28,8 @@ def shrunk(image: Tensor, contract: Contract) -> Tensor:
             f"pixels, but the image is {height}x{width}. Crop it first."
         )
     low, high = contract.output_range
-    small = _bicubic((image - low) / (high - low), height // factor, width // factor)
+    small = bicubic((image - low) / (high - low), height // factor, width // factor)
     if contract.pre_upsampled > 1:
-        small = _bicubic(small, height // contract.scale, width // contract.scale)
+        small = bicubic(small, height // contract.scale, width // contract.scale)
     low, high = contract.input_range
     return small.clamp(0, 1) * (high - low) + low
-
-
-def _bicubic(image: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(image, size=(height, width), mode="bicubic", antialias=True, align_corners=False)

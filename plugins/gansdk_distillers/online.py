@@ -50,6 +50,7 @@ class OnlineTeachers(Regime):
     """
 
     uses_task = False
+    trains_teachers = True
 
     def __init__(
         self,

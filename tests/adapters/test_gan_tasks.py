@@ -13,6 +13,7 @@ from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import InvalidOption, MissingData
 from gansdk.interfaces import Optimisation, Training
 from gansdk.online import OnlineTeacher
+from gansdk.opening import open_adapter
 from gansdk.processes import Processes
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 from gansdk_adapters.tasks.cycle import A2B, B2A, POOL, CycleTask, CycleTeacher, ImagePool
@@ -255,9 +256,9 @@ def test_a_teacher_learns_and_a_resumed_one_repeats_it_bit_for_bit(kind, stop):
         assert all(torch.equal(value, again[name]) for name, value in critic.items())
 
 
-def teacher(kind: str):
+def teacher(kind: str, **options):
     if kind == "cycle":
-        found = CycleTeacher(dict.fromkeys((A2B, B2A), generator()), CONTRACT, {}, cycle_task())
+        found = CycleTeacher(dict.fromkeys((A2B, B2A), generator()), CONTRACT, {}, cycle_task(**options))
     elif kind == "semantic":
         found = OnlineTeacher(generator(), CONTRACT, {}, SemanticSynthesisTask(Scales(6), perceptual=None))
     else:
@@ -272,14 +273,15 @@ def cycle_task(**options) -> CycleTask:
     return CycleTask({route: patches(3) for route in (A2B, B2A)}, optimisation=rates, **options)
 
 
-def test_cyclegan_losses_against_a_literal_transcription():
-    found = teacher("cycle")
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_cyclegan_losses_against_a_literal_transcription(weight):
+    found = teacher("cycle", gan_weight=weight)
     g = {route: copy.deepcopy(network) for route, network in found.networks().items()}
     d = {route: copy.deepcopy(critic) for route, critic in found.task.critics.items()}
     data = batch(paired=False)
     a, b = data.inputs[MAIN], data.targets[MAIN]
     fake_b, fake_a = g[A2B](a), g[B2A](b)
-    loss = ((d[A2B](fake_b) - 1) ** 2).mean() + ((d[B2A](fake_a) - 1) ** 2).mean()
+    loss = weight * (((d[A2B](fake_b) - 1) ** 2).mean() + ((d[B2A](fake_a) - 1) ** 2).mean())
     loss = loss + 10 * (g[B2A](fake_b) - a).abs().mean() + 10 * (g[A2B](fake_a) - b).abs().mean()
     loss = loss + 5 * (g[A2B](b) - b).abs().mean() + 5 * (g[B2A](a) - a).abs().mean()
     critics = {
@@ -290,6 +292,24 @@ def test_cyclegan_losses_against_a_literal_transcription():
     torch.testing.assert_close(told["loss"], loss.detach())
     for route, value in critics.items():
         torch.testing.assert_close(told[f"d/{route}"], value.detach())
+
+
+def test_a_cyclegan_without_an_adversarial_loss_leaves_its_discriminators_alone():
+    found = teacher("cycle", gan_weight=0.0)
+    before = copy.deepcopy(found.task.critics.state_dict())
+    told = found.learn(batch(paired=False))
+    assert {name.split("/")[1] for name in told if "/" in name} == {"cycle", "identity"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found.task.critics.state_dict().items())
+    assert all(parameter.grad is None for parameter in found.task.critics.parameters())
+
+
+def test_both_directions_have_the_weights_that_the_adapter_was_given():
+    adapter = open_adapter({"name": "cyclegan", "gan_weight": 0.5, "cycle_weight": 3.0, "discriminator_width": 4})
+    nets = {route: adapter.create("resnet", width=4, blocks=1) for route in (A2B, B2A)}
+    task = adapter.joint_task(nets, discriminators={})
+    assert (task.gan_weight, task.cycle_weight) == (0.5, 3.0)
+    with pytest.raises(InvalidOption, match="gan_weight=0 and cycle_weight=0 leave no loss"):
+        open_adapter({"name": "cyclegan", "gan_weight": 0, "cycle_weight": 0}).joint_task(nets, discriminators={})
 
 
 def test_a_pool_gives_new_images_until_it_is_full_and_then_half_of_them_old():

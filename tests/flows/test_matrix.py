@@ -19,7 +19,7 @@ from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.testing.perceptual import made_up_vgg16
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*teachers learn beside both")]
 
 BUDGET = "1.5x"
 STEPS = 3

@@ -9,7 +9,7 @@ import torch
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import IncompatibleParts, MissingData
+from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, MissingData
 from gansdk.events import StepDone
 from gansdk.opening import open_adapter, open_generator
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
@@ -130,6 +130,7 @@ SEARCH = {"name": "once-for-all", "steps": 2, "population": 2, "iterations": 1, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*teachers learn beside both")
 @pytest.mark.parametrize("distiller", [{**OMGD, "student_steps": 1}, "pixel"], ids=["omgd", "pixel"])
 def test_teachers_and_discriminators_trained_by_a_search_outlive_a_kill_right_behind_it(distiller, tmp_path):
     changes = {"pruner": SEARCH, "distiller": distiller, "steps": 2}
@@ -170,6 +171,25 @@ def test_runs_that_cannot_work_are_refused_before_any_step_and_leave_nothing(tmp
             gansdk.compress(model, **settings(**changes), out_dir=tmp_path / "out", observers=[seen.append])
     assert seen == []
     assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_images_too_small_for_the_critic_of_teachers_that_learn_are_refused_before_any_step(tmp_path):
+    class Small(Colours):
+        def train_batch(self, size, *, seed, step):
+            batch = super().train_batch(size, seed=seed, step=step)
+            return Batch({MAIN: batch.inputs[MAIN][..., :16, :16]}, {MAIN: batch.targets[MAIN][..., :16, :16]})
+
+    seen = []
+    with pytest.raises(DataError, match="16x16"):
+        gansdk.compress(given(), **settings(data=Small()), out_dir=tmp_path / "out", observers=[seen.append])
+    assert [event for event in seen if isinstance(event, StepDone)] == []
+
+
+@pytest.mark.slow
+def test_a_pruner_that_trains_is_said_to_be_dear_beside_teachers_that_learn():
+    with pytest.warns(GansdkWarning, match="OnceForAll trains shared weights.*teachers learn beside both"):
+        result = gansdk.compress(given(), **settings(pruner=SEARCH, steps=1, distiller=OMGD))
+    assert len([told for told in result.warnings if "teachers learn beside both" in told]) == 1
 
 
 SCRIPT = """

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,13 +18,13 @@ from gansdk.interfaces import Training
 from gansdk.opening import open_generator
 from gansdk.processes import Processes
 from gansdk.student import ElasticStudent
+from gansdk.toolkit.resampling import bicubic
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.vdsr import VDSR
 from gansdk_distillers.datafree.growth import active_parameters, depth_at
 from gansdk_distillers.datafree.network import ImageGenerator
 from gansdk_distillers.datafree.optimisers import published_adam, published_sgd
 from gansdk_distillers.datafree.passage import Passage
-from gansdk_distillers.datafree.resampling import bicubic
 from gansdk_distillers.datafree.source import GeneratedImages
 
 
@@ -83,65 +82,6 @@ def test_the_network_is_the_published_sequence_of_operations():
 def test_images_too_small_for_an_instance_norm_are_refused():
     with pytest.raises(InvalidOption, match="at least 8"):
         ImageGenerator(3, (24, 7))
-
-
-# Resampling. Golden values of the methods file, part E.
-
-SQUARES = torch.tensor([0, 1, 4, 9, 16, 25, 36, 49], dtype=torch.float64).view(1, 1, 1, 8)
-
-
-def test_halving_repeats_the_edges():
-    expected = [0.382812, 6.261719, 20.425781, 42.273438]
-    np.testing.assert_allclose(bicubic(SQUARES, 1, 4).flatten(), expected, atol=1e-6)
-
-
-def test_doubling_repeats_the_edges():
-    expected = [-0.070312, 0.132812, 0.585938, 1.5625, 3.0625, 5.226562, 8.054688, 9.351562]
-    np.testing.assert_allclose(bicubic(SQUARES[..., :4], 1, 8).flatten(), expected, atol=1e-6)
-
-
-def test_torchs_antialiased_bicubic_treats_only_the_border_otherwise():
-    halved = F.interpolate(SQUARES, (1, 4), mode="bicubic", antialias=True)
-    np.testing.assert_allclose(halved.flatten(), [0.410042, 6.189189, 20.756757, 41.794979], atol=1e-6)
-    image = torch.rand(1, 2, 60, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for factor in (2, 3, 4, 1 / 2, 1 / 3, 1 / 4):
-        height, width = round(60 * factor), round(48 * factor)
-        ours, theirs = (
-            bicubic(image, height, width),
-            F.interpolate(image, (height, width), mode="bicubic", antialias=True),
-        )
-        inner = math.ceil(3 * max(1, factor))
-        np.testing.assert_allclose(
-            ours[..., inner:-inner, inner:-inner], theirs[..., inner:-inner, inner:-inner], atol=1e-12
-        )
-
-
-def literal(row, new):
-    """One row by the sum over the kernel, with edges repeated."""
-    old = len(row)
-    wide = max(1.0, old / new)
-
-    def keys(x):
-        x = abs(x)
-        if x <= 1:
-            return 1.5 * x**3 - 2.5 * x**2 + 1
-        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
-
-    made = []
-    for i in range(new):
-        centre = (i + 0.5) * old / new - 0.5
-        weights = {j: keys((centre - j) / wide) for j in range(-20, old + 20)}
-        total = sum(weights.values())
-        made.append(sum(w * row[min(max(j, 0), old - 1)] for j, w in weights.items()) / total)
-    return made
-
-
-@given(st.lists(st.floats(-2, 2), min_size=2, max_size=12), st.integers(1, 20))
-@settings(max_examples=40, deadline=None)
-def test_resampling_is_the_sum_over_the_kernel(row, new):
-    image = torch.tensor(row, dtype=torch.float64).view(1, 1, -1, 1)
-    found = bicubic(image, new, 1).flatten()
-    np.testing.assert_allclose(found, literal(row, new), atol=1e-9)
 
 
 def test_there_and_back_leaves_smooth_images_as_they_are():

@@ -44,7 +44,7 @@ class SPADELayout:
         object.__setattr__(self, "ups", tuple(self.ups))  # JSON gives lists
         if self.upsampling not in get_args(Upsampling):
             raise ContractError(f"upsampling={self.upsampling!r} is none of: {', '.join(get_args(Upsampling))}.")
-        if len(self.ups) != (5 if self.upsampling == "most" else 4) or min(self.labels, self.trunk, *self.ups) < 1:
+        if len(self.names) != len(COARSE) + len(self.ups) or min(self.labels, self.trunk, *self.ups) < 1:
             raise ContractError(f"{self}: four widths, five for 'most', and everything at least 1.")
 
     @property
@@ -55,7 +55,7 @@ class SPADELayout:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the blocks, in order."""
-        return (*COARSE, *(f"up_{index}" for index in range(len(self.ups))))
+        return block_names(self.upsampling)
 
     @property
     def doubled(self) -> frozenset[str]:
@@ -74,6 +74,11 @@ class SPADELayout:
     def made(self) -> tuple[int, ...]:
         """Channels behind each block."""
         return (*(self.trunk,) * len(COARSE), *self.ups)
+
+
+def block_names(upsampling: str) -> tuple[str, ...]:
+    """Return the blocks in order: those of the trunk, and four later ones, five for "most"."""
+    return (*COARSE, *(f"up_{index}" for index in range(5 if upsampling == "most" else 4)))
 
 
 def ups_of(width: int, upsampling: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
-from gansdk.errors import MissingData, Unsupported
+from gansdk.errors import InvalidOption, MissingData, Unsupported
 from gansdk.interfaces import Optimisation, Stage, State, Student, Task, Teacher, Training
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.optim import Descent
@@ -26,9 +26,9 @@ class CycleTask(Task):
     """CycleGAN's losses for two generators that are trained together; batches have the routes "A2B" and "B2A".
 
     `critics` are the discriminators by route: that of "A2B" judges images of domain B. The generators' step is first:
-    GAN + `cycle_weight` L1 of both cycles + `identity_weight` times that of L1 between G(y) and y for a y that is in
-    the generator's output domain already. Then each discriminator is trained with half the sum of its losses on real
-    images and on images out of its pool. The teacher's images are not looked at.
+    `gan_weight` GAN + `cycle_weight` L1 of both cycles + `identity_weight` times that of L1 between G(y) and y for a
+    y that is in the generator's output domain already. Then each discriminator is trained with half the sum of its
+    losses on real images and on images out of its pool. The teacher's images are not looked at.
 
     Cycles run the generators themselves: the student's of a stage that the task is bound to, or `generate`.
     """
@@ -43,13 +43,17 @@ class CycleTask(Task):
         *,
         optimisation: Optimisation,
         gan: Kind = "lsgan",
+        gan_weight: float = 1.0,
         cycle_weight: float = 10.0,
         identity_weight: float = 0.5,
     ) -> None:
         check_kind(gan)
+        if not (gan_weight or cycle_weight):
+            raise InvalidOption("gan_weight=0 and cycle_weight=0 leave no loss for both directions. Raise one of them.")
         self.critics = nn.ModuleDict({route: critics[route].train() for route in (A2B, B2A)})
         self.critics.requires_grad_(True)
         self.gan: Kind = gan
+        self.gan_weight = gan_weight
         self.cycle_weight = cycle_weight
         self.identity_weight = identity_weight
         self.optimisation = optimisation
@@ -65,7 +69,7 @@ class CycleTask(Task):
         return {"discriminators": {route: described(critic) for route, critic in self.critics.items()}}
 
     def check(self, batch: Batch) -> None:
-        for route, target in batch.targets.items():
+        for route, target in batch.targets.items() if self.gan_weight else ():
             check_judged(self.critics[route], target.shape)
 
     def bind(self, training: Training) -> None:
@@ -76,6 +80,8 @@ class CycleTask(Task):
             self.generate = _images_of(training.student)
 
     def discriminate(self, batch: Batch, fakes: Mapping[Route, Tensor]) -> Metrics:
+        if not self.gan_weight:
+            return {}
         losses = {
             route: discriminator_loss(self.gan, critic(batch.targets[route]), real=True)
             + discriminator_loss(self.gan, critic(self._pools[route].exchange(fakes[route])), real=False)
@@ -89,8 +95,10 @@ class CycleTask(Task):
     ) -> tuple[Tensor, Metrics]:
         losses: dict[str, Tensor] = {}
         for route, back in ((A2B, B2A), (B2A, A2B)):
-            with untrained(self.critics[route]):
-                losses[f"g/gan/{route}"] = generator_loss(self.gan, self.critics[route](fakes[route]))
+            if self.gan_weight:
+                with untrained(self.critics[route]):
+                    judged = generator_loss(self.gan, self.critics[route](fakes[route]))
+                losses[f"g/gan/{route}"] = self.gan_weight * judged
             cycled, real = self.generate(back, fakes[route]), batch.inputs[route]
             losses[f"g/cycle/{route}"] = self.cycle_weight * (cycled - real).abs().mean()
             if self.identity_weight:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gansdk.contracts import Contract
-from gansdk_distillers.datafree.resampling import bicubic
+from gansdk.toolkit.resampling import bicubic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
