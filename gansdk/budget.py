@@ -13,8 +13,8 @@ from typing import Literal, NoReturn, get_args
 
 from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
 
-Counting = Literal["true", "paper"]
-"""How MACs are counted: as a device executes them, or as GAN Compression, CAT and OMGD print them."""
+Counting = Literal["true", "paper", "omgd"]
+"""How MACs are counted: as a device executes them, or as papers print them: GAN Compression and CAT, or OMGD."""
 
 Metric = Literal["macs", "params", "size"]
 _METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -50,6 +50,8 @@ class Cost:
     params: int
     bytes: int
     """Of the state dict, parameters and buffers."""
+    norm_macs: int = 0
+    """Those of `paper_macs` that are of InstanceNorm elements; OMGD prints the rest."""
 
     def __add__(self, other: Cost) -> Cost:
         """What both cost together."""
@@ -58,6 +60,7 @@ class Cost:
             paper_macs=self.paper_macs + other.paper_macs,
             params=self.params + other.params,
             bytes=self.bytes + other.bytes,
+            norm_macs=self.norm_macs + other.norm_macs,
         )
 
     def of(self, metric: Metric, counting: Counting) -> int:
@@ -66,7 +69,8 @@ class Cost:
             return self.params
         if metric == "size":
             return self.bytes
-        return self.macs if counting == "true" else self.paper_macs
+        counts = {"true": self.macs, "paper": self.paper_macs, "omgd": self.paper_macs - self.norm_macs}
+        return counts[counting]
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:
@@ -133,8 +137,8 @@ class Budget:
             raise BudgetSyntaxError(f"A budget without any bound was given; write one of {SPELLINGS}.")
         if self.counting not in get_args(Counting):
             raise BudgetSyntaxError(
-                f'counting={self.counting!r} is unknown; choose "true" (what a device executes) or "paper" (what '
-                f"GAN Compression, CAT and OMGD print)."
+                f'counting={self.counting!r} is unknown; choose "true" (what a device executes), "paper" (what '
+                f'GAN Compression and CAT print) or "omgd" (what OMGD prints, without norms).'
             )
 
     @classmethod

@@ -19,8 +19,9 @@ from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
 from gansdk.toolkit.norms import input_statistics, tracked_norms
 
-COMPARED = (TEACHER, STUDENT, "bicubic")
-"""Whose images are measured, where they have made any."""
+BICUBIC = "bicubic"
+SHOWN_ALONE = ("input", "target")
+"""Images of an example that nobody made."""
 
 IDENTICAL_DB = 100.0
 """PSNR of identical images, whose true value is infinite and would spoil every mean."""
@@ -29,7 +30,7 @@ SSIM_WINDOW = 11
 """Sides below this many pixels have no SSIM."""
 
 Scores = dict[str, dict[str, dict[str, float]]]
-"""reference -> metric -> who ("teacher", "student", "bicubic") -> value."""
+"""reference -> metric -> who ("teacher", "student", "bicubic", and others by name) -> value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,20 +147,22 @@ def evaluate(
     device: torch.device | str = "cpu",
     examples: int = 4,
     metrics: Sequence[Metric] = (),
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> Evaluation:
     """Score the student, and the teacher beside it, on the whole images of the "eval" split.
 
     Each image is compared with the ground truth where there is one, and the student's with the teacher's if a
     teacher is given. Every network runs once per image, as `contract.inference` says, on inputs reflected to the
     contract's multiple; it must lie on `device` already, and is left as it was. The first `examples` images are kept.
-    `metrics` see the same images, and the source's references.
+    `metrics` see the same images, and the source's references. `beside`: further networks by name, which are scored as
+    baselines.
 
     Raises:
         DataError: the split is empty, its images are too small, or there is nothing to compare them with.
         ContractError: a network's images have the wrong shape, or NaN in them.
     """
     protocol = Protocol.of(contract)
-    networks = {"student": student} if teacher is None else {"student": student, TEACHER: teacher}
+    networks = {STUDENT: student, **({} if teacher is None else {TEACHER: teacher}), **(beside or {})}
     rows: list[tuple[str, Scores]] = []
     kept: list[Example] = []
     measurement = Measurement(metrics, contract, device)
@@ -167,10 +170,10 @@ def evaluate(
         name = batch.names[0] if batch.names else f"image {len(rows) + 1}"
         target = batch.targets.get(MAIN) if batch.paired else None
         images = _images(networks, batch.inputs[MAIN], target, contract, device)
-        measurement.show({who: images[who] for who in COMPARED if who in images}, batch)
-        if not protocol.measures(images["student"]):
+        measurement.show({who: made for who, made in images.items() if who not in SHOWN_ALONE}, batch)
+        if not protocol.measures(images[STUDENT]):
             warnings.warn(
-                f"The image {name!r} is not scored: {images['student'].shape[:2]} pixels are too few, {SSIM_WINDOW} "
+                f"The image {name!r} is not scored: {images[STUDENT].shape[:2]} pixels are too few, {SSIM_WINDOW} "
                 f"must be left inside a border of {protocol.border}.",
                 GansdkWarning,
                 stacklevel=2,
@@ -184,13 +187,13 @@ def evaluate(
             )
         rows.append((name, scores))
         if len(kept) < examples:
-            kept.append(Example(name=name, **images))
+            kept.append(Example(name=name, **{who: made for who, made in images.items() if who not in (beside or {})}))
     measurement.show_real(source)
     qualities = (*_means([scores for _, scores in rows], protocol), *measurement.qualities())
     if not qualities:
         raise DataError(
-            'The split "eval" has no image that can be scored. Give more images, hold some out of training, or '
-            "evaluate on a folder of its own."
+            "There is no image that can be scored: none was given, or too few to hold some out of training. Pass "
+            "eval_data='folder/', or more images."
         )
     return Evaluation(
         qualities=qualities,
@@ -206,7 +209,7 @@ def _images(
     contract: Contract,
     device: torch.device | str,
 ) -> dict[str, Pixels]:
-    """Fields of Example -> pixels: what went in, what should come out, and what everybody made of it."""
+    """Who -> pixels: what went in ("input"), what should come out ("target"), and what everybody made of it."""
     made = {
         who: to_uint8(_run(network, x.to(device), contract)[0], contract.output_range)
         for who, network in networks.items()
@@ -215,9 +218,9 @@ def _images(
         made["target"] = to_uint8(target[0], contract.output_range)
     made["input"] = picture(x[0], contract.input_range)
     if Protocol.of(contract).on_luma and contract.channels_in == contract.channels_out:
-        height, width = made["student"].shape[:2]
+        height, width = made[STUDENT].shape[:2]
         # A pre-upsampled input has its final size, so that this changes nothing.
-        made["bicubic"] = resize_bicubic(made["input"], height, width)
+        made[BICUBIC] = resize_bicubic(made["input"], height, width)
     return made
 
 
@@ -257,19 +260,21 @@ def inferring(network: nn.Module, contract: Contract) -> Iterator[None]:
 def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:
     scores: Scores = {}
     if "target" in images:
-        scores[GROUND_TRUTH] = _compared(images, "target", COMPARED, protocol)
+        scores[GROUND_TRUTH] = _compared(images, "target", protocol)
     if TEACHER in images:
-        scores[TEACHER] = _compared(images, TEACHER, COMPARED[1:], protocol)
+        scores[TEACHER] = _compared(images, TEACHER, protocol)
     return scores
 
 
-def _compared(
-    images: Mapping[str, Pixels], reference: str, who: tuple[str, ...], protocol: Protocol
-) -> dict[str, dict[str, float]]:
-    """Metric -> who -> value."""
+def _compared(images: Mapping[str, Pixels], reference: str, protocol: Protocol) -> dict[str, dict[str, float]]:
+    """Metric -> who -> value, of everybody but the reference."""
     wanted = images[reference]
-    found = {name: protocol.compare(_matching(images[name], wanted), wanted) for name in who if name in images}
-    return {metric: {name: found[name][metric] for name in found} for metric in found["student"]}
+    found = {
+        who: protocol.compare(_matching(made, wanted), wanted)
+        for who, made in images.items()
+        if who not in (*SHOWN_ALONE, reference)
+    }
+    return {metric: {who: found[who][metric] for who in found} for metric in found[STUDENT]}
 
 
 def _matching(image: Pixels, reference: Pixels) -> Pixels:
@@ -292,7 +297,7 @@ def _means(rows: list[Scores], protocol: Protocol) -> tuple[Quality, ...]:
                     metric=metric,
                     reference=reference,
                     teacher=means.pop(TEACHER, None),
-                    student=means.pop("student"),
+                    student=means.pop(STUDENT),
                     images=len(compared),
                     protocol=str(protocol),
                     extra=means,

@@ -442,6 +442,10 @@ class Regime(ABC):
     def step(self, batch: Batch) -> Metrics:
         """One update of the student. Detached 0-d tensors, no host synchronisation."""
 
+    def learned(self) -> Mapping[str, nn.Module]:
+        """Generators that learned in the run beside the student of one route, by name, to be scored with it."""
+        return {}
+
     def state_dict(self) -> State:
         return {}
 

@@ -92,9 +92,15 @@ def _curves(ladder: Ladder) -> Iterator[tuple[str, Any]]:
     for metric, reference in _metrics(ladder):
         students = [{**point, "value": _value(point, metric, reference)} for point in points[1:]]
         flat = {TEACHER: _value(points[0], metric, reference)}
-        for item in ladder.results[0].quality:
-            if (item.metric, item.reference) == (metric, reference):
-                flat |= item.extra
+        baselines = [
+            set(item.extra.items())
+            for result in ladder.results
+            for item in result.quality
+            if (item.metric, item.reference) == (metric, reference)
+        ]
+        if baselines:
+            common = set.intersection(*baselines)  # what differs from student to student is no line
+            flat.update(sorted(common))
         yield (
             f"{metric} to {reference}",
             quality_curve(

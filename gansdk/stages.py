@@ -137,8 +137,8 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
     """Say before any training if a budget takes nothing away, or has the plan of another one; `others` by budget."""
     if plan == student.space.full_plan():
         warnings.warn(
-            f"The budget {str(budget)!r} leaves room for the whole network, so nothing was pruned. Ask for a smaller "
-            "one.",
+            f"The budget {str(budget)!r} leaves room for the whole network, so nothing was pruned. For a smaller "
+            "student ask for a smaller one.",
             GansdkWarning,
             stacklevel=2,
         )
@@ -265,6 +265,7 @@ def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Met
                 contract=student.contracts[route],
                 device=run.loop.processes.device,
                 metrics=metrics,
+                beside=job.regime.learned() if len(students) == 1 else None,
             )
         except DataError as error:
             warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)

@@ -115,7 +115,9 @@ class CycleGAN(Translation):
             InvalidOption: they are to share stages.
         """
         if shared:
-            raise InvalidOption(f"shared={shared!r}: discriminators of a CycleGAN's teachers share nothing; pass 0.")
+            raise InvalidOption(
+                f"Discriminators of a CycleGAN's teachers share nothing, but {shared!r} stages were asked for. Pass 0."
+            )
         return [self.learner(module) for module in modules]
 
     def _check_channels(self, modules: Mapping[Route, nn.Module]) -> None:

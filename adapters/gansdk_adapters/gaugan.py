@@ -174,7 +174,9 @@ class GauGAN(Adapter):
         networks = [self._judge(module) for module in modules]
         stages = networks[0].sizes.layers + 1
         if shared not in (None, 0, stages):
-            raise InvalidOption(f"shared={shared!r}: multi-scale discriminators share nothing (0) or all ({stages}).")
+            raise InvalidOption(
+                f"Multi-scale discriminators share no stage or all {stages}, but {shared!r} were asked for."
+            )
         networks = [networks[0]] * len(networks) if shared else networks
         critics = Critics(networks)
         return [

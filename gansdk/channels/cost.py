@@ -96,4 +96,5 @@ class CostModel:
         macs, paper, params, size = (int(total) for total in self._weights @ elements)
         norms = int(normalised.sum())
         fixed = self.space.fixed_macs
-        return Cost(macs=macs + fixed, paper_macs=paper + norms + fixed, params=params, bytes=size)
+        paper = paper + norms + fixed
+        return Cost(macs=macs + fixed, paper_macs=paper, params=params, bytes=size, norm_macs=norms)

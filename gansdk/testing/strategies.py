@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gansdk.budget import Budget
+from gansdk.budget import Budget, Counting
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.testing import blocks, layers
@@ -287,7 +288,7 @@ def scores(draw: st.DrawFn, space: Space) -> Scores:
 
 @st.composite
 def budgets(draw: st.DrawFn, metrics: Sequence[str] = ("macs", "params", "size")) -> Budget:
-    """Budgets of one or two terms, each a share of the full cost from 1 % to 100 %, in either counting."""
+    """Budgets of one or two terms, each a share of the full cost from 1 % to 100 %, in any counting."""
     chosen = draw(st.lists(st.sampled_from(list(metrics)), min_size=1, max_size=2, unique=True))
     terms = [f"{metric}<={draw(st.integers(1, 100))}%" for metric in chosen]
-    return Budget.parse(", ".join(terms), counting=draw(st.sampled_from(("true", "paper"))))
+    return Budget.parse(", ".join(terms), counting=draw(st.sampled_from(get_args(Counting))))

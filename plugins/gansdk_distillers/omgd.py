@@ -27,6 +27,7 @@ def omgd(
     share: int | None = None,
     student_steps: int | None = None,
     schedule: str = "auto",
+    blocks: int | None = None,
     select: Callable[[nn.Module], float] | None = None,
     ssim_weight: float = 10.0,
     style_weight: float = 1e4,
@@ -43,7 +44,8 @@ def omgd(
     "auto" (0.25, or none in blocks), are for students pruned to about a quarter of its width; for a student that is the
     given generator (budget "1x") published are wide=4, deep=1, and for the smallest ones wide=6, deep=1.5. `warm`:
     begin the wider teacher with the given weights instead of fresh ones. `share`: stages of the discriminator that both
-    teachers share; the family's usual number if left out. `student_steps`, `schedule`, `select`: of `OnlineTeachers`.
+    teachers share; the family's usual number if left out. `student_steps`, `schedule`, `blocks`, `select`: of
+    `OnlineTeachers`.
     The other options are of the distillers "ssim", "perceptual", "tv" and "channel"; a weight of 0 leaves a term out.
 
     Raises:
@@ -69,6 +71,7 @@ def omgd(
         share=None if share is None else count(share, "share", least=0),
         student_steps=None if student_steps is None else count(student_steps, "student_steps"),
         schedule=one_of(get_args(Schedule), schedule, "schedule"),
+        blocks=None if blocks is None else count(blocks, "blocks"),
         select=select,
     )
     return Distiller(

@@ -30,7 +30,7 @@ Select = Callable[[nn.Module], float]
 DEEP = 0.25
 """Width of the deeper teacher relative to the given generator, for students of about that width."""
 BLOCKS = 20
-"""Published: 800 epochs of the student in blocks of 40, for horse->zebra."""
+"""Published for horse->zebra at ngf 16: 800 epochs of the student in blocks of 40."""
 
 
 class OnlineTeachers(Regime):
@@ -42,6 +42,7 @@ class OnlineTeachers(Regime):
     "steps" (Ren et al., ICCV 2021): every `student_steps`-th step of the student, the teachers learn from the same
     batch. "blocks" (the released code's CycleGAN): blocks of steps in which the first teacher learns, each followed
     by `student_steps` times as many of the student against that teacher, frozen. Then both kinds count as steps.
+    There are 20 blocks unless `blocks` says otherwise, or fewer in a short run.
     "auto" is "blocks" for unpaired images and "steps" for others.
 
     Raises:
@@ -61,6 +62,7 @@ class OnlineTeachers(Regime):
         share: int | None = None,
         student_steps: int | None = None,
         schedule: Schedule = "auto",
+        blocks: int | None = None,
         select: Select | None = None,
     ) -> None:
         self.wide = wide
@@ -69,10 +71,13 @@ class OnlineTeachers(Regime):
         self.share = share
         self.student_steps = student_steps
         self.schedule: Schedule = schedule
+        self.blocks = blocks
         self.select = select
         self._blocks = schedule == "blocks"
         self._roles: tuple[str, ...] = ()
         self._taps: Mapping[str, str] = {}
+        self._teachers: tuple[Teacher, ...] = ()
+        self._frozen: FrozenTeacher | None = None
 
     def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
         source = super().source(data, generator, patch=patch)
@@ -90,8 +95,9 @@ class OnlineTeachers(Regime):
                 f"deep={self.deep!r} asks for a second teacher, and blocks have one. Leave it out, or give wide=None "
                 "to learn from the deeper one."
             )
-        if not self._blocks and self.select is not None:
-            raise InvalidOption("select keeps the best teacher of blocks, and this run has none. Leave it out.")
+        for option, meaning in (("select", "keeps the best teacher of blocks"), ("blocks", "is their number")):
+            if not self._blocks and getattr(self, option) is not None:
+                raise InvalidOption(f"{option} {meaning}, and this run has none. Leave it out.")
         return source
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
@@ -125,7 +131,7 @@ class OnlineTeachers(Regime):
         self._stage = stage
         self._teachers = tuple(stage.teachers)
         self._done = 0
-        self._plan = _Blocks.of(stage.steps, self.student_steps or 4) if self._blocks else None
+        self._plan = _Blocks.of(stage.steps, self.student_steps or 4, self.blocks or BLOCKS) if self._blocks else None
         self._every = self.student_steps or 1
         taught = stage.steps // self._every if self._plan is None else self._plan.count * self._plan.length
         if not taught:
@@ -162,6 +168,13 @@ class OnlineTeachers(Regime):
         with torch.no_grad():
             shown = {route: self._frozen.observe(x, self._terms.taps, route=route) for route, x in batch.inputs.items()}
         return self._distil(batch, [shown], {})
+
+    def learned(self) -> Mapping[str, nn.Module]:
+        """The teachers as they are now; of blocks the one that the student imitates."""
+        if self._frozen is not None:
+            return {f"{self._roles[0]} teacher": self._frozen.networks()[MAIN]}
+        networks = [next(iter(teacher.networks().values())) for teacher in self._teachers]
+        return {f"{role} teacher": network for role, network in zip(self._roles, networks, strict=False)}
 
     def state_dict(self) -> State:
         state: State = {"done": self._done, "descent": self._descend.state_dict(), "terms": self._terms.state_dict()}
@@ -248,10 +261,10 @@ class _Blocks:
         self._whole = length * (1 + ratio)
 
     @classmethod
-    def of(cls, steps: int, ratio: int) -> _Blocks:
-        """`BLOCKS` blocks, or fewer in a short run; steps that are left over are the student's."""
-        length = max(1, steps // (BLOCKS * (1 + ratio)))
-        return cls(length, max(1, min(BLOCKS, steps // (length * (1 + ratio)))), ratio)
+    def of(cls, steps: int, ratio: int, most: int) -> _Blocks:
+        """`most` blocks, or fewer in a short run; steps that are left over are the student's."""
+        length = max(1, steps // (most * (1 + ratio)))
+        return cls(length, max(1, min(most, steps // (length * (1 + ratio)))), ratio)
 
     def teaches(self, step: int) -> bool:
         """Whether the `step`-th, counted from 1, is the teacher's."""

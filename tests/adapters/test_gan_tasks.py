@@ -82,6 +82,13 @@ def reread(state):
     return torch.load(file, weights_only=True)
 
 
+def test_hinge_losses_of_known_scores():  # golden values of the methods file, part E
+    scores = torch.tensor([0.5, -2.0])
+    assert discriminator_loss("hinge", scores, real=True).item() == 1.75
+    assert discriminator_loss("hinge", scores, real=False).item() == 0.75
+    assert generator_loss("hinge", scores).item() == 0.75
+
+
 @pytest.mark.parametrize("kind", ["hinge", "lsgan", "vanilla"])
 def test_adversarial_losses_are_the_papers(kind):
     scores = torch.tensor([-2.0, -0.5, 0.3, 1.7])

@@ -29,7 +29,7 @@ terms = st.one_of(
 budgets = st.builds(
     lambda parts, counting: Budget.parse(",".join(parts), counting=counting),
     st.lists(terms, min_size=1, max_size=4).filter(lambda parts: sum(part.endswith("x") for part in parts) < 2),
-    st.sampled_from(["true", "paper"]),
+    st.sampled_from(["true", "paper", "omgd"]),
 )
 costs = st.builds(Cost, macs=counts, paper_macs=counts, params=counts, bytes=counts)
 

@@ -131,6 +131,19 @@ def test_without_ground_truth_only_the_teacher_is_compared_with():
     assert result.examples[0].target is None
 
 
+def test_networks_beside_the_student_are_scored_as_it_is_and_leave_no_example():
+    x, target = noise(1, 3, 20, 24), noise(1, 3, 20, 24, seed=1)
+    other = Enlarge(brighter=0.1)
+    scored = {"teacher": Enlarge(), "source": Images((x, target)), "contract": contract()}
+    found = evaluate(Enlarge(brighter=0.2), beside={"wider teacher": other}, **scored)
+    alone = by_name(evaluate(other, **scored))
+    assert {name: row.extra for name, row in by_name(found).items()} == {
+        name: {"wider teacher": row.student} for name, row in alone.items()
+    }
+    assert len(alone) == 4
+    assert len(found.examples) == 1
+
+
 def test_identical_images_count_as_100_db():
     source = Images((noise(1, 3, 16, 16), None))
     result = evaluate(Enlarge(), teacher=Enlarge(), source=source, contract=contract())
@@ -260,7 +273,7 @@ def test_images_too_small_to_score_are_left_out_with_a_warning():
 
 def test_what_cannot_be_scored_is_refused():
     x = noise(1, 3, 16, 16)
-    with pytest.raises(DataError, match="no image that can be scored"):
+    with pytest.raises(DataError, match=r"no image that can be scored.*eval_data"):
         evaluate(Enlarge(), teacher=None, source=Images(), contract=contract())
     with pytest.raises(DataError, match="no ground truth and there is no teacher"):
         evaluate(Enlarge(), teacher=None, source=Images((x, None)), contract=contract())

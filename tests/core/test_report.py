@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gansdk
-from gansdk import figures, pictures, report
+from gansdk import figures, ladder_report, pictures, report
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError
@@ -345,6 +345,18 @@ def test_a_ladder_has_one_table_a_curve_per_metric_and_all_students_side_by_side
     ):
         assert shown in page.text
     assert "not> scored on 2 images. Something else." in page.text
+
+
+def test_baselines_are_lines_of_a_ladders_curves_where_all_students_have_the_same(ladder):
+    def scored(result, **extra):
+        rows = tuple(replace(row, extra={**row.extra, **extra}) for row in result.quality[:1])
+        return replace(result, evaluation=replace(result.evaluation, qualities=rows))
+
+    first, second = ladder.results
+    made = gansdk.Ladder(results=[scored(first, wider=30.0), scored(second, wider=31.0)])
+    [(_, figure)] = ladder_report._curves(made)
+    assert {line.get_label() for line in figure.axes[0].lines} >= {"teacher", "bicubic"}
+    assert not [line for line in figure.axes[0].lines if "wider" in str(line.get_label())]
 
 
 def test_students_are_joined_in_the_order_of_their_macs_whatever_their_budgets():

@@ -83,6 +83,9 @@ def test_every_family_is_distilled_by_online_teachers_and_wavelets(name, tmp_pat
     seen = {key for row in result.history for key in row}
     assert {"loss", "ssim", "tv", "channel", "wavelet", "wider/loss"} <= seen
     assert ("deeper/loss" in seen) == (name != "cyclegan")
+    learned = {"wider teacher"} if name == "cyclegan" else {"wider teacher", "deeper teacher"}
+    assert all(set(row.extra) == learned for row in result.quality)
+    assert "wider teacher" in (tmp_path / "student" / "report.html").read_text()
     assert result.discriminator is None
     assert not list((tmp_path / "student").glob("*discriminator*"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["discriminator"] is None

@@ -68,7 +68,7 @@ def share_stages(networks: Sequence[PatchDiscriminator], count: int) -> None:
     first, *others = networks
     starts = [index for index, part in enumerate(first.model) if isinstance(part, nn.Conv2d)]
     if not 0 <= count <= len(starts):
-        raise InvalidOption(f"shared={count!r}: these discriminators can share 0 to {len(starts)} stages.")
+        raise InvalidOption(f"These discriminators can share 0 to {len(starts)} stages, but {count!r} were asked for.")
     end = [*starts, len(first.model)][count]
     for network in others:
         for index in range(end):
