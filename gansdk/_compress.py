@@ -177,7 +177,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
         carved.module.cpu().eval()
         settings = session.settings_of(job, seconds=time.perf_counter() - began)
-        critics = job.task.discriminators() if job.learns_by_task else {}
+        given = {route: part.discriminator for route, part in job.generator.parts.items()}
+        critics = job.task.discriminators() if job.learns_by_task else given if job.keeps_discriminators else {}
         used, unused = own.usage(student.cost(plan)), why_unused(student, plan, own)
         parts = {
             route: CompressionResult(
@@ -198,7 +199,7 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 search=run.searched,
                 checks=dict(checks),
                 settings=settings,
-                discriminator=critics.get(route, job.generator.parts[route].discriminator),
+                discriminator=critics.get(route),
                 out_dir=session.place(job),
             )
             for route, full in student.parts().items()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
-from gansdk.errors import Unsupported
+from gansdk.errors import InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.toolkit.degradation import shrunk
@@ -155,11 +155,16 @@ class Adapter(ABC):
 
         `shared`: how many of the discriminator's first stages judge all of them, before each has stages of its own;
         the family's usual number if left out. Such a discriminator takes its step when all teachers have taken theirs.
-        The default is for families that share nothing, and takes no notice of it.
+        The default is for families that share nothing.
 
         Raises:
             InvalidOption: the family's discriminator cannot be shared so.
         """
+        if shared:
+            raise InvalidOption(
+                f"Teachers of the family {self.name!r} have no discriminator to share {shared!r} stages of. Leave it "
+                "out, or pass 0."
+            )
         return [self.learner(module) for module in modules]
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:

@@ -24,6 +24,9 @@ WRAPPED = AdapterSpec(
     provides=WRAPPED_PROVIDES,
 )
 
+PAIRINGS = frozenset({"paired", "unpaired"})
+"""What data may provide besides images; adapters name those that they are usually trained on."""
+
 CAPABILITIES = {
     "taps": "feature maps with names",
     "channel-groups": "channels that can be removed",

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gansdk.loop import HISTORY_KEYS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -14,15 +16,21 @@ if TYPE_CHECKING:
 
 def losses(history: list[dict[str, float]]) -> Iterator[Figure]:
     """One figure per training stage: every logged term over its steps."""
-    for stage, rows in _stages(history).items():
-        names = list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage")))
+    from matplotlib import rcParams
+    from matplotlib.rcsetup import cycler
+
+    for number, rows in enumerate(_stages(history).values(), 1):
+        names = list(dict.fromkeys(name for row in rows for name in row if name not in HISTORY_KEYS))
         figure, axes = _axes()
+        axes.set_prop_cycle(cycler(linestyle=("-", "--", ":")) * rcParams["axes.prop_cycle"])
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
             axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
         if all(row[name] > 0 for row in rows for name in names if name in row):
             axes.set_yscale("log")
-        axes.set(title=f"Stage {stage}", xlabel="step")
+        else:
+            axes.set_yscale("symlog", linthresh=1.0)  # linear from -1 to 1
+        axes.set(title=f"Stage {number}", xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
         yield figure

@@ -404,6 +404,11 @@ class Regime(ABC):
     """Whether it trains generators of several routes together, by the routes of its batches."""
     trains_teachers: bool = False
     """Whether its teachers learn in the run, which a pruner that trains too makes dear."""
+    loss_may_grow: bool = False
+    """Whether the metric "loss" may grow tenfold though nothing is wrong, because its targets or inputs change; if not,
+    such a run is stopped as diverged."""
+    tells: frozenset[str] = frozenset({"loss"})
+    """The metrics of its own, besides those of terms, whose names no term may have, and those with a "/" in them."""
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
         """The teachers of the run; the default is the given generator, frozen.

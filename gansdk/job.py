@@ -16,11 +16,12 @@ from torch import Tensor
 from gansdk.adapter import Adapter, Generator
 from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
-from gansdk.compatibility import IMAGES, WRAPPED, check
+from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
 from gansdk.contracts import MAIN, Route
 from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.evaluate import Protocol
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
+from gansdk.loop import HISTORY_KEYS
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
@@ -74,6 +75,11 @@ class Job:
         trains = self.steps > 0 or self.pruner.trains
         return bool(self.distillers) and self.regime.uses_task and trains
 
+    @property
+    def keeps_discriminators(self) -> bool:
+        """Whether the generator's own discriminator is still the student's: not once it was trained without one."""
+        return self.learns_by_task or not self.distillers or not self.steps
+
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""
         return {
@@ -122,17 +128,16 @@ def prepare(
         warnings.warn(
             f"The pruner {type(chosen).__name__} trains shared weights before the student, and teachers learn beside "
             "both: the run costs several times one against a frozen teacher. A pruner that does not train, such as "
-            "'one-step', spares the first half; distiller=['ssim', 'perceptual', 'tv', 'channel'] imitates the given "
-            "generator as it is.",
+            "'one-step', spares the first half.",
             GansdkWarning,
             stacklevel=2,
         )
     _check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
-    _check_parts(generator, pruner, distiller, distillers, has_data=data is not None)
+    given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
+    _check_parts(generator, pruner, distiller, distillers, given)
     origin = transformed(generator, transform, seed)
     trained_against = _trained_against(discriminator, generator)
     _check_terms(generator, distillers, regime)
-    given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
     jobs = []
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
         task = _task(generator, trained_against if regime.uses_task else {}, seed)
@@ -290,21 +295,24 @@ def _check_values(generator: Generator) -> None:
 
 
 def _check_parts(
-    generator: Generator, pruner: Any, distiller: Any, opened: Sequence[Distiller], *, has_data: bool
+    generator: Generator, pruner: Any, distiller: Any, opened: Sequence[Distiller], source: DataSource | None
 ) -> None:
     """Needs against what adapter and data provide, for every part that was asked for by name."""
     known = registry()
-    adapters = known.specs("adapter")
+    adapters = {spec.name: spec for spec in known.specs("adapter").values()}
     spec = adapters.get(generator.adapter.name, WRAPPED)
-    spec = replace(spec, provides=spec.provides | generator.adapter.capabilities)
-    names = [_name(item) for item in listed(distiller)]
-    specs = known.specs("distiller")
-    asked = [(specs[name], made) for name, made in zip(names, opened, strict=False) if name in specs]
+    provides, given = spec.provides | generator.adapter.capabilities, {IMAGES}
+    if source is not None:
+        # What pairs there are is no longer the family's habit but the data's.
+        provides -= PAIRINGS
+        given |= PAIRINGS & {source.pairing.value}
+    named = [(_name(item), made) for item, made in zip(listed(distiller), opened, strict=False)]
+    asked = [(known.spec("distiller", name), made.needs) for name, made in named if name]
     check(
-        spec,
-        known.specs("pruner").get(_name(pruner)),
-        [spec if made.needs is None else replace(spec, needs=made.needs) for spec, made in asked],
-        frozenset({IMAGES, "paired"}) if has_data else frozenset({IMAGES}),
+        replace(spec, provides=provides),
+        known.spec("pruner", _name(pruner)) if _name(pruner) else None,
+        [spec if needs is None else replace(spec, needs=needs) for spec, needs in asked],
+        frozenset(given),
     )
 
 
@@ -313,6 +321,12 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
     if not distillers:
         return
     terms = [term for item in distillers for term in item.terms]
+    for term in terms:
+        if term.name in regime.tells | HISTORY_KEYS or "/" in term.name:
+            raise InvalidOption(
+                f"A term is called {term.name!r}, which is the name of a metric of the run itself. Give the class "
+                f"{type(term).__name__} another name."
+            )
     regime.check(terms, generator.parts)
     check_routes(terms, generator.parts)
     for route, part in generator.parts.items():

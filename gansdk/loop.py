@@ -20,6 +20,8 @@ from gansdk.registry import emit
 from gansdk.run_folder import RunFolder, damaged
 
 DIVERGED_FACTOR = 10.0
+HISTORY_KEYS = frozenset({"step", "stage"})
+"""What every row of the history has besides metrics."""
 """A loss this many times its first value, three intervals in a row, is not coming back."""
 SAVES = 20
 """Times a stage is saved, at least; a kill costs at most the steps since the last."""
@@ -96,6 +98,7 @@ class Loop:
         networks: Callable[[], Iterable[nn.Module]],
         before_step: Callable[[int], None] | None = None,
         saved: Callable[[int], None] | None = None,
+        loss_may_grow: bool = False,
     ) -> None:
         """Take `steps` steps, or what a killed run left of them; `saved` is called after each save.
 
@@ -106,12 +109,13 @@ class Loop:
         resumed run repeats it; afterwards the generator is as it was.
 
         Raises:
-            TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there.
+            TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there, unless
+                `loss_may_grow`.
         """
         start = self._resume(stage, load_state)
         if start < steps:
             self.emit(StageStarted(stage=stage, steps=steps))
-        interval = _Interval(self, stage, steps)
+        interval = _Interval(self, stage, steps, loss_may_grow=loss_may_grow)
         number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
         keep_every = interval.length * max(1, math.ceil(steps / SAVES / interval.length))
         device = self.processes.device
@@ -178,12 +182,13 @@ def continuing(stage: str) -> Iterator[None]:
 class _Interval:
     """Metrics between two log lines: summed on the device, read once."""
 
-    def __init__(self, loop: Loop, stage: str, steps: int) -> None:
+    def __init__(self, loop: Loop, stage: str, steps: int, *, loss_may_grow: bool) -> None:
         self.length = max(1, min(50, steps // 40))
         self.wait_s = 0.0
         self._loop = loop
         self._stage = stage
         self._steps = steps
+        self._loss_may_grow = loss_may_grow
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._steps_taken = 0
@@ -215,7 +220,7 @@ class _Interval:
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingDiverged(f"{broken[0]} is no longer finite at step {step} of {self._steps}. {advice}")
-        if "loss" not in means:
+        if "loss" not in means or self._loss_may_grow:
             return
         loss = means["loss"]
         self._first = loss if self._first is None else self._first

@@ -30,6 +30,7 @@ class OfflineRegime(Regime):
     """
 
     joint = True
+    tells = frozenset({"loss", "task"})
 
     def __init__(
         self,

@@ -138,6 +138,12 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
     """An adapter from its name, from {"name": ..., option: value}, or itself."""
     made = _make("adapter", adapter, Adapter)
     assert isinstance(made, Adapter)
+    asked = adapter if isinstance(adapter, str) else adapter["name"] if isinstance(adapter, Mapping) else None
+    if asked is not None and made.name != (known := registry().spec("adapter", asked).name):
+        raise PluginLoadError(
+            f"The adapter {known!r} calls itself {made.name!r}, so what its spec says would not be found. Give the "
+            f"class {type(made).__name__} the spec's name."
+        )
     return made
 
 

@@ -117,9 +117,15 @@ class Processes:
         """The batch on this process's device."""
         return replace(
             batch,
-            inputs={route: x.to(self.device) for route, x in batch.inputs.items()},
-            targets={route: y.to(self.device) for route, y in batch.targets.items()},
+            inputs={route: self._moved(x) for route, x in batch.inputs.items()},
+            targets={route: self._moved(y) for route, y in batch.targets.items()},
         )
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """A copy to a GPU out of pageable memory would wait for all work that was given to it before."""
+        if self.device.type != "cuda" or x.device == self.device:
+            return x.to(self.device)
+        return x.pin_memory().to(self.device, non_blocking=True)
 
     def _average(self, tensors: Sequence[Tensor]) -> None:
         """Put the mean over the processes into each of the tensors, all in one exchange."""

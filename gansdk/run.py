@@ -180,6 +180,7 @@ class CompressionRun:
             load_state=self._load_state,
             networks=self._networks,
             before_step=before_step,
+            loss_may_grow=self._regime.loss_may_grow,
         )
         self.student.train(False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import cos, pi
 
 import torch
@@ -29,11 +30,57 @@ def constant_linear(step: int, steps: int) -> float:
     return min(1.0, 2.0 * (steps - step) / steps)
 
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {"cosine": warmup_cosine, "constant-linear": constant_linear}
+SCHEDULES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "constant-linear": constant_linear}
 """Name of a schedule (`gansdk.interfaces.Optimisation`) -> (step, steps) -> factor of the learning rate."""
 
 
-class Descent:
+class ScheduledSteps:
+    """Steps of any optimiser over `parameters`, the same ones in every process.
+
+    Its rate is the one that it was made with, times `factor` of the number of the step, counted from 0. `clip_norm`
+    bounds the norm of all gradients together.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        training: Training,
+        factor: Callable[[int], float],
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._processes = training.processes
+        self._rate = float(optimizer.defaults["lr"])
+        self._factor = factor
+        self._clip_norm = clip_norm
+        self._step = 0
+
+    def __call__(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, a 0-d tensor."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * self._factor(self._step)
+        self._optimizer.zero_grad()
+        self._processes.backward(loss)
+        self._processes.average_gradients(self._parameters)
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        self._step += 1
+
+    def state_dict(self) -> State:
+        """The number of steps taken, and the optimiser's state."""
+        return {"step": self._step, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a `state_dict`."""
+        self._step = state["step"]
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class Descent(ScheduledSteps):
     """Adam over `parameters` as a family's `optimisation` says; every process takes the same steps.
 
     The largest learning rate is the training's, times `rate` (a discriminator may learn faster than its generator).
@@ -48,30 +95,8 @@ class Descent:
         rate: float = 1.0,
         clip_norm: float | None = None,
     ) -> None:
-        self._parameters = list(parameters)
-        self._processes = training.processes
-        self._steps = training.steps
-        self._rate = rate * training.learning_rate
-        self._factor = SCHEDULES[optimisation.schedule]
-        self._clip_norm = clip_norm
-        self._optimizer = torch.optim.Adam(self._parameters, lr=self._rate, betas=optimisation.betas, fused=True)
-        self._step = 0
-
-    def __call__(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`, a 0-d tensor."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * self._factor(self._step, self._steps)
-        self._optimizer.zero_grad()
-        self._processes.backward(loss)
-        self._processes.average_gradients(self._parameters)
-        if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._optimizer.step()
-        self._step += 1
-
-    def state_dict(self) -> State:
-        return {"step": self._step, "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: State) -> None:
-        self._step = state["step"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        trained = list(parameters)
+        largest = rate * training.learning_rate
+        adam = torch.optim.Adam(trained, lr=largest, betas=optimisation.betas, fused=True)
+        schedule = partial(SCHEDULES[optimisation.schedule], steps=training.steps)
+        super().__init__(adam, trained, training, schedule, clip_norm=clip_norm)

@@ -21,6 +21,7 @@ def bicubic(images: Tensor, height: int, width: int, *, mirrored: bool = False) 
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the first call may be an inference, later ones a training
 def _weights(old: int, new: int, mirrored: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(new, old): how much of every old pixel is in each new one. Kept on the device, as copies would be waited for."""
     widening = max(1.0, old / new)

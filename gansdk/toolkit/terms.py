@@ -110,15 +110,15 @@ class TermSum:
     def of_images(self, student: Observation, teacher: Observation) -> Tensor:
         """The weighted sum of those terms that compare images alone, with gradient to both sides; a 0-d tensor.
 
-        A term's own gradient flows to its first side. Distances are symmetric, so the other side's is that of the term
-        with its sides exchanged.
+        A term's own gradient is taken to its first side. Distances are symmetric, so the other side's is that of the
+        term with its sides exchanged.
         """
         total = torch.zeros((), device=None if student.image is None else student.image.device)
         for name, term in self._terms.items():
             if term.needs_image and not self._wanted[name]:
                 own, other = (term.encode(_only(side, ())) for side in (student, teacher))
-                back = term(other, own)
-                total = total + term.weight * (term(own, other) + back - back.detach())
+                back = term(other, own.detached())
+                total = total + term.weight * (term(own, other.detached()) + back - back.detach())
         return total
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -52,6 +52,7 @@ class OnlineTeachers(Regime):
 
     uses_task = False
     trains_teachers = True
+    loss_may_grow = True
 
     def __init__(
         self,
@@ -148,6 +149,12 @@ class OnlineTeachers(Regime):
         shown = self._teachers if self._frozen is None else (self._frozen,)
         self._terms = TermSum(stage, *shown)
         own = stage.steps if self._plan is None else stage.steps - taught
+        if not own:
+            warnings.warn(
+                f"All of the {stage.steps} steps are the teacher's, so the student stays as it is. Train for longer.",
+                GansdkWarning,
+                stacklevel=3,
+            )
         self._descend = Descent(
             [*stage.student.parameters(), *self._terms.parameters()],
             replace(stage, steps=max(1, own)),

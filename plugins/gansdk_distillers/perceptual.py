@@ -20,6 +20,8 @@ from gansdk_distillers.terms.precision import full_precision
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 CONTENT = 1
 """Of these, the one whose features are compared pixel by pixel."""
+SMALLEST = 8
+"""Pixels of a side from which on its last layer has an output."""
 
 Weights = str | Path | Mapping[str, Tensor]
 """As for `gansdk.toolkit.perceptual.vgg`."""
@@ -70,6 +72,11 @@ class Perceptual(Term):
             raise IncompatibleParts(
                 f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {images[1]}. Leave "
                 "the perceptual term out."
+            )
+        if min(images[2:]) < SMALLEST:
+            raise IncompatibleParts(
+                f"VGG-16 halves images three times, so it sees none below {SMALLEST} pixels, but the student makes "
+                f"{images[2]}x{images[3]}. Train on larger images, or leave the perceptual term out."
             )
 
     def bind(self, stage: Stage) -> None:

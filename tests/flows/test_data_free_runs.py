@@ -55,7 +55,7 @@ def test_a_student_is_made_of_the_teacher_alone_and_the_teacher_stays(name, buil
     assert content(teacher) == before
     assert result.after.macs <= 0.6 * result.before.macs
     assert result.quality[0].images == 10
-    assert {"student", "imitation", "g/adversarial", "g/reconstruction"} <= set().union(*result.history)
+    assert {"loss", "imitation", "g/adversarial", "g/reconstruction"} <= set().union(*result.history)
     assert same(gansdk.load(tmp_path / "student"), result.student)
 
 

@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, MissingData
+from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.events import StepDone
 from gansdk.opening import open_adapter, open_generator
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+from gansdk_distillers.online import _Blocks
 
 OMGD = {"name": "omgd", "perceptual": None, "style_weight": 0, "feature_weight": 0}
 SIDE = 64
@@ -193,6 +195,50 @@ def test_a_pruner_that_trains_is_said_to_be_dear_beside_teachers_that_learn():
     with pytest.warns(GansdkWarning, match="OnceForAll trains shared weights.*teachers learn beside both"):
         result = gansdk.compress(given(), **settings(pruner=SEARCH, steps=1, distiller=OMGD))
     assert len([told for told in result.warnings if "teachers learn beside both" in told]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*leaves room for the whole network")
+def test_a_student_that_begins_as_good_as_its_warm_teacher_is_not_taken_for_diverged():
+    distiller = {**OMGD, "warm": True, "deep": None, "channel_weight": 0}
+    result = gansdk.compress(given(), **settings(budget="1x", pruner="uniform", distiller=distiller, steps=30))
+    losses = [row["loss"] for row in result.history]
+    assert max(losses) > 10 * losses[0]
+
+
+def test_blocks_too_short_for_the_student_are_warned_of():
+    with pytest.warns(GansdkWarning, match="1 steps are the teacher's, so the student stays as it is"):
+        gansdk.compress(given("cyclegan"), **settings(data=Colours("cyclegan"), distiller=OMGD, steps=1))
+
+
+def test_options_of_teachers_that_there_are_not_are_refused(photos):
+    for changes, words in (
+        ({"data": Colours("cyclegan"), "distiller": {**OMGD, "blocks": 3, "share": 1}}, "share is for two"),
+        ({"data": Colours(), "distiller": {**OMGD, "blocks": 3}}, "blocks is their number, and this run has none"),
+        ({"data": Colours(), "distiller": {**OMGD, "select": len}}, "select keeps the best teacher of blocks"),
+    ):
+        name = "cyclegan" if changes["data"].pairing is Pairing.UNPAIRED else "pix2pix"
+        with pytest.raises(InvalidOption, match=words):
+            gansdk.compress(given(name), **settings(**changes))
+    enlarging = open_generator(SRResNet(SRResNetSizes(width=8, blocks=1, scale=2)).eval())
+    with pytest.raises(InvalidOption, match="'sr' have no discriminator to share 4 stages of"):
+        gansdk.compress(enlarging, **settings(data=photos, distiller={**OMGD, "share": 4}))
+
+
+def test_blocks_are_as_many_as_asked_for():
+    plans = [_Blocks.of(1000, 4, most) for most in (20, 34, 5000)]
+    assert [(plan.length, plan.count) for plan in plans] == [(10, 20), (5, 34), (1, 200)]
+    assert sum(plans[0].teaches(step) for step in range(1, 1001)) == 200
+
+
+@pytest.mark.slow
+def test_the_discriminator_that_a_generator_brought_is_not_the_students_once_it_was_trained_without(tmp_path):
+    bare = given()
+    brought = replace(bare, discriminator=bare.adapter.task(bare.module).discriminator)
+    kept = gansdk.compress(brought, **settings(distiller=None))
+    assert kept.discriminator is not None
+    assert gansdk.compress(brought, **settings(distiller=OMGD, steps=1), out_dir=tmp_path).discriminator is None
+    assert not list((tmp_path / "student").glob("*discriminator*"))
 
 
 SCRIPT = """

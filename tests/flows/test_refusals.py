@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -23,12 +24,16 @@ from gansdk.errors import (
     InvalidOption,
     MissingData,
     NeedsContract,
+    PluginLoadError,
     PluginNotFound,
     QualityFloorMissed,
     TrainingDiverged,
 )
-from gansdk.interfaces import Distiller
+from gansdk.interfaces import Distiller, Term
 from gansdk.offline import OfflineRegime
+from gansdk.opening import open_adapter
+from gansdk.registry import registry
+from gansdk.specs import AdapterSpec, DistillerSpec
 
 
 class Evil:
@@ -219,3 +224,88 @@ def test_inputs_without_targets_are_warned_of_where_a_family_learns_from_pairs(e
     with pytest.warns(GansdkWarning, match=r"no targets.*only imitates.*'name': 'aligned'"):
         opened("pix2pix")
     opened("cyclegan")
+
+
+class Difference(Term):
+    """A stranger's term on images."""
+
+    needs_image = True
+    anchors_low_frequencies = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, student, teacher):
+        return (student.image - teacher.image).abs().mean()
+
+
+@pytest.mark.parametrize("name", ["loss", "task", "step", "stage", "d/real"])
+def test_terms_with_names_of_the_runs_own_metrics_are_refused(name, given, quick, tmp_path):
+    with pytest.raises(InvalidOption, match=f"{name!r}.*Give the class Difference another name"):
+        gansdk.compress(given(), **{**quick, "distiller": Distiller((Difference(name),))}, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def pixel_with(needs: frozenset[str]) -> ModuleType:
+    """A plugin with the distiller "picky", which is "pixel" with needs of its own."""
+    module = ModuleType("picky_plugin")
+    spec = DistillerSpec(
+        name="picky",
+        factory="gansdk_distillers.pixel:pixel",
+        summary="Picky",
+        needs=needs,
+    )
+    module.gansdk_distillers = gansdk.hookimpl(lambda: [spec])
+    return module
+
+
+@pytest.fixture
+def offered():
+    """Offers "picky" with these needs until the test is over."""
+
+    def offer(*needs: str) -> None:
+        registry().register(pixel_with(frozenset(needs)))
+
+    yield offer
+    registry().unregister()
+
+
+@pytest.mark.parametrize("name", ["picky", "local:picky"])
+@pytest.mark.parametrize(
+    ("family", "fits", "lacks"), [("pix2pix", "paired", "unpaired"), ("cyclegan", "unpaired", "paired")]
+)
+def test_needs_are_held_against_what_the_data_is(name, family, fits, lacks, offered, examples):
+    def run():
+        generator = examples[family].generator()
+        source = examples[family].source(generator.contract)
+        settings = {"budget": "1.5x", "pruner": {"name": "one-step", "recovery": "none"}, "steps": 1, "batch_size": 1}
+        return gansdk.compress(generator, data=source, distiller=name, device="cpu", **settings)
+
+    offered(fits)
+    run()
+    registry().unregister()
+    offered(lacks)
+    with pytest.raises(IncompatibleParts, match=f"missing {lacks}") as raised:
+        run()
+    assert raised.value.missing == (lacks,)
+
+
+def test_parts_are_checked_by_whichever_of_their_names_they_are_asked_for(examples):
+    generator = examples["wrapped"].generator()
+    source = examples["wrapped"].source(generator.contract)
+    for name in ("omgd", "gansdk:omgd"):
+        distiller = {"name": name, "perceptual": None, "style_weight": 0, "feature_weight": 0}
+        with pytest.raises(IncompatibleParts, match="missing rebuild"):
+            gansdk.compress(generator, budget="1.5x", data=source, distiller=distiller)
+
+
+def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused():
+    module = ModuleType("painter_plugin")
+    spec = AdapterSpec(name="painter", factory="gansdk_adapters.sr:SuperResolution", summary="Other name")
+    module.gansdk_adapters = gansdk.hookimpl(lambda: [spec])
+    registry().register(module)
+    try:
+        with pytest.raises(PluginLoadError, match=r"'painter' calls itself 'sr'.*Give the class SuperResolution"):
+            open_adapter("painter")
+    finally:
+        registry().unregister()

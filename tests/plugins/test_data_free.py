@@ -14,7 +14,7 @@ import gansdk
 from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Contract, Labels, Observation
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
-from gansdk.interfaces import Distiller, Stage
+from gansdk.interfaces import Distiller, Stage, Term
 from gansdk.opening import open_generator
 from gansdk.processes import Processes
 from gansdk.student import ElasticStudent
@@ -189,7 +189,7 @@ def test_losses_are_the_published_formulas(name, setting):
         )
     told = bound.regime.step(batch)
     torch.testing.assert_close(told["imitation"], expected)
-    torch.testing.assert_close(told["student"], expected)
+    torch.testing.assert_close(told["loss"], expected)
 
     # The same draws as the regime's: a scale, then the number of the noise's own generator.
     rng = torch.Generator()
@@ -231,7 +231,7 @@ def test_both_players_read_terms_on_images_and_the_student_alone_those_on_featur
     alone, only_features = Bound(), Bound(terms=[gka(taps=["stem", "body3"])])
     told, expected = bound.step(0), alone.step(0)
     torch.testing.assert_close(told["imitation"], expected["imitation"])
-    torch.testing.assert_close(told["student"], told["imitation"] + 7 * told["wavelet"] + told["gka"])
+    torch.testing.assert_close(told["loss"], told["imitation"] + 7 * told["wavelet"] + told["gka"])
     for other in (bound, alone, only_features):
         other.student.load_state_dict(Bound().student.state_dict())
     made = alone.regime._search(2)["g/adversarial"]
@@ -246,8 +246,20 @@ def test_both_players_read_terms_on_images_and_the_student_alone_those_on_featur
     torch.testing.assert_close(joint, -torch.log1p(torch.expm1(-made) + 7 * seen[0].detach()))
 
 
+class Undetached(Term):
+    """As a stranger may write it: the teacher's side is not detached, for it has no gradient elsewhere."""
+
+    name = "undetached"
+    needs_image = True
+
+    def __call__(self, student, teacher):
+        return (student.image - teacher.image).square().mean()
+
+
 @pytest.mark.parametrize(
-    "made", [pixel(norm="l2"), ssim(), wavelet(norm="l2", levels=2)], ids=lambda made: made.terms[0].name
+    "made",
+    [pixel(norm="l2"), ssim(), wavelet(norm="l2", levels=2), Distiller((Undetached(),))],
+    ids=lambda made: made.terms[0].name,
 )
 def test_terms_on_images_have_a_gradient_to_both_sides_in_the_search(made):
     bound = Bound(terms=[made, gka(taps=["stem", "body3"])])
@@ -428,7 +440,7 @@ def test_several_teachers_are_refused():
 def test_without_reconstruction_a_translator_is_distilled_with_a_warning():
     with pytest.warns(GansdkWarning, match="mode collapse"):
         bound = Bound(painter(), reconstruction_weight=0, patch=None)
-    assert set(bound.step(0)) == {"student", "imitation"}
+    assert set(bound.step(0)) == {"loss", "imitation"}
     bound.step(1)
     assert "g/reconstruction" not in bound.step(2)
 

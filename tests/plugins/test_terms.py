@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
+from gansdk.toolkit.resampling import _weights, bicubic
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
 from gansdk_distillers.taps import spread
 from gansdk_distillers.terms.images import pixel_distance
 from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
+from gansdk_distillers.terms.similarity import _gaussian, moments, similarity
 from gansdk_distillers.terms.wavelet import _filters, transform, wavelet_distance
 from gansdk_distillers.wavelet import wavelet
 
@@ -375,3 +377,20 @@ def test_the_wavelet_defaults_are_the_papers():
 def test_unknown_options_are_refused_with_the_choices(factory, options, hint):
     with pytest.raises(InvalidOption, match=hint):
         factory(**options)
+
+
+def test_constants_that_an_inference_made_first_serve_a_training():
+    for made in (_gaussian, _filters, _weights):
+        made.cache_clear()
+    images = [torch.rand(1, 3, 16, 16) for _ in range(2)]
+
+    def values(x, y):
+        yield similarity(x, y, moments(x), moments(y))
+        yield wavelet_distance(x, y, levels=1, basis="db3")
+        yield bicubic(x, 8, 8).sum()
+
+    with torch.inference_mode():
+        assert len(list(values(*images))) == 3
+    student = images[0].clone().requires_grad_()
+    torch.stack(list(values(student, images[1]))).sum().backward()
+    assert student.grad.abs().sum() > 0

@@ -19,11 +19,11 @@ from gansdk.errors import GansdkWarning, IncompatibleParts
 from gansdk.interfaces import DataSource, Optimisation, Regime, Stage, State
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.calibration import tracks_statistics
-from gansdk.toolkit.optim import Descent
+from gansdk.toolkit.optim import Descent, ScheduledSteps
 from gansdk.toolkit.terms import TermSum
 from gansdk_distillers.datafree.growth import active_parameters, depth_at
 from gansdk_distillers.datafree.inputs import check_possible, image_of, input_sizes, open_reverse
-from gansdk_distillers.datafree.optimisers import StairDescent, published_adam, published_sgd
+from gansdk_distillers.datafree.optimisers import published_adam, published_sgd
 from gansdk_distillers.datafree.passage import Passage
 from gansdk_distillers.datafree.source import GeneratedImages
 from gansdk_distillers.terms.images import Norm, magnitude
@@ -64,6 +64,8 @@ class DataFree(Regime):
     cycle: str | None
 
     uses_task = False
+    loss_may_grow = True
+    tells = frozenset({"loss", "imitation"})
 
     def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
         check_possible(generator, reconstruction_weight=self.reconstruction_weight, cycle=self.cycle)
@@ -119,8 +121,7 @@ class DataFree(Regime):
         self._descend(loss)
         self._step += 1
         search = {} if self._step % self.student_steps else self._search(len(x))
-        # Not as "loss": a run is stopped where that grows tenfold, and here somebody sees to it that it grows.
-        return {"student": loss.detach(), "imitation": imitation.detach(), **told, **search}
+        return {"loss": loss.detach(), "imitation": imitation.detach(), **told, **search}
 
     def state_dict(self) -> State:
         return {
@@ -205,7 +206,7 @@ class DataFree(Regime):
             else Descent(parameters, training, self._stage.task.optimisation)
         )
 
-    def _generator_descent(self) -> Descent | StairDescent:
+    def _generator_descent(self) -> ScheduledSteps:
         parameters = list(self._source.generators.parameters())
         training = replace(
             self._stage,

@@ -48,6 +48,7 @@ def similarity(student: Tensor, teacher: Tensor, of_student: Moments, of_teacher
 
 
 @lru_cache(maxsize=8)  # making it anew would stop every step to copy it to the device
+@torch.inference_mode(False)  # the first call may be an inference, later ones a training
 def _gaussian(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(11,) weights that sum to 1: single precision numbers, as released, which variances of smooth images show."""
     exponents = [-((i - WINDOW // 2) ** 2) / (2 * DEVIATION**2) for i in range(WINDOW)]

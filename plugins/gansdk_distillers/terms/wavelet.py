@@ -81,6 +81,7 @@ def _filtered(x: Tensor, basis: str) -> tuple[Tensor, Details]:
 
 
 @lru_cache(maxsize=32)  # making them anew would stop every step to copy them to the device
+@torch.inference_mode(False)  # the first call may be an inference, later ones a training
 def _filters(basis: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(2, length): low and high decomposition filter, reversed: torch correlates where a transform convolves."""
     import pywt
