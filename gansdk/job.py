@@ -78,7 +78,7 @@ class Job:
     @property
     def keeps_discriminators(self) -> bool:
         """Whether the generator's own discriminator is still the student's: not once it was trained without one."""
-        return self.learns_by_task or not self.distillers or not self.steps
+        return self.learns_by_task or not self.distillers or not (self.steps or self.pruner.trains)
 
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""

@@ -14,6 +14,7 @@ import typer
 
 import gansdk
 from gansdk.cli import app
+from gansdk.errors import IncompatibleParts
 from gansdk.registry import registry
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +82,11 @@ def test_the_plugin_of_the_docs_distils(acme: str) -> None:
         "demo", budget="4x", data="photos", distiller=["pixel", acme], steps=1, batch_size=1, patch=8
     )
     assert "brightness" in result.history[0]
+
+
+def test_the_regime_of_the_docs_distils_and_is_refused_without_an_anchor(acme: str) -> None:
+    settings = {"budget": "4x", "data": "photos", "steps": 2, "batch_size": 1, "patch": 8}
+    result = gansdk.compress("demo", distiller=["imitation", "pixel"], **settings)
+    assert set(result.history[0]) == {"step", "stage", "loss", "pixel"}
+    with pytest.raises(IncompatibleParts, match="imitation has no loss of its own"):
+        gansdk.compress("demo", distiller=["imitation", "wavelet"], **settings)
