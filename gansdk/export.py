@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
+from gansdk.files import put
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 
@@ -47,7 +48,7 @@ def export(module: nn.Module, contract: Contract, format: str, path: str | Path)
     record = {"format": format, "torch": torch.__version__, **facts, **_compare(original, run, contract, format)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        put(path, content)
         _add_record(path, record)
     except OSError as error:
         raise OutputError(
@@ -156,4 +157,4 @@ def _add_record(path: Path, record: dict[str, Any]) -> None:
     except (FileNotFoundError, ValueError):
         records = {}
     records = records if isinstance(records, dict) else {}
-    check.write_text(json_text({**records, path.name: record}), encoding="utf-8")
+    put(check, json_text({**records, path.name: record}))

@@ -14,6 +14,7 @@ from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.figures import front, losses, png
+from gansdk.files import put
 from gansdk.pictures import compared
 from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
@@ -86,7 +87,7 @@ def write_text(path: str | Path, html: Callable[[], str], json: Callable[[], str
         raise InvalidOption(f"report({str(path)!r}): the extension is {path.suffix!r}. Give a path in .html or .json.")
     text = html() if path.suffix == ".html" else json()
     try:
-        path.write_text(text, encoding="utf-8")
+        put(path, text)
     except OSError as error:
         raise OutputError(
             f"The report cannot be written to '{path}': {error.strerror or error}. Choose a folder that exists and "

@@ -13,6 +13,7 @@ import torch
 
 from gansdk.checkpoints import UNREADABLE, first_line
 from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
+from gansdk.files import put
 
 MIN_FREE_BYTES = 16 * 2**20
 SETTINGS = "settings.json"
@@ -153,11 +154,9 @@ class RunFolder:
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
         assert self.path is not None
         file = self.path / SETTINGS
-        partial = file.with_suffix(".partial")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-            partial.replace(file)
+            put(file, json.dumps(settings, indent=1))
         except OSError as error:
             raise OutputError(f"{file} could not be written: {error}.") from error
 

@@ -27,6 +27,7 @@ from gansdk_distillers.datafree.optimisers import published_adam, published_sgd
 from gansdk_distillers.datafree.passage import Passage
 from gansdk_distillers.datafree.source import GeneratedImages
 from gansdk_distillers.terms.images import Norm, magnitude
+from gansdk_distillers.terms.precision import full_precision, promoted
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ class DataFree(Regime):
     def _distance(self, student: Tensor | None, teacher: Tensor | None) -> Tensor:
         assert student is not None
         assert teacher is not None
-        return self._reduced((student - teacher) / self._peak)
+        with full_precision(student):
+            return self._reduced((promoted(student) - promoted(teacher)) / self._peak)
 
     def _reduced(self, error: Tensor) -> Tensor:
         values = magnitude(error, self.norm)
