@@ -72,8 +72,10 @@ class Optimisation:
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["cosine", "constant-linear"] = "cosine"
-    """ "cosine": 2 % warm-up, then a cosine to 1 %; "constant-linear": constant for half of the steps, then
+    """ "cosine": 2 % warm-up, then a cosine to 1 %; "constant-linear": constant for a part of the steps, then
     linearly to zero (pix2pix, Isola et al., CVPR 2017)."""
+    constant: float = 0.5
+    """That part, from 0 to 1: 0.4 for the 100 + 150 epochs of Cityscapes (Li et al., CVPR 2020)."""
 
 
 class Teacher(ABC):

@@ -49,6 +49,7 @@ class CycleGAN(Translation):
         gan: Kind = "lsgan",
         gan_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
+        constant: float = 0.5,
         cycle_weight: float = 10.0,
         identity_weight: float = 0.5,
         discriminator_width: int | None = None,
@@ -61,6 +62,7 @@ class CycleGAN(Translation):
             gan=gan,
             gan_weight=gan_weight,
             reconstruction_weight=reconstruction_weight,
+            constant=constant,
             discriminator_width=discriminator_width,
             labels=labels,
         )

@@ -16,7 +16,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
-from gansdk.toolkit.options import at_least_zero, count, flag, height_width
+from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk_adapters.creating import sizes_from
 from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
@@ -63,6 +63,7 @@ class GauGAN(Adapter):
         discriminator_width: channels of a fresh discriminator's first layer; 64 if left out. Given, it must be that of
             a discriminator that training goes on with, too.
         feature_weight, perceptual_weight: of the two losses beside the adversarial one.
+        constant: the part of the steps before learning rates fall.
 
     Raises:
         InvalidOption: an option has a value that it cannot have.
@@ -83,6 +84,7 @@ class GauGAN(Adapter):
         discriminator_width: int | None = None,
         feature_weight: float = 10.0,
         perceptual_weight: float = 10.0,
+        constant: float = 0.5,
     ) -> None:
         if upsampling not in (None, "normal", "more", "most"):
             raise InvalidOption(f"upsampling={upsampling!r} is none of: normal, more, most.")
@@ -97,6 +99,7 @@ class GauGAN(Adapter):
         )
         self._feature_weight = at_least_zero(feature_weight, "feature_weight")
         self._perceptual_weight = at_least_zero(perceptual_weight, "perceptual_weight")
+        self._constant = share(constant, "constant")
 
     def options(self) -> dict[str, Any]:
         return {
@@ -108,6 +111,7 @@ class GauGAN(Adapter):
             "perceptual": None if self._perceptual is None else str(self._perceptual),
             "discriminator_width": self._discriminator_width,
             "feature_weight": self._feature_weight,
+            "constant": self._constant,
             "perceptual_weight": self._perceptual_weight,
         }
 
@@ -303,6 +307,7 @@ class GauGAN(Adapter):
             perceptual=self._perceptual,
             feature_weight=self._feature_weight,
             perceptual_weight=self._perceptual_weight,
+            constant=self._constant,
             critics=critics,
         )
 

@@ -15,7 +15,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
-from gansdk.toolkit.options import at_least_zero, count, flag, height_width
+from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk_adapters.creating import rate, sizes_from
 from gansdk_adapters.keys import State
 from gansdk_adapters.networks.discriminators import (
@@ -70,6 +70,7 @@ class Translation(Adapter):
         size: (H, W) at which costs are quoted, or the side of a square; 256x256 if left out.
         labels: fields of `gansdk.Labels`, where inputs are label maps with a channel per class: {"classes": 12}, or 12.
         gan, gan_weight, reconstruction_weight: the losses of `ImageToImageTask`.
+        constant: the part of the steps before learning rates fall.
         discriminator_width: channels of a fresh discriminator's first layer; 128 if left out. Given, it must be that of
             a discriminator that training goes on with, too.
 
@@ -91,6 +92,7 @@ class Translation(Adapter):
         gan: Kind = "hinge",
         gan_weight: float = 1.0,
         reconstruction_weight: float = 100.0,
+        constant: float = 0.5,
         discriminator_width: int | None = None,
         labels: int | Mapping[str, Any] | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Translation(Adapter):
         self._gan: Kind = gan
         self._gan_weight = at_least_zero(gan_weight, "gan_weight")
         self._reconstruction_weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
+        self._constant = share(constant, "constant")
         self._discriminator_width = (
             None if discriminator_width is None else count(discriminator_width, "discriminator_width")
         )
@@ -116,6 +119,7 @@ class Translation(Adapter):
             "gan": self._gan,
             "gan_weight": self._gan_weight,
             "reconstruction_weight": self._reconstruction_weight,
+            "constant": self._constant,
             "discriminator_width": self._discriminator_width,
             "labels": None if self._labels is None else asdict(self._labels),
         }
@@ -288,6 +292,7 @@ class Translation(Adapter):
             conditional=self.conditional,
             gan_weight=self._gan_weight,
             reconstruction_weight=self._reconstruction_weight,
+            constant=self._constant,
             critics=critics,
         )
 

@@ -25,13 +25,16 @@ def warmup_cosine(step: int, steps: int, *, warmup: float = 0.02, final: float =
     return final + (1.0 - final) * 0.5 * (1.0 + cos(pi * progress))
 
 
-def constant_linear(step: int, steps: int) -> float:
-    """1 over the first half of the steps, then linearly towards 0, which the step behind the last would have."""
-    return min(1.0, 2.0 * (steps - step) / steps)
+def constant_linear(step: int, steps: int, *, constant: float = 0.5) -> float:
+    """1 over the first part of the steps, then linearly towards 0, which the step behind the last would have."""
+    return 1.0 if constant == 1 else min(1.0, (steps - step) / (steps * (1 - constant)))
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "constant-linear": constant_linear}
-"""Name of a schedule (`gansdk.interfaces.Optimisation`) -> (step, steps) -> factor of the learning rate."""
+def schedule_of(optimisation: Optimisation, steps: int) -> Callable[[int], float]:
+    """The factor of the learning rate by step, counted from 0, of `steps`."""
+    if optimisation.schedule == "cosine":
+        return partial(warmup_cosine, steps=steps)
+    return partial(constant_linear, steps=steps, constant=optimisation.constant)
 
 
 class ScheduledSteps:
@@ -98,5 +101,4 @@ class Descent(ScheduledSteps):
         trained = list(parameters)
         largest = rate * training.learning_rate
         adam = torch.optim.Adam(trained, lr=largest, betas=optimisation.betas, fused=True)
-        schedule = partial(SCHEDULES[optimisation.schedule], steps=training.steps)
-        super().__init__(adam, trained, training, schedule, clip_norm=clip_norm)
+        super().__init__(adam, trained, training, schedule_of(optimisation, training.steps), clip_norm=clip_norm)

@@ -310,6 +310,20 @@ def test_a_cyclegan_without_an_adversarial_loss_leaves_its_discriminators_alone(
     assert all(parameter.grad is None for parameter in found.task.critics.parameters())
 
 
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan", "gaugan"])
+def test_adapters_say_for_how_long_learning_rates_stay(name):
+    options = {"perceptual": None} if name == "gaugan" else {}
+    adapter = open_adapter({"name": name, "constant": 0.4, "discriminator_width": 4, **options})
+    assert adapter.options()["constant"] == 0.4
+    net = (
+        adapter.create("spade", width=4, labels=5) if name == "gaugan" else adapter.create("resnet", width=4, blocks=1)
+    )
+    tasks = [adapter.task(net), adapter.learner(net).task, *(one.task for one in adapter.learners([net, net]))]
+    assert [task.optimisation.constant for task in tasks] == [0.4] * 4
+    with pytest.raises(InvalidOption, match="constant=2"):
+        open_adapter({"name": name, "constant": 2})
+
+
 def test_both_directions_have_the_weights_that_the_adapter_was_given():
     adapter = open_adapter({"name": "cyclegan", "gan_weight": 0.5, "cycle_weight": 3.0, "discriminator_width": 4})
     nets = {route: adapter.create("resnet", width=4, blocks=1) for route in (A2B, B2A)}

@@ -428,15 +428,24 @@ def test_a_generator_first_task_judges_fresh_images_after_the_generators_step():
     assert "critic" in told
 
 
-def test_the_task_says_how_its_family_is_optimised():
+@pytest.mark.parametrize(
+    ("constant", "factors"),
+    [
+        (0.5, [1, 1, 1, 0.5]),
+        (0.0, [1, 0.75, 0.5, 0.25]),
+        (0.25, [1, 1, 2 / 3, 1 / 3]),
+        (1.0, [1, 1, 1, 1]),
+    ],
+)
+def test_the_task_says_how_its_family_is_optimised(constant, factors):
     task = Adversarial()
-    task.optimisation = Optimisation(learning_rate=1.0, betas=(0.5, 0.9), schedule="constant-linear")
+    task.optimisation = Optimisation(learning_rate=1.0, betas=(0.5, 0.9), schedule="constant-linear", constant=constant)
     regime, _ = bound(task=task, learning_rate=0.01, steps=4)
     rates = []
     for seed in range(4):
         regime.step(batch(seed))
         rates.append(regime.state_dict()["optimizer"]["param_groups"][0]["lr"])
-    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005])
+    assert rates == pytest.approx([0.01 * factor for factor in factors])
     assert regime.state_dict()["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.9)
 
 

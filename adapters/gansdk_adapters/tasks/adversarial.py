@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class Critics:
 class DiscriminatorTask(Task):
     """A task with one discriminator, trained by Adam beside the generator, `rate` times as fast.
 
+    `constant`: the part of the steps before the learning rates of both fall.
+
     `critics` are those it is trained together with. Then the generator learns from a discriminator that has not taken
     its step yet, whatever the family's own order, and no second image is made for it (OMGD, Ren et al., ICCV 2021).
     """
@@ -48,7 +50,8 @@ class DiscriminatorTask(Task):
     optimisation = Optimisation(learning_rate=2e-4, betas=(0.5, 0.999), schedule="constant-linear")
     rate = 1.0
 
-    def __init__(self, network: nn.Module, critics: Critics | None = None) -> None:
+    def __init__(self, network: nn.Module, critics: Critics | None = None, *, constant: float = 0.5) -> None:
+        self.optimisation = replace(self.optimisation, constant=constant)
         self.network = network.train().requires_grad_(True)
         self.critics = critics or Critics([network])
         if critics is not None:
@@ -102,9 +105,10 @@ class ImageToImageTask(DiscriminatorTask):
         conditional: bool = True,
         gan_weight: float = 1.0,
         reconstruction_weight: float = 100.0,
+        constant: float = 0.5,
         critics: Critics | None = None,
     ) -> None:
-        super().__init__(network, critics)
+        super().__init__(network, critics, constant=constant)
         check_kind(gan)
         for name, weight in (("gan_weight", gan_weight), ("reconstruction_weight", reconstruction_weight)):
             if not 0 <= weight < float("inf"):

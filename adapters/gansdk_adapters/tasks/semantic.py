@@ -44,9 +44,10 @@ class SemanticSynthesisTask(DiscriminatorTask):
         perceptual: str | Path | Mapping[str, Tensor] | None,
         feature_weight: float = 10.0,
         perceptual_weight: float = 10.0,
+        constant: float = 0.5,
         critics: Critics | None = None,
     ) -> None:
-        super().__init__(network, critics)
+        super().__init__(network, critics, constant=constant)
         self.perceptual: Features | None = None
         self._perceptual_weights = perceptual if perceptual_weight else None
         self.feature_weight = feature_weight
