@@ -23,6 +23,7 @@ OTHERWISE = {
         "discriminator_width": 8,
         "feature_weight": 2.0,
         "perceptual_weight": 3.0,
+        "constant": 0.25,
     },
 }
 TRANSLATION = {
@@ -32,6 +33,7 @@ TRANSLATION = {
     "gan": "vanilla",
     "gan_weight": 0.5,
     "reconstruction_weight": 7.0,
+    "constant": 0.25,
     "discriminator_width": 8,
     "labels": {"classes": 11, "unknown": True, "edges": False},
 }
