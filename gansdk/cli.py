@@ -371,6 +371,8 @@ def plugins(
         print(json.dumps(rows, indent=2, ensure_ascii=False))  # not by print_json, which costs an import of torch
     elif compat:
         print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
+        for advice in dict.fromkeys(row["advice"] for row in rows if row["advice"]):
+            typer.echo(advice)
     else:
         print_rows(rows)
     if check and any(row.get("failure") for row in rows):

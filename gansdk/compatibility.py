@@ -49,6 +49,8 @@ class Combination:
     distiller: str
     missing: tuple[str, ...]
     """Capabilities nobody provides when images are given; empty if the three work together."""
+    advice: str = ""
+    """What the parts say of doing without what is missing; empty if they say nothing."""
 
     @property
     def verdict(self) -> str:
@@ -95,7 +97,7 @@ def check(
     if absent := missing(adapter, pruner, distillers, data_provides):
         parts = [f"pruner {pruner.name!r}"] if pruner and pruner.needs & {*absent} else []
         parts += [f"distiller {distiller.name!r}" for distiller in distillers if _needs(distiller) & {*absent}]
-        advice = [part.advice for part in (pruner, *distillers) if part and part.advice and part.needs & {*absent}]
+        advice = _advice((pruner, *distillers), absent)
         advice.append("Choose other parts, or see `gansdk plugins --compat` for what fits.")
         has = ", ".join(sorted(adapter.provides | data_provides)) or "nothing"
         raise IncompatibleParts(
@@ -105,19 +107,29 @@ def check(
         )
 
 
+def _advice(parts: Iterable[PrunerSpec | DistillerSpec | None], absent: Sequence[str]) -> list[str]:
+    """What the parts that need something absent say of it."""
+    return [part.advice for part in parts if part and part.advice and part.needs & {*absent}]
+
+
 def matrix(known: Registry | None = None) -> tuple[Combination, ...]:
     """Every adapter (and a wrapped module) x pruner x distiller, given all the data any source provides."""
     known = known or registry()
     sources = known.specs("source").values()
     provided = frozenset({IMAGES}).union(*(source.provides for source in sources))
     adapters = {**known.specs("adapter"), WRAPPED.name: WRAPPED}
-    parts = product(adapters.items(), known.specs("pruner").items(), known.specs("distiller").items())
-    return tuple(
-        Combination(
-            adapter=adapter_name,
-            pruner=pruner_name,
-            distiller=distiller_name,
-            missing=missing(adapter, pruner, [distiller], provided),
+    combinations = []
+    for (adapter_name, adapter), (pruner_name, pruner), (distiller_name, distiller) in product(
+        adapters.items(), known.specs("pruner").items(), known.specs("distiller").items()
+    ):
+        absent = missing(adapter, pruner, [distiller], provided)
+        combinations.append(
+            Combination(
+                adapter=adapter_name,
+                pruner=pruner_name,
+                distiller=distiller_name,
+                missing=absent,
+                advice=" ".join(_advice((pruner, distiller), absent)),
+            )
         )
-        for (adapter_name, adapter), (pruner_name, pruner), (distiller_name, distiller) in parts
-    )
+    return tuple(combinations)

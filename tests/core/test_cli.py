@@ -127,11 +127,13 @@ def test_plugins_lists_every_part_with_its_origin(capsys: pytest.CaptureFixture[
 def test_compat_says_for_every_combination_whether_it_works(capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "plugins", "--compat")
     cell = {"adapter": "sr", "pruner": "one-step", "distiller": "gka"}
-    assert {**cell, "missing": [], "works": True, "verdict": "runs"} in rows
+    assert {**cell, "missing": [], "works": True, "verdict": "runs", "advice": ""} in rows
     assert call("plugins", "--compat") == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    text = capsys.readouterr().out
+    shown = [line.split() for line in text.splitlines()]
     assert ["sr", "one-step", "gka", "runs"] in shown
     assert len(shown) >= 1 + len(rows)
+    assert text.count("opt in to cycle=REVERSE_GENERATOR") == 1
 
 
 @pytest.fixture
