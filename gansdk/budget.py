@@ -63,6 +63,10 @@ class Cost:
             norm_macs=self.norm_macs + other.norm_macs,
         )
 
+    def facts(self) -> dict[str, int]:
+        """What reports show: "macs", "paper_macs", "params" and "bytes"."""
+        return {"macs": self.macs, "paper_macs": self.paper_macs, "params": self.params, "bytes": self.bytes}
+
     def of(self, metric: Metric, counting: Counting) -> int:
         """The number that a bound on `metric` is compared with."""
         if metric == "params":

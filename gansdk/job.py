@@ -299,8 +299,9 @@ def _check_parts(
 ) -> None:
     """Needs against what adapter and data provide, for every part that was asked for by name."""
     known = registry()
-    adapters = {spec.name: spec for spec in known.specs("adapter").values()}
-    spec = adapters.get(generator.adapter.name, WRAPPED)
+    adapters, name = known.specs("adapter"), generator.adapter.name
+    namesakes = [spec for spec in adapters.values() if spec.name == name]
+    spec = adapters.get(name) or next(iter(namesakes), WRAPPED)
     provides, given = spec.provides | generator.adapter.capabilities, {IMAGES}
     if source is not None:
         # What pairs there are is no longer the family's habit but the data's.

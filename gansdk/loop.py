@@ -20,9 +20,9 @@ from gansdk.registry import emit
 from gansdk.run_folder import RunFolder, damaged
 
 DIVERGED_FACTOR = 10.0
+"""A loss this many times its first value, three intervals in a row, is not coming back."""
 HISTORY_KEYS = frozenset({"step", "stage"})
 """What every row of the history has besides metrics."""
-"""A loss this many times its first value, three intervals in a row, is not coming back."""
 SAVES = 20
 """Times a stage is saved, at least; a kill costs at most the steps since the last."""
 

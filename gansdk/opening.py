@@ -26,6 +26,7 @@ from gansdk.errors import (
     InvalidOption,
     NeedsContract,
     PluginLoadError,
+    PluginWarning,
     Unsupported,
 )
 from gansdk.interfaces import DataSource, Distiller, Pruner
@@ -149,7 +150,13 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
 
 def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
     if adapter == "auto":
-        return {name: open_adapter(name) for name in registry().names("adapter")}
+        opened: dict[str, Adapter] = {}
+        for name in registry().names("adapter"):
+            try:
+                opened[name] = open_adapter(name)
+            except PluginLoadError as error:  # a plugin that fails breaks no other
+                warnings.warn(f"The adapter {name!r} is not asked: {error}", PluginWarning, stacklevel=2)
+        return opened
     made = open_adapter(adapter)
     return {made.name or type(made).__name__: made}
 

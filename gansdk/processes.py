@@ -123,7 +123,7 @@ class Processes:
 
     def _moved(self, x: Tensor) -> Tensor:
         """A copy to a GPU out of pageable memory would wait for all work that was given to it before."""
-        if self.device.type != "cuda" or x.device == self.device:
+        if self.device.type != "cuda" or x.device.type != "cpu":
             return x.to(self.device)
         return x.pin_memory().to(self.device, non_blocking=True)
 

@@ -140,9 +140,9 @@ class CompressionResult:
             "budget": self.budget,
             "used": self.used,
             "unused": self.unused,
-            "before": asdict(self.before),
-            "after": asdict(self.after),
-            "transformed": asdict(self.transformed) if self.transformed is not None else None,
+            "before": self.before.facts(),
+            "after": self.after.facts(),
+            "transformed": self.transformed.facts() if self.transformed is not None else None,
             "ratios": ratios(self.before, self.after),
             "quality": [asdict(quality) for quality in self.quality],
             "warnings": self.warnings,
@@ -150,7 +150,7 @@ class CompressionResult:
             "settings": self.settings,
         }
         for route, part in self.routes.items():
-            costs = {"before": asdict(part.before), "after": asdict(part.after)}
+            costs = {"before": part.before.facts(), "after": part.after.facts()}
             facts.setdefault("routes", {})[route] = {**costs, "ratios": ratios(part.before, part.after)}
         plain: dict[str, Any] = to_json(facts)
         return plain
@@ -236,7 +236,7 @@ def _point(name: str, cost: Cost, values: list[tuple[Quality, float | None]]) ->
         for item, value in values
         if value is not None
     ]
-    return {"name": name, **asdict(cost), "quality": measured}
+    return {"name": name, **cost.facts(), "quality": measured}
 
 
 def joined(
@@ -273,8 +273,8 @@ def joined(
 
 def ratios(before: Cost, after: Cost) -> dict[str, float | None]:
     """Before / after of every cost; None where nothing is left to divide by."""
-    spent = asdict(after)
-    return {metric: full / spent[metric] if spent[metric] else None for metric, full in asdict(before).items()}
+    spent = after.facts()
+    return {metric: full / spent[metric] if spent[metric] else None for metric, full in before.facts().items()}
 
 
 def to_json(value: Any) -> Any:

@@ -54,7 +54,7 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
     with torch.random.fork_rng(devices=[]):  # fresh teachers follow the seed
         torch.manual_seed(job.seed)
         teachers = job.regime.teachers(reference, generator.adapter)
-    if job.source is not None and job.distillers:
+    if job.source is not None and job.regime.trains_teachers:
         for batch, teacher in product(source_of(job.source, generator).examples(seed=job.seed), teachers):
             teacher.check(batch.of(loop.share))
     return CompressionRun(

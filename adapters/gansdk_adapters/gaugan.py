@@ -111,8 +111,8 @@ class GauGAN(Adapter):
             "perceptual": None if self._perceptual is None else str(self._perceptual),
             "discriminator_width": self._discriminator_width,
             "feature_weight": self._feature_weight,
-            "constant": self._constant,
             "perceptual_weight": self._perceptual_weight,
+            "constant": self._constant,
         }
 
     def accepts(self, module: nn.Module) -> bool:

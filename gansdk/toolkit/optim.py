@@ -9,6 +9,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from gansdk.errors import ContractError
 from gansdk.interfaces import Optimisation, State, Training
 
 
@@ -31,10 +32,16 @@ def constant_linear(step: int, steps: int, *, constant: float = 0.5) -> float:
 
 
 def schedule_of(optimisation: Optimisation, steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate by step, counted from 0, of `steps`."""
+    """The factor of the learning rate by step, counted from 0, of `steps`.
+
+    Raises:
+        ContractError: there is no such schedule.
+    """
     if optimisation.schedule == "cosine":
         return partial(warmup_cosine, steps=steps)
-    return partial(constant_linear, steps=steps, constant=optimisation.constant)
+    if optimisation.schedule == "constant-linear":
+        return partial(constant_linear, steps=steps, constant=optimisation.constant)
+    raise ContractError(f'schedule={optimisation.schedule!r} is unknown; choose "cosine" or "constant-linear".')
 
 
 class ScheduledSteps:

@@ -17,10 +17,11 @@ def bicubic(images: Tensor, height: int, width: int, *, mirrored: bool = False) 
     """
     down = _weights(images.shape[2], height, mirrored, images.dtype, images.device)
     across = _weights(images.shape[3], width, mirrored, images.dtype, images.device)
-    return down @ images @ across.T
+    with torch.autocast(images.device.type, enabled=False):
+        return down @ images @ across.T
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 @torch.inference_mode(False)  # the first call may be an inference, later ones a training
 def _weights(old: int, new: int, mirrored: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(new, old): how much of every old pixel is in each new one. Kept on the device, as copies would be waited for."""

@@ -108,6 +108,7 @@ class OnlineTeachers(Regime):
             Unsupported: the adapter cannot build one of them.
             InvalidOption: one is too large to be built, or their discriminators cannot share as many stages.
         """
+        self._teachers, self._frozen = (), None  # those of an earlier run are not this one's
         module = reference.networks()[MAIN]
         built: dict[str, nn.Module] = {}
         if self.wide is not None:

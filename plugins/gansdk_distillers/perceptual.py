@@ -20,8 +20,8 @@ from gansdk_distillers.terms.precision import full_precision
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 CONTENT = 1
 """Of these, the one whose features are compared pixel by pixel."""
-SMALLEST = 8
-"""Pixels of a side from which on its last layer has an output."""
+SMALLEST, SMALLEST_STYLED = 2, 8
+"""Pixels of a side from which on relu2_2 has an output, behind one halving, and relu4_3, behind three."""
 
 Weights = str | Path | Mapping[str, Tensor]
 """As for `gansdk.toolkit.perceptual.vgg`."""
@@ -73,9 +73,10 @@ class Perceptual(Term):
                 f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {images[1]}. Leave "
                 "the perceptual term out."
             )
-        if min(images[2:]) < SMALLEST:
+        smallest = SMALLEST_STYLED if self.style_weight else SMALLEST
+        if min(images[2:]) < smallest:
             raise IncompatibleParts(
-                f"VGG-16 halves images three times, so it sees none below {SMALLEST} pixels, but the student makes "
+                f"The layers of VGG-16 that are compared see no image below {smallest} pixels, but the student makes "
                 f"{images[2]}x{images[3]}. Train on larger images, or leave the perceptual term out."
             )
 

@@ -18,7 +18,7 @@ from gansdk.adapter import ReconstructionTask
 from gansdk.budget import Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
-from gansdk.errors import IncompatibleParts, InvalidOption
+from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
 from gansdk.interfaces import Inherit, Optimisation, Stage, Student, Task, Teacher, Term
 from gansdk.offline import OfflineRegime
 from gansdk.registry import Registry
@@ -447,6 +447,13 @@ def test_the_task_says_how_its_family_is_optimised(constant, factors):
         rates.append(regime.state_dict()["optimizer"]["param_groups"][0]["lr"])
     assert rates == pytest.approx([0.01 * factor for factor in factors])
     assert regime.state_dict()["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.9)
+
+
+def test_a_schedule_that_there_is_not_is_refused():
+    task = Adversarial()
+    task.optimisation = Optimisation(schedule="stairs")
+    with pytest.raises(ContractError, match="schedule='stairs' is unknown"):
+        bound(task=task)
 
 
 def test_a_stage_with_nothing_to_learn_from_or_several_teachers_is_refused():

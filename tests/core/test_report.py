@@ -210,6 +210,18 @@ def test_images_of_one_channel_are_shown(bare):
     assert [image.mode for _, image in page.images] == ["L", "L", "RGB"]
 
 
+def test_losses_of_all_sizes_and_signs_are_told_apart():
+    names = [f"term{i}" for i in range(12)]
+    rows = [{"step": step, **{name: (-1) ** i * 10.0 ** (i - 6) for i, name in enumerate(names)}} for step in (1, 2)]
+    [figure] = figures.losses(rows)
+    [axes] = figure.axes
+    assert axes.get_yscale() == "symlog"
+    assert axes.get_title() == "Stage 1"
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 12
+    [figure] = figures.losses([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}])
+    assert figure.axes[0].get_yscale() == "log"
+
+
 def test_every_stage_has_its_curves(result):
     again = [*result.history, *({**row, "loss": -1.0} for row in result.history)]
     page = Page(report.render_html(replace(result, history=again)))

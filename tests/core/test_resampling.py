@@ -77,3 +77,10 @@ def test_resampling_is_the_sum_over_the_kernel(row, new, mirrored):
     image = torch.tensor(row, dtype=torch.float64).view(1, 1, -1, 1)
     found = bicubic(image, new, 1, mirrored=mirrored).flatten()
     np.testing.assert_allclose(found, literal(row, new, mirrored), atol=1e-9)
+
+
+def test_half_precision_around_it_changes_nothing():
+    image = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bicubic(image, 6, 5)
+    assert torch.equal(found, bicubic(image, 6, 5))

@@ -19,6 +19,8 @@ from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder
 from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
+from gansdk_distillers.datafree.regime import DataFree
+from gansdk_distillers.online import OnlineTeachers
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(8, 8))
 
@@ -230,6 +232,16 @@ def test_a_loss_that_grew_tenfold_and_stayed_there_stops_the_training():
     regime = Scripted([1.0, 11.0, 11.0, 11.0, 1.0])
     with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 4 of 5"):
         started(regime, Waves()).distil(5)
+
+
+def test_a_loss_may_grow_where_the_regime_says_so_but_not_beyond_numbers():
+    regime = Scripted([1.0, 11.0, 110.0, 1100.0, math.inf])
+    regime.loss_may_grow = True
+    with pytest.raises(TrainingDiverged, match="loss is no longer finite at step 5 of 5"):
+        started(regime, Waves()).distil(5)
+    assert OnlineTeachers.loss_may_grow
+    assert DataFree.loss_may_grow
+    assert not OfflineRegime.loss_may_grow
 
 
 @pytest.mark.parametrize("losses", [[1.0, 11.0, 11.0, 1.0, 11.0, 11.0], [-1.0, 50.0, 50.0, 50.0], [1.0, 9.0, 9.0, 9.0]])

@@ -12,7 +12,7 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.events import StepDone
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_adapter, open_distillers, open_generator
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 from gansdk_distillers.online import _Blocks
 
@@ -188,6 +188,15 @@ def test_images_too_small_for_the_critic_of_teachers_that_learn_are_refused_befo
     with pytest.raises(DataError, match="16x16"):
         gansdk.compress(given(), **settings(data=Small()), out_dir=tmp_path / "out", observers=[seen.append])
     assert [event for event in seen if isinstance(event, StepDone)] == []
+    assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+@pytest.mark.slow
+def test_teachers_of_an_earlier_run_are_not_scored_in_a_later_one():
+    (distiller,) = open_distillers(OMGD)
+    first, second = (gansdk.compress(given(), **settings(distiller=distiller, steps=steps)) for steps in (1, 0))
+    assert first.quality[0].extra
+    assert not second.quality[0].extra
 
 
 @pytest.mark.slow

@@ -26,12 +26,13 @@ from gansdk.errors import (
     NeedsContract,
     PluginLoadError,
     PluginNotFound,
+    PluginWarning,
     QualityFloorMissed,
     TrainingDiverged,
 )
 from gansdk.interfaces import Distiller, Term
 from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter
+from gansdk.opening import open_adapter, open_generator
 from gansdk.registry import registry
 from gansdk.specs import AdapterSpec, DistillerSpec
 
@@ -299,13 +300,28 @@ def test_parts_are_checked_by_whichever_of_their_names_they_are_asked_for(exampl
             gansdk.compress(generator, budget="1.5x", data=source, distiller=distiller)
 
 
-def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused():
-    module = ModuleType("painter_plugin")
-    spec = AdapterSpec(name="painter", factory="gansdk_adapters.sr:SuperResolution", summary="Other name")
-    module.gansdk_adapters = gansdk.hookimpl(lambda: [spec])
-    registry().register(module)
-    try:
-        with pytest.raises(PluginLoadError, match=r"'painter' calls itself 'sr'.*Give the class SuperResolution"):
-            open_adapter("painter")
-    finally:
-        registry().unregister()
+@pytest.fixture
+def adapter_named():
+    """Offers the super-resolution adapter by another name until the test is over."""
+
+    def offer(name: str) -> None:
+        module = ModuleType("painter_plugin")
+        spec = AdapterSpec(name=name, factory="gansdk_adapters.sr:SuperResolution", summary="Somebody else's")
+        module.gansdk_adapters = gansdk.hookimpl(lambda: [spec])
+        registry().register(module)
+
+    yield offer
+    registry().unregister()
+
+
+def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused_and_breaks_no_other(adapter_named, given):
+    adapter_named("painter")
+    with pytest.raises(PluginLoadError, match=r"'painter' calls itself 'sr'.*Give the class SuperResolution"):
+        open_adapter("painter")
+    with pytest.warns(PluginWarning, match="'painter' is not asked"):
+        assert open_generator(given()).adapter.name == "sr"
+
+
+def test_an_adapter_with_the_name_of_a_built_in_one_does_not_stand_for_it(adapter_named, given, quick):
+    adapter_named("sr")
+    assert gansdk.compress(given(), **{**quick, "distiller": "gka", "steps": 1}).after.macs > 0

@@ -457,3 +457,12 @@ def test_what_the_instance_needs_follows_its_options():
     assert data_free(reconstruction_weight=0).needs == frozenset()
     assert data_free(cycle="folder").needs == frozenset()
     assert Distiller().needs is None
+
+
+def test_a_term_with_the_name_of_the_regimes_own_metric_is_refused():
+    class Imitation(Undetached):
+        name = "imitation"
+
+    own = data_free(student_steps=2, latent=6)
+    with pytest.raises(InvalidOption, match=r"'imitation'.*Give the class Imitation another name"):
+        gansdk.compress(generator(), budget="1.5x", distiller=[own, Distiller((Imitation(),))], steps=1, device="cpu")

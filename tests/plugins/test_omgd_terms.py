@@ -409,16 +409,18 @@ def test_one_value_per_channel_cannot_be_normalised_and_is_refused():
     assert made(torch.ones(2, 2, 1, 1), torch.arange(2)).shape == (2, 3, 1, 1)
 
 
-@pytest.mark.parametrize("weights", [{"style_weight": 0}, {}])
-def test_images_that_vgg_cannot_see_are_refused_before_it_sees_any(weights):
+@pytest.mark.parametrize(("weights", "smallest"), [({"style_weight": 0}, 2), ({}, 8)])
+def test_images_that_vgg_cannot_see_are_refused_before_it_sees_any(weights, smallest):
     (term,) = perceptual(made_up_vgg16(), **weights).terms
     term.prepare()
     term.bind(stage(term))
-    term.check((1, 3, 8, 8))
-    term.encode(Observation(torch.zeros(1, 3, 8, 8), {}))
-    for shape in ((1, 3, 7, 64), (1, 3, 64, 7)):
-        with pytest.raises(IncompatibleParts, match=f"{shape[2]}x{shape[3]}"):
+    term.check((1, 3, smallest, smallest))
+    term.encode(Observation(torch.zeros(1, 3, smallest, smallest), {}))
+    for shape in ((1, 3, smallest - 1, 64), (1, 3, 64, smallest - 1)):
+        with pytest.raises(IncompatibleParts, match=f"below {smallest} pixels.*{shape[2]}x{shape[3]}"):
             term.check(shape)
+        with pytest.raises(RuntimeError, match="too small"):
+            term.encode(Observation(torch.zeros(shape), {}))
 
 
 def test_an_image_that_was_not_observed_is_refused():
