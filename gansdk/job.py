@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from itertools import product
@@ -115,7 +116,7 @@ def prepare(
     """Open everything that `gansdk.compress` was given; its docstring says what that may be.
 
     Jobs share generator and images, and nothing that a training changes: each has parts of its own, unless they were
-    given as instances.
+    given as instances. Of a regime that was, every job has a copy, for what its `source` keeps in it is one student's.
 
     Raises:
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
@@ -142,6 +143,8 @@ def prepare(
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
         task = _task(generator, trained_against if regime.uses_task else {}, seed)
         source = given
+        if len(budgets) > 1:
+            regime = copy(regime)
         if distillers:
             source = regime.source(given, generator, patch=patch)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
@@ -349,11 +352,10 @@ def _described(part: object) -> dict[str, Any]:
     """
     names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
     options = set(signature(type(part)).parameters)
-    values = {
-        name.lstrip("_"): getattr(part, name, None)
-        for name in dict.fromkeys(names)
-        if not name.startswith("_") or name.lstrip("_") in options
-    }
+    values = {name: getattr(part, name, None) for name in dict.fromkeys(names) if not name.startswith("_")}
+    for name in names:
+        if name.startswith("_") and (option := name.lstrip("_")) in options and option not in values:
+            values[option] = getattr(part, name)
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
     return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
 

@@ -198,7 +198,10 @@ def _make(kind: Any, asked: Any, base: type) -> object:
         )
     factory = registry().load(kind, name)
     _check_options(kind, name, factory, options)
-    made = factory(**options)
+    try:
+        made = factory(**options)
+    except InvalidOption as error:  # several parts may have an option of that name
+        raise InvalidOption(f"The {kind} {name!r}: {error}") from error
     if not isinstance(made, base):
         raise PluginLoadError(f"The factory of {kind} {name!r} made a {type(made).__name__}, not a {base.__name__}.")
     return made

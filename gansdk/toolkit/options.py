@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     for choice in choices:
         if choice == given:
             return choice
-    raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.")
+    nearest = difflib.get_close_matches(str(given), [choice for choice in choices if isinstance(choice, str)], n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.{hint}")
 
 
 def positive(given: object, option: str, *, without: str | None = "") -> float:

@@ -74,7 +74,7 @@ class OnlineTeachers(Regime):
         self.schedule: Schedule = schedule
         self.blocks = blocks
         self.select = select
-        self._blocks = schedule == "blocks"
+        self._by_block = schedule == "blocks"
         self._roles: tuple[str, ...] = ()
         self._taps: Mapping[str, str] = {}
         self._teachers: tuple[Teacher, ...] = ()
@@ -88,16 +88,16 @@ class OnlineTeachers(Regime):
                 "Give targets, or use the terms without the regime: distiller=['ssim', 'perceptual', 'tv', 'channel'] "
                 "imitates the given generator as it is."
             )
-        self._blocks = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
-        if self.share is not None and (self._blocks or self.wide is None or self.deep is None):
+        self._by_block = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
+        if self.share is not None and (self._by_block or self.wide is None or self.deep is None):
             raise InvalidOption("share is for two teachers side by side, and there is one here. Leave it out.")
-        if self._blocks and self.wide is not None and self.deep not in (None, "auto"):
+        if self._by_block and self.wide is not None and self.deep not in (None, "auto"):
             raise InvalidOption(
                 f"deep={self.deep!r} asks for a second teacher, and blocks have one. Leave it out, or give wide=None "
                 "to learn from the deeper one."
             )
         for option, meaning in (("select", "keeps the best teacher of blocks"), ("blocks", "is their number")):
-            if not self._blocks and getattr(self, option) is not None:
+            if not self._by_block and getattr(self, option) is not None:
                 raise InvalidOption(f"{option} {meaning}, and this run has none. Leave it out.")
         return source
 
@@ -113,7 +113,7 @@ class OnlineTeachers(Regime):
         built: dict[str, nn.Module] = {}
         if self.wide is not None:
             built["wider"] = copy_module(module) if self.warm else _rebuilt(adapter, module, "wide", self.wide)
-        if self.deep is not None and not (built and self._blocks):
+        if self.deep is not None and not (built and self._by_block):
             built["deeper"] = _rebuilt(adapter, module, "deep", DEEP if self.deep == "auto" else self.deep)
         for network in built.values():
             for part in network.modules():
@@ -122,7 +122,7 @@ class OnlineTeachers(Regime):
         self._roles = tuple(built)
         first = next(iter(built.values()))
         self._taps = adapter.taps(first)
-        return [adapter.learner(first)] if self._blocks else adapter.learners(list(built.values()), shared=self.share)
+        return [adapter.learner(first)] if self._by_block else adapter.learners(list(built.values()), shared=self.share)
 
     def check(self, terms: Sequence[Term], routes: Collection[Route]) -> None:
         imitated = "teachers that learn in the run are imitated by terms alone"
@@ -133,9 +133,9 @@ class OnlineTeachers(Regime):
         self._stage = stage
         self._teachers = tuple(stage.teachers)
         self._done = 0
-        self._plan = _Blocks.of(stage.steps, self.student_steps or 4, self.blocks or BLOCKS) if self._blocks else None
+        self._plan = _Blocks(stage.steps, self.student_steps or 4, self.blocks or BLOCKS) if self._by_block else None
         self._every = self.student_steps or 1
-        taught = stage.steps // self._every if self._plan is None else self._plan.count * self._plan.length
+        taught = stage.steps // self._every if self._plan is None else self._plan.taught
         if not taught:
             warnings.warn(
                 f"The teachers learn after every {self._every} steps, which {stage.steps} steps never reach: the "
@@ -145,7 +145,7 @@ class OnlineTeachers(Regime):
             )
         for teacher in self._teachers:
             teacher.bind(replace(stage, steps=max(1, taught)))
-        self._frozen = self._snapshot() if self._blocks else None
+        self._frozen = self._snapshot() if self._by_block else None
         self._best: float | None = None
         shown = self._teachers if self._frozen is None else (self._frozen,)
         self._terms = TermSum(stage, *shown)
@@ -261,23 +261,23 @@ def _rebuilt(adapter: Adapter, module: nn.Module, option: str, width: float) -> 
 
 
 class _Blocks:
-    """Which steps are the teacher's: the first of every block, then `ratio` times as many are the student's."""
+    """Which steps are the teacher's: the first of every block, then about `ratio` times as many are the student's.
 
-    def __init__(self, length: int, count: int, ratio: int) -> None:
-        self.length = length
-        self.count = count
-        self._whole = length * (1 + ratio)
+    There are `most` blocks, or fewer in a short run. Where steps do not divide evenly, blocks differ by one.
+    """
 
-    @classmethod
-    def of(cls, steps: int, ratio: int, most: int) -> _Blocks:
-        """`most` blocks, or fewer in a short run; steps that are left over are the student's."""
-        length = max(1, steps // (most * (1 + ratio)))
-        return cls(length, max(1, min(most, steps // (length * (1 + ratio)))), ratio)
+    def __init__(self, steps: int, ratio: int, most: int) -> None:
+        self.count = max(1, min(most, steps // (1 + ratio)))
+        self.taught = max(1, steps // (1 + ratio))
+        """Steps of the teacher, in all blocks together."""
+        self._steps = steps
 
     def teaches(self, step: int) -> bool:
         """Whether the `step`-th, counted from 1, is the teacher's."""
-        block, place = divmod(step - 1, self._whole)
-        return block < self.count and place < self.length
+        block = (step * self.count - 1) // self._steps
+        place = step - 1 - block * self._steps // self.count
+        taught = (block + 1) * self.taught // self.count - block * self.taught // self.count
+        return block < self.count and place < taught
 
     def ends(self, step: int) -> bool:
         """Whether it is the teacher's last of its block."""

@@ -191,6 +191,11 @@ def test_an_unknown_option_is_refused_with_those_that_exist():
         open_pruner({"name": "one-step", "depth": 3})
 
 
+def test_a_refused_value_says_whose_option_it_is():
+    with pytest.raises(InvalidOption, match=r"^The distiller 'wavelet': weight=0 must be a finite number above zero"):
+        open_distillers(["gka", {"name": "wavelet", "weight": 0}])
+
+
 class Open(Pruner):
     def __init__(self, **options) -> None:
         self.options = options

@@ -38,6 +38,8 @@ def test_choices_and_least_counts_are_named():
     assert options.one_of(("a", "b"), "b", "x") == "b"
     with pytest.raises(InvalidOption, match="x='c' is not known; choose one of 'a', 'b'"):
         options.one_of(("a", "b"), "c", "x")
+    with pytest.raises(InvalidOption, match=r"choose one of 'db3', 'haar', 4\. Did you mean 'haar'\?$"):
+        options.one_of(("db3", "haar", 4), "harr", "x")
     assert options.count(0, "x", least=0) == 0
     with pytest.raises(InvalidOption, match="whole number from 2"):
         options.count(1, "x", least=2)

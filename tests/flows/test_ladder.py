@@ -26,6 +26,7 @@ from gansdk.errors import (
 )
 from gansdk.events import Finished, SearchStep, StageStarted, StepDone, Warned
 from gansdk.interfaces import Pruner
+from gansdk.opening import open_distillers
 from gansdk.student import ElasticStudent
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 
@@ -229,11 +230,13 @@ def test_pruners_that_share_nothing_give_the_students_of_separate_runs(
     assert bytes_of(made.results[0], content) != bytes_of(made.results[1], content)
 
 
-def test_a_regime_that_trains_networks_of_its_own_begins_anew_for_every_student(given, photos, content):
+@pytest.mark.parametrize("instance", [False, True])
+def test_a_regime_that_trains_networks_of_its_own_begins_anew_for_every_student(instance, given, photos, content):
     """Data-free distillation trains the generator of its inputs."""
     free = {"name": "data-free", "student_steps": 2, "latent": 8}
     call = {"pruner": "uniform", "distiller": free, "eval_data": str(photos), "steps": 4, "batch_size": 2, "patch": 32}
-    made = gansdk.ladder(given("vdsr"), budgets=["1.3x", "1.8x"], device="cpu", **call)
+    shared = {**call, "distiller": open_distillers(free) if instance else free}
+    made = gansdk.ladder(given("vdsr"), budgets=["1.3x", "1.8x"], device="cpu", **shared)
     for budget, result in zip(["1.3x", "1.8x"], made.results, strict=True):
         alone = gansdk.compress(given("vdsr"), budget=budget, device="cpu", **call)
         assert (content(result.student), result.history) == (content(alone.student), alone.history)

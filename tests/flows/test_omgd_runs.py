@@ -10,11 +10,10 @@ import torch
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
+from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import StepDone
 from gansdk.opening import open_adapter, open_distillers, open_generator
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
-from gansdk_distillers.online import _Blocks
 
 OMGD = {"name": "omgd", "perceptual": None, "style_weight": 0, "feature_weight": 0}
 SIDE = 64
@@ -234,10 +233,12 @@ def test_options_of_teachers_that_there_are_not_are_refused(photos):
         gansdk.compress(enlarging, **settings(data=photos, distiller={**OMGD, "share": 4}))
 
 
-def test_blocks_are_as_many_as_asked_for():
-    plans = [_Blocks.of(1000, 4, most) for most in (20, 34, 5000)]
-    assert [(plan.length, plan.count) for plan in plans] == [(10, 20), (5, 34), (1, 200)]
-    assert sum(plans[0].teaches(step) for step in range(1, 1001)) == 200
+@pytest.mark.slow
+def test_other_blocks_do_not_continue_a_run(tmp_path):
+    changes = {"data": Colours("cyclegan"), "steps": 10, "out_dir": tmp_path}
+    gansdk.compress(given("cyclegan"), **settings(**changes, distiller={**OMGD, "blocks": 2}))
+    with pytest.raises(ResumeMismatch, match="blocks: 2 there, 1 now"):
+        gansdk.compress(given("cyclegan"), **settings(**changes, distiller={**OMGD, "blocks": 1}))
 
 
 @pytest.mark.slow

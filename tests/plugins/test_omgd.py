@@ -4,9 +4,12 @@ import copy
 import io
 import math
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +23,7 @@ from gansdk.student import ElasticStudent
 from gansdk.teachers import FrozenTeacher
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, share_stages
 from gansdk_distillers.omgd import omgd
-from gansdk_distillers.online import BLOCKS, OnlineTeachers
+from gansdk_distillers.online import BLOCKS, OnlineTeachers, _Blocks
 from gansdk_distillers.terms.similarity import moments, similarity
 from gansdk_distillers.wavelet import wavelet
 
@@ -452,14 +455,43 @@ def test_what_cannot_work_is_refused():
 # Blocks (section A5).
 
 
+def spans(plan: _Blocks, steps: int) -> list[tuple[int, int]]:
+    """(teacher's, student's) steps of every block, and they begin with the teacher's."""
+    turns = [(teacher, len(list(run))) for teacher, run in groupby(range(1, steps + 1), plan.teaches)]
+    assert [teacher for teacher, _ in turns] == [place % 2 == 0 for place in range(len(turns))]
+    lengths = [length for _, length in turns] + [0] * (len(turns) % 2)
+    return list(zip(lengths[::2], lengths[1::2], strict=True))
+
+
+def test_blocks_are_as_many_as_asked_for():
+    assert spans(_Blocks(1000, 4, 20), 1000) == 20 * [(10, 40)]
+    assert spans(_Blocks(1000, 4, 5000), 1000) == 200 * [(1, 4)]
+    assert len(spans(_Blocks(1000, 4, 34), 1000)) == 34
+
+
+@given(st.integers(1, 3000), st.integers(1, 9), st.integers(1, 60))
+def test_steps_that_do_not_divide_evenly_are_spread_over_all_blocks(steps, ratio, most):
+    plan = _Blocks(steps, ratio, most)
+    found = spans(plan, steps)
+    assert len(found) == plan.count == max(1, min(most, steps // (1 + ratio)))
+    teacher, student = (sum(column) for column in zip(*found, strict=True))
+    assert (teacher, student) == (plan.taught, steps - plan.taught)
+    assert teacher == max(1, steps // (1 + ratio))
+    for column in zip(*found, strict=True):
+        assert max(column) - min(column) <= 2
+    assert [step for step in range(1, steps + 1) if plan.ends(step)] == [
+        sum(map(sum, found[:block])) + found[block][0] for block in range(len(found))
+    ]
+
+
 def test_unpaired_images_make_blocks_of_one_wider_teacher_and_then_the_student():
     given = generator(CYCLEGAN, "resnet", blocks=1)
-    steps = 3 * BLOCKS * 5 + 7  # blocks of 3 + 12, and 7 that are left over
+    steps = 3 * BLOCKS * 5
     regime, stage = bound(omgd(**SMALL), given, steps=steps, source=Unpaired())
     (teacher,) = stage.teachers
     assert set(teacher.networks()) == {"A2B", "B2A"}
     pattern = "".join("T" if regime._plan.teaches(step) else "s" for step in range(1, steps + 1))
-    assert pattern == ("TTT" + "s" * 12) * BLOCKS + "s" * 7
+    assert pattern == ("TTT" + "s" * 12) * BLOCKS
     frozen = regime._frozen.networks()[MAIN]
     for number in range(1, 20):
         before = weights(stage.student.module), weights(teacher.networks()["A2B"]), weights(frozen)
