@@ -133,6 +133,8 @@ def _ssim(shown: Tensor, wanted: Tensor) -> float:
     """Mean over the windows that lie inside the image, as Wang et al. (2004) and scikit-image; no padding counts."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
+    # In double precision, for variances are differences of squares: single gives equal flat images less than 1.
+    shown, wanted = shown.double(), wanted.double()
     _, full = structural_similarity_index_measure(shown, wanted, data_range=1.0, sigma=1.5, return_full_image=True)
     edge = SSIM_WINDOW // 2
     return float(full[..., edge:-edge, edge:-edge].mean())

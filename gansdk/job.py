@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -331,6 +332,8 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
                 f"A term is called {term.name!r}, which is the name of a metric of the run itself. Give the class "
                 f"{type(term).__name__} another name."
             )
+        if not isinstance(term.weight, (int, float)) or not math.isfinite(term.weight):
+            raise InvalidOption(f"The term {term.name!r} has the weight {term.weight!r}; give it a finite number.")
     regime.check(terms, generator.parts)
     check_routes(terms, generator.parts)
     for route, part in generator.parts.items():

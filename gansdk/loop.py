@@ -195,6 +195,7 @@ class _Interval:
         self._began = time.perf_counter()
         self._first: float | None = None
         self._worse = 0
+        self._told = False
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
@@ -217,9 +218,13 @@ class _Interval:
 
     def _check(self, step: int, means: dict[str, float]) -> None:
         advice = self._loop.advice
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
-            raise TrainingDiverged(f"{broken[0]} is no longer finite at step {step} of {self._steps}. {advice}")
+        if broken := [name for name, value in means.items() if not math.isfinite(value)]:
+            named = " and ".join(
+                [name for name in broken if name != "loss"] or broken
+            )  # a summand says more than a sum
+            never = "" if self._told else " If it never was, look at the weights and images that it is computed from."
+            raise TrainingDiverged(f"{named} is no longer finite at step {step} of {self._steps}.{never} {advice}")
+        self._told = True
         if "loss" not in means or self._loss_may_grow:
             return
         loss = means["loss"]

@@ -96,7 +96,14 @@ class Session:
 
     def settings_of(self, job: Job, *, seconds: float) -> dict[str, Any]:
         """JSON: how a student came to be."""
-        return {**self.settings, **job.settings(), "seconds": round(seconds, 1), "torch": torch.__version__}
+        own = job.scored_on
+        return {
+            **self.settings,
+            **job.settings(),
+            "eval_data": None if own is None or own is job.source else own.describe(),
+            "seconds": round(seconds, 1),
+            "torch": torch.__version__,
+        }
 
     def save(self, result: CompressionResult) -> None:
         """Write a student's folder, once for all processes."""

@@ -243,7 +243,7 @@ class OnlineTeachers(Regime):
         """Freeze the teacher as it is now for the student's steps, unless an earlier one was better."""
         assert self._frozen is not None
         if self.select is not None:
-            score = float(self.select(self._network()))
+            score = _number(self.select(self._network()))
             if self._best is not None and not score < self._best:
                 return
             self._best = math.inf if math.isnan(score) else score
@@ -258,6 +258,13 @@ def _rebuilt(adapter: Adapter, module: nn.Module, option: str, width: float) -> 
             f"The teacher of {option}={width!r} times the generator's width cannot be built: {first_line(error)}. "
             "Give a smaller width."
         ) from error
+
+
+def _number(score: object) -> float:
+    try:
+        return float(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOption(f"select must return a number, lower is better, but returned {score!r}.") from error
 
 
 class _Blocks:

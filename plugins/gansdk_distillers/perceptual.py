@@ -11,6 +11,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.interfaces import Distiller, Stage, Term
+from gansdk.saving import fingerprint
 from gansdk.toolkit.options import at_least_zero, positive
 from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_distillers.terms.images import images, output_range, rescaled
@@ -53,6 +54,8 @@ class Perceptual(Term):
         self.style_weight = style_weight
         self.feature_weight = feature_weight
         self.anchors_low_frequencies = feature_weight > 0
+        self.network: str | None = None
+        """The fingerprint of the weights, once they are loaded: what is in a file may change."""
         self._weights = str(weights) if isinstance(weights, Path) else weights
         self._network: Features | None = None
         self._range = (-1.0, 1.0)
@@ -66,6 +69,7 @@ class Perceptual(Term):
         if self._network is None:
             layers = LAYERS if self.style_weight else LAYERS[CONTENT : CONTENT + 1]
             self._network = vgg("vgg16", layers, self._weights, option=self.option, optional=self.optional)
+            self.network = fingerprint(self._network)
 
     def check(self, images: Sequence[int]) -> None:
         if images[1] not in (1, 3):

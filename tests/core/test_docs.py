@@ -14,7 +14,7 @@ import typer
 
 import gansdk
 from gansdk.cli import app
-from gansdk.errors import IncompatibleParts
+from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.registry import registry
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +82,8 @@ def test_the_plugin_of_the_docs_distils(acme: str) -> None:
         "demo", budget="4x", data="photos", distiller=["pixel", acme], steps=1, batch_size=1, patch=8
     )
     assert "brightness" in result.history[0]
+    with pytest.raises(InvalidOption, match="'acme-gan:brightness': weight='x' must be"):
+        gansdk.compress("demo", budget="4x", data="photos", distiller=["pixel", {"name": acme, "weight": "x"}])
 
 
 def test_the_regime_of_the_docs_distils_and_is_refused_without_an_anchor(acme: str) -> None:

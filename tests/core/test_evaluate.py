@@ -151,6 +151,13 @@ def test_identical_images_count_as_100_db():
     assert by_name(result)["ssim", "teacher"].student == pytest.approx(1)
 
 
+@pytest.mark.parametrize("level", [1, 127, 128, 254])
+def test_identical_flat_images_have_an_ssim_of_1(level):
+    source = Images((torch.full((1, 3, 16, 16), level / 255), None))
+    result = evaluate(Enlarge(), teacher=Enlarge(), source=source, contract=contract())
+    assert by_name(result)["ssim", "teacher"].student == pytest.approx(1, abs=1e-9)
+
+
 def test_images_are_clamped_and_rounded_before_they_are_scored():
     x = torch.ones(1, 3, 16, 16)
     result = evaluate(Enlarge(brighter=7.0), teacher=None, source=Images((x, x)), contract=contract())

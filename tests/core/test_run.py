@@ -228,6 +228,18 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_it(loss):
         started(Scripted([1.0, 1.0, loss, 1.0]), Waves()).distil(4)
 
 
+class Faulty(Scripted):
+    """A regime with a summand that is no number."""
+
+    def step(self, batch):
+        return {**super().step(batch), "loss": torch.tensor(math.nan), "perceptual": torch.tensor(math.nan)}
+
+
+def test_of_a_loss_that_never_was_finite_the_summand_is_named_and_what_it_is_computed_from():
+    with pytest.raises(TrainingDiverged, match=r"^perceptual is no longer finite.*If it never was.*weights and images"):
+        started(Faulty([1.0, 1.0]), Waves()).distil(2)
+
+
 def test_a_loss_that_grew_tenfold_and_stayed_there_stops_the_training():
     regime = Scripted([1.0, 11.0, 11.0, 11.0, 1.0])
     with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 4 of 5"):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import gansdk
 from gansdk.cli import app
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import GansdkError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
+from gansdk.errors import GansdkError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import Event, StepDone, Warned
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
@@ -55,6 +55,8 @@ def test_a_student_is_made_of_the_teacher_alone_and_the_teacher_stays(name, buil
     assert content(teacher) == before
     assert result.after.macs <= 0.6 * result.before.macs
     assert result.quality[0].images == 10
+    assert result.settings["data"]["source"] == "data-free"
+    assert result.settings["eval_data"]["path"] == str(photos)
     assert {"loss", "imitation", "g/adversarial", "g/reconstruction"} <= set().union(*result.history)
     assert same(gansdk.load(tmp_path / "student"), result.student)
 
@@ -192,6 +194,20 @@ def test_the_reverse_generator_leads_back(translator, tmp_path):
     result = run(translator, distiller={**FREE, "cycle": str(tmp_path / "reverse.pth")}, patch=16, budget="macs<=70%")
     row = next(row for row in result.history if "g/reconstruction" in row)
     assert 0 < row["g/reconstruction"] < 1
+
+
+@pytest.mark.filterwarnings("ignore:The student was not scored")
+def test_another_generator_in_the_file_of_the_reverse_one_is_another_run(translator, tmp_path):
+    adapter = open_adapter({"name": "pix2pix", "size": [16, 16]})
+    settings = {"patch": 16, "budget": "macs<=70%", "steps": 2, "out_dir": tmp_path / "out"}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        torch.save(adapter.create("resnet", width=4, blocks=1).state_dict(), tmp_path / "reverse.pth")
+        asked = {**settings, "distiller": {**FREE, "cycle": str(tmp_path / "reverse.pth")}}
+        if seed == 1:
+            run(translator, **asked)
+    with pytest.raises(ResumeMismatch, match="way_back"):
+        run(translator, **asked)
 
 
 def test_a_reverse_generator_that_does_not_lead_back_is_refused(translator, build, tmp_path):

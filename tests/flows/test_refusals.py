@@ -247,6 +247,15 @@ def test_terms_with_names_of_the_runs_own_metrics_are_refused(name, given, quick
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("weight", ["heavy", None, float("nan"), float("inf")])
+def test_weights_of_a_strangers_term_that_are_no_numbers_are_refused(weight, given, quick, tmp_path):
+    term = Difference("difference")
+    term.weight = weight
+    with pytest.raises(InvalidOption, match=f"'difference' has the weight {weight!r}; give it a finite number"):
+        gansdk.compress(given(), **{**quick, "distiller": Distiller((term,))}, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def pixel_with(needs: frozenset[str]) -> ModuleType:
     """A plugin with the distiller "picky", which is "pixel" with needs of its own."""
     module = ModuleType("picky_plugin")

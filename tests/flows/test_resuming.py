@@ -14,6 +14,7 @@ import gansdk
 from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMismatch
 from gansdk.events import StepDone, Warned
 from gansdk.interfaces import Pruner
+from gansdk.testing.perceptual import made_up_vgg16
 
 STEPS = 6
 
@@ -165,6 +166,31 @@ def test_other_weights_of_the_same_network_are_another_run(build, settings, tmp_
         gansdk.compress(build(), **settings, out_dir=tmp_path, observers=[interrupt(1)])
     with pytest.raises(ResumeMismatch, match="weights"):
         gansdk.compress(build(seed=1), **settings, out_dir=tmp_path)
+
+
+def test_other_weights_of_a_network_that_a_term_looks_with_are_another_run(given, settings, tmp_path):
+    vgg = made_up_vgg16()
+    for factor in (1.0, 0.5):
+        torch.save({name: factor * tensor for name, tensor in vgg.items()}, tmp_path / "vgg16.pth")
+        perceptual = {"name": "perceptual", "weights": str(tmp_path / "vgg16.pth"), "style_weight": 0}
+        asked = {**settings, "distiller": perceptual, "steps": 1, "out_dir": tmp_path / "out"}
+        if factor == 1:
+            gansdk.compress(given(), **asked)
+    with pytest.raises(ResumeMismatch, match="network"):
+        gansdk.compress(given(), **asked)
+
+
+def test_images_to_score_on_are_told_and_others_do_not_make_another_run(given, settings, photos, tmp_path):
+    """They do not decide what the student is."""
+    for count in (5, 3):
+        data = tmp_path / str(count)
+        data.mkdir()
+        for number in range(count):
+            shutil.copy(photos / f"{number}.png", data)
+        result = gansdk.compress(given(), **settings, eval_data=str(data), out_dir=tmp_path / "out")
+        assert result.settings["eval_data"]["path"] == str(data)
+        assert {quality.images for quality in result.quality} == {count}
+    assert gansdk.compress(given(), **settings, out_dir=tmp_path / "out").settings["eval_data"] is None
 
 
 def test_never_resuming_moves_the_old_run_aside_whole(given, settings, content, tmp_path):

@@ -238,7 +238,7 @@ def test_the_users_images_are_what_is_scored(tmp_path):
     made = GeneratedImages(source().passage, {2: (12, 12)}, latent=6, data=given)
     assert [batch.names for batch in made.images("eval")] == [batch.names for batch in given.images("eval")]
     assert made.pairing is given.pairing
-    assert made.describe()["scored_on"] == given.describe()
+    assert made.describe()["data"] == given.describe()
 
 
 def test_seeds_and_devices_leave_the_global_generator_alone():

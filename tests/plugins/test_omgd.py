@@ -548,6 +548,14 @@ def test_a_measure_that_is_not_a_number_is_never_the_best():
     assert best == [math.inf, math.inf, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("value", ["best", None, torch.zeros(2)])
+def test_a_measure_that_returns_no_number_is_refused(value):
+    asked = {**SMALL, "student_steps": 1, "select": lambda network: value}
+    regime, _ = bound(omgd(**asked), generator(CYCLEGAN, "resnet", blocks=1), steps=2, source=Unpaired())
+    with pytest.raises(InvalidOption, match="select must return a number, lower is better, but returned"):
+        regime.step(batch(1, paired=False))
+
+
 def test_a_cyclegan_shows_what_it_learnt_from_and_learns_as_before():
     given = generator(CYCLEGAN, "resnet", blocks=1)
     learners = [given.adapter.learner(given.module) for _ in range(2)]

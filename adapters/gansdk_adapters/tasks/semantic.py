@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.interfaces import Optimisation, Training
+from gansdk.saving import fingerprint
 from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_adapters.tasks.adversarial import Critics, DiscriminatorTask, untrained
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss, over_scales
@@ -61,6 +63,10 @@ class SemanticSynthesisTask(DiscriminatorTask):
         """
         if self._perceptual_weights is not None and self.perceptual is None:
             self.perceptual = vgg("vgg19", PERCEPTUAL_LAYERS, self._perceptual_weights)
+
+    def describe(self) -> dict[str, Any]:
+        # What is in a file of weights may change.
+        return {**super().describe(), "perceptual": None if self.perceptual is None else fingerprint(self.perceptual)}
 
     def bind(self, training: Training) -> None:
         super().bind(training)

@@ -17,6 +17,7 @@ from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Batch, Metrics
 from gansdk.errors import GansdkWarning, IncompatibleParts
 from gansdk.interfaces import DataSource, Optimisation, Regime, Stage, State
+from gansdk.saving import fingerprint
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.calibration import tracks_statistics
 from gansdk.toolkit.optim import Descent, ScheduledSteps
@@ -72,6 +73,7 @@ class DataFree(Regime):
         check_possible(generator, reconstruction_weight=self.reconstruction_weight, cycle=self.cycle)
         self._adapter = generator.adapter
         self._reverse = None if self.cycle is None else open_reverse(self.cycle, generator)
+        self.way_back = None if self._reverse is None else fingerprint(self._reverse.module)
         self._source = GeneratedImages(
             Passage(contract=generator.contract, degrade=generator.adapter.degrade),
             input_sizes(generator, patch=patch, scales=self.scales),

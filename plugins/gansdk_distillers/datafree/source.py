@@ -77,7 +77,7 @@ class GeneratedImages(DataSource):
             "source": "data-free",
             "sizes": {str(scale): list(size) for scale, size in self._sizes.items()},
             "latent": self._latent,
-            "scored_on": None if self._data is None else self._data.describe(),
+            "data": None if self._data is None else self._data.describe(),
         }
 
     def _made(self, generators: nn.ModuleDict, size: int, scale: int, rng: torch.Generator) -> Tensor:
