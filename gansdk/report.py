@@ -63,7 +63,7 @@ student = gansdk.load("path/to/this/folder", network=net)  # net: the full-size 
 
 It takes float32 images (N, {{ contract.channels_in }}, H, W) from {{ contract.input_range[0] }} to \
 {{ contract.input_range[1] }}, sides multiples of {{ contract.multiple_of }}, and gives \
-(N, {{ contract.channels_out }}, {{ contract.scale }}H, {{ contract.scale }}W) from \
+(N, {{ contract.channels_out }}, {{ times }}H, {{ times }}W) from \
 {{ contract.output_range[0] }} to {{ contract.output_range[1] }}.
 
 report.html holds all figures, images and settings. The licence of the teacher's weights holds for these too.
@@ -136,7 +136,8 @@ def model_card(result: CompressionResult, *, loads_alone: bool) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(_CARD)
-    return template.render(**_figures(result), loads_alone=loads_alone)
+    scale = result.generator.contract.scale
+    return template.render(**_figures(result), loads_alone=loads_alone, times="" if scale == 1 else scale)
 
 
 # Figures.

@@ -55,7 +55,7 @@ def vgg(
 
     Raises:
         InvalidOption: an unknown network or layer, or weights that are no path and no state dict.
-        CheckpointError: the weights are missing, or of another network.
+        CheckpointError: the weights are missing, damaged, or of another network.
     """
     network = _features_of(name)
     positions = _positions(network)
@@ -77,6 +77,10 @@ def vgg(
         raise CheckpointError(
             f"The weights for {name} ({_said(weights)}) do not fit: {wrong[0]} is missing or has another shape. Give "
             f"the checkpoint of torchvision's or timm's {name} without batch norm."
+        )
+    if broken := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(
+            f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Get them anew."
         )
     network.load_state_dict(state, assign=True)
     return Features(network, wanted)

@@ -55,6 +55,10 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         summary="A wider and a deeper teacher that learn in the run; the student needs no discriminator",
         source="OMGD (Ren et al., ICCV 2021)",
         needs=frozenset({"rebuild", "taps"}),
+        advice=(
+            "OMGD builds wider and deeper teachers of the family. The given generator alone is imitated by its terms "
+            "without it: ['ssim', 'perceptual', 'tv', 'channel']."
+        ),
         kind="both",
     )
     yield DistillerSpec(

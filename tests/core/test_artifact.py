@@ -388,6 +388,7 @@ def test_the_folder_tells_what_it_is(tmp_path):
     card = (folder / "README.md").read_text()
     assert f"{result.after.macs:,}" in card
     assert "gansdk.load(" in card
+    assert "(N, 3, 2H, 2W)" in card
     assert str(tmp_path) not in card
 
 

@@ -77,6 +77,10 @@ def test_wrong_names_and_weights_are_refused(tmp_path):
             vgg("vgg16", ("relu1_1",), given)
     with pytest.raises(CheckpointError, match="do not fit"):
         vgg("vgg19", ("relu3_1", "relu4_1"), weights("vgg19"))
+    damaged = weights("vgg16")
+    damaged["features.0.bias"][0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"damaged: 0\.bias is not finite"):
+        vgg("vgg16", ("relu1_2",), damaged)
 
 
 def test_a_file_that_is_gone_is_named_with_what_to_do(tmp_path):

@@ -51,6 +51,9 @@ def test_a_teacher_is_trained_resumed_and_compressed_with_its_discriminator(name
             text = (folder / file).read_text()
             assert ", trained teacher" in text
             assert "compressed" not in text
+        assert f"gives (N, {generator.contract.channels_out}, H, W)" in " ".join(
+            (folder / "README.md").read_text().split()
+        )
         result = gansdk.compress(
             folder,
             budget="1.5x",
