@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from itertools import product
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,9 @@ def prepare(
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
                 asked={
                     "pruner": _described(chosen),
-                    "distiller": [_described(one) for item in distillers for one in (*item.terms, item.regime) if one],
+                    "distiller": [
+                        _described(one) for item in distillers for one in (*item.terms, item.regime and regime) if one
+                    ],
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
                     "transform": transform,
@@ -332,7 +335,7 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
                 f"A term is called {term.name!r}, which is the name of a metric of the run itself. Give the class "
                 f"{type(term).__name__} another name."
             )
-        if not isinstance(term.weight, (int, float)) or not math.isfinite(term.weight):
+        if not isinstance(term.weight, Real) or not math.isfinite(term.weight):
             raise InvalidOption(f"The term {term.name!r} has the weight {term.weight!r}; give it a finite number.")
     regime.check(terms, generator.parts)
     check_routes(terms, generator.parts)

@@ -219,9 +219,8 @@ class _Interval:
     def _check(self, step: int, means: dict[str, float]) -> None:
         advice = self._loop.advice
         if broken := [name for name, value in means.items() if not math.isfinite(value)]:
-            named = " and ".join(
-                [name for name in broken if name != "loss"] or broken
-            )  # a summand says more than a sum
+            summands = [name for name in broken if name != "loss"]  # which say more than the sum
+            named = " and ".join(summands or broken)
             never = "" if self._told else " If it never was, look at the weights and images that it is computed from."
             raise TrainingDiverged(f"{named} is no longer finite at step {step} of {self._steps}.{never} {advice}")
         self._told = True

@@ -270,7 +270,7 @@ def _number(score: object) -> float:
 class _Blocks:
     """Which steps are the teacher's: the first of every block, then about `ratio` times as many are the student's.
 
-    There are `most` blocks, or fewer in a short run. Where steps do not divide evenly, blocks differ by one.
+    There are `most` blocks, or fewer in a short run. Steps that do not divide evenly are spread over all of them.
     """
 
     def __init__(self, steps: int, ratio: int, most: int) -> None:
