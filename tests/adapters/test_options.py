@@ -78,7 +78,7 @@ def test_no_option_is_forgotten(name):
 )
 def test_values_that_an_option_cannot_have_are_refused_by_its_name(name, option, values):
     for value in values if option in OTHERWISE[name] else ():
-        with pytest.raises(InvalidOption, match=rf"^{option}(\.\w+)?="):
+        with pytest.raises(InvalidOption, match=rf"^The adapter '{name}': {option}(\.\w+)?="):
             open_adapter({"name": name, option: value})
 
 
