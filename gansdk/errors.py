@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,3 +138,9 @@ class GansdkWarning(UserWarning):
 
 class PluginWarning(GansdkWarning):
     """A plugin was skipped."""
+
+
+def suggestion(given: str, names: Sequence[str]) -> str:
+    """What a message that refuses a name ends with: the most similar of `names`, or "" if none is."""
+    nearest = difflib.get_close_matches(given, names, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

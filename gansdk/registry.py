@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import pkgutil
@@ -16,7 +15,15 @@ from typing import Any, Literal, cast, get_args, overload
 import pluggy
 
 from gansdk import hooks
-from gansdk.errors import AmbiguousPlugin, GansdkError, InvalidSpec, PluginLoadError, PluginNotFound, PluginWarning
+from gansdk.errors import (
+    AmbiguousPlugin,
+    GansdkError,
+    InvalidSpec,
+    PluginLoadError,
+    PluginNotFound,
+    PluginWarning,
+    suggestion,
+)
 from gansdk.events import Event
 from gansdk.specs import PLUGIN_API, AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec, SourceSpec, Spec
 
@@ -363,13 +370,11 @@ class Registry:
 
     def _not_found(self, kind: Kind, name: str) -> str:
         names = self.names(kind)
-        nearest = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         available = f" Available: {', '.join(names)}." if names else f" No {kind} is available."
         reasons = [f"{skipped.plugin} ({skipped.reason})" for skipped in self._skipped]
         reasons += [f"{entry.identity} (blocked)" for entry in self._entries if self._is_blocked(entry)]
         skipped = f" Skipped: {'; '.join(reasons)}." if reasons else ""
-        return f"No {kind} is called {name!r}.{hint}{available}{skipped}"
+        return f"No {kind} is called {name!r}.{suggestion(name, names)}{available}{skipped}"
 
 
 @functools.cache

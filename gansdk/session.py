@@ -96,11 +96,11 @@ class Session:
 
     def settings_of(self, job: Job, *, seconds: float) -> dict[str, Any]:
         """JSON: how a student came to be."""
-        own = job.scored_on
+        scored_on = job.scored_on
         return {
             **self.settings,
             **job.settings(),
-            "eval_data": None if own is None or own is job.source else own.describe(),
+            "eval_data": None if scored_on is None or scored_on is job.source else scored_on.describe(),
             "seconds": round(seconds, 1),
             "torch": torch.__version__,
         }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, suggestion
 
 T = TypeVar("T")
 
@@ -22,8 +21,7 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     for choice in choices:
         if choice == given:
             return choice
-    nearest = difflib.get_close_matches(str(given), [choice for choice in choices if isinstance(choice, str)], n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = suggestion(str(given), [choice for choice in choices if isinstance(choice, str)])
     raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.{hint}")
 
 

@@ -92,15 +92,16 @@ def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int
     return {1: size}
 
 
-def open_reverse(path: str, generator: Generator) -> Generator:
-    """The generator that leads from the teacher's images back to its inputs.
+def open_reverse(path: str, generator: Generator) -> tuple[Generator, str]:
+    """The generator that leads from the teacher's images back to its inputs, and the fingerprint of its weights.
 
     Raises:
         IncompatibleParts: it takes or gives other images, or is the generator itself.
         GansdkError: it cannot be opened, or is several.
     """
     reverse = the_only(open_generator(path, generator.adapter))
-    if fingerprint(reverse.module) == fingerprint(generator.module):
+    weights = fingerprint(reverse.module)
+    if weights == fingerprint(generator.module):
         raise IncompatibleParts(f"cycle={path!r} is the generator that is compressed. Give the one that leads back.")
     forth, back = generator.contract, reverse.contract
     if (
@@ -113,7 +114,7 @@ def open_reverse(path: str, generator: Generator) -> Generator:
             f"{back.channels_in} in {back.input_range}, but the generator {forth.channels_out} in {forth.output_range} "
             f"of {forth.channels_in} in {forth.input_range}."
         )
-    return reverse
+    return reverse, weights
 
 
 def image_of(teacher: Teacher) -> Callable[[Tensor], Tensor]:

@@ -17,7 +17,6 @@ from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Batch, Metrics
 from gansdk.errors import GansdkWarning, IncompatibleParts
 from gansdk.interfaces import DataSource, Optimisation, Regime, Stage, State
-from gansdk.saving import fingerprint
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.calibration import tracks_statistics
 from gansdk.toolkit.optim import Descent, ScheduledSteps
@@ -72,8 +71,10 @@ class DataFree(Regime):
     def source(self, data: DataSource | None, generator: Generator, *, patch: int | None = None) -> DataSource:
         check_possible(generator, reconstruction_weight=self.reconstruction_weight, cycle=self.cycle)
         self._adapter = generator.adapter
-        self._reverse = None if self.cycle is None else open_reverse(self.cycle, generator)
-        self.way_back = None if self._reverse is None else fingerprint(self._reverse.module)
+        self._reverse: Generator | None = None
+        self.way_back: str | None = None  # what is in a file may change, so the run remembers more than its path
+        if self.cycle is not None:
+            self._reverse, self.way_back = open_reverse(self.cycle, generator)
         self._source = GeneratedImages(
             Passage(contract=generator.contract, degrade=generator.adapter.degrade),
             input_sizes(generator, patch=patch, scales=self.scales),
