@@ -52,6 +52,10 @@ class CheckpointError(GansdkError):
     """A file is not a checkpoint that can be read without executing it."""
 
 
+class IntegrityError(CheckpointError):
+    """A file differs from the checksum that was recorded when it was written."""
+
+
 class CheckpointMismatch(CheckpointError):
     """A state dict fits no family; the message names the nearest and the first differing keys."""
 
@@ -84,6 +88,16 @@ class PluginLoadError(GansdkError):
     """A plugin was found but its factory could not be imported or called."""
 
 
+class PluginFailed(GansdkError):
+    """A plugin's own code failed while it was called; the message names kind, plugin, distribution and version."""
+
+    exit_code = 6
+
+
+class NetworkError(GansdkError):
+    """The generator itself failed while it was run; the message names the stage and the size of its input."""
+
+
 class InvalidSpec(GansdkError):
     """A plugin describes itself in a way that cannot be read."""
 
@@ -106,6 +120,10 @@ class ResumeMismatch(GansdkError):
 
 class OutputError(GansdkError):
     """The output folder cannot be written."""
+
+
+class RunInUse(OutputError):
+    """Another run works in the output folder; the message says which and since when."""
 
 
 class QualityFloorMissed(GansdkError):
