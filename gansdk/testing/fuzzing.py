@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 from gansdk.errors import GansdkError
 
 NIGHTLY = "nightly"
-"""Name of the hypothesis profile that tries two hundred times as many cases: `pytest --hypothesis-profile=nightly`."""
+"""Name of the hypothesis profile of many more cases: `pytest tests/fuzz --hypothesis-profile=nightly`."""
+TIMES = 20
+"""As many cases a night as in the test suite, each time others."""
 MOST_SECONDS = 20.0
 MOST_BYTES = 10**9
 """Of memory beyond what the process had before a case."""
@@ -37,11 +40,12 @@ def register_profiles() -> None:
 
 
 def bounded(cases: int) -> settings:
-    """A decorator: `cases` cases that are the same in every run, or two hundred times as many new ones a night."""
+    """A decorator: `cases` cases that are the same in every run, or `TIMES` as many new ones a night."""
     nightly = settings.get_current_profile_name() == NIGHTLY
     return settings(
-        max_examples=200 * cases if nightly else cases,
+        max_examples=TIMES * cases if nightly else cases,
         derandomize=not nightly,
+        print_blob=nightly,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -50,6 +54,29 @@ def bounded(cases: int) -> settings:
 
 class Overrun(AssertionError):
     """A case took longer or more memory than it may, or had a forbidden effect."""
+
+
+@dataclass
+class Figures:
+    """What all cases of this process came to."""
+
+    cases: int = 0
+    refused: int = 0
+    """Cases that ended in an error of ours."""
+    seconds: float = 0.0
+    """Of the slowest."""
+    bytes: int = 0
+    """Of memory, of the one that took most."""
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.cases:,} cases, {self.refused:,} of them refused in words; the slowest took {self.seconds:.1f} s, "
+            f"the largest {self.bytes / 1e6:,.0f} MB"
+        )
+
+
+FIGURES = Figures()
 
 
 @contextmanager
@@ -64,15 +91,18 @@ def contained(*, expected: tuple[type[BaseException], ...] = (GansdkError,)) -> 
     _WATCHED.append(effects)
     previous = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, 3 * MOST_SECONDS)
+    FIGURES.cases += 1
     try:
         yield
     except expected as error:
+        FIGURES.refused += 1
         _check_words(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         _WATCHED.remove(effects)
     seconds, grown = time.perf_counter() - began, _memory() - before
+    FIGURES.seconds, FIGURES.bytes = max(FIGURES.seconds, seconds), max(FIGURES.bytes, grown)
     if seconds > MOST_SECONDS:
         raise Overrun(f"it took {seconds:.1f} s")
     if grown > MOST_BYTES:

@@ -23,3 +23,8 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     sys.path.remove(str(folder))
     assert fuzzing.CANARY not in sys.modules
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if fuzzing.FIGURES.cases:
+        terminalreporter.write_line(str(fuzzing.FIGURES))
