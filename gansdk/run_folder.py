@@ -22,6 +22,8 @@ from gansdk.sealing import Opened, header, open_row, open_sealed, read_text, sea
 MIN_FREE_BYTES = 16 * 2**20
 RUN = "run"
 SETTINGS = "settings.json"
+_MOST_NOTES, _MOST_SETTINGS = 2**28, 2**24
+"""Bytes of the largest files of lines and of settings that are read."""
 _MOST_CHANGES = 8
 _LONGEST_VALUE = 200
 
@@ -136,14 +138,15 @@ class RunFolder:
         if self.path is None or not os.path.lexists(file := self.path / f"{name}.jsonl"):
             return list(self._rows.get(name, ()))
         try:
-            *whole, unfinished = read_text(file).split(b"\n")
+            content = read_text(file, limit=_MOST_NOTES)
+            whole = content[: content.rfind(b"\n") + 1]
             rows = []
-            for line in whole:
+            for line in io.BytesIO(whole):
                 found, row = open_row(line)
                 self._check_owner(file, found, name)
                 rows.append(row)
-            if unfinished:
-                os.truncate(file, file.stat().st_size - len(unfinished))
+            if len(whole) < len(content):
+                os.truncate(file, len(whole))
         except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
         return rows
@@ -160,7 +163,7 @@ class RunFolder:
         file = self.path / SETTINGS
         text = json.dumps(self._settings, indent=1).encode()
         try:
-            found = read_text(file) if file.exists() else None
+            found = read_text(file, limit=_MOST_SETTINGS) if file.exists() else None
             if found == text:
                 self._has_begun = True
                 return
@@ -217,7 +220,7 @@ class RunFolder:
         if not os.path.lexists(file):
             return None
         try:
-            known = json.loads(read_text(file))
+            known = json.loads(read_text(file, limit=_MOST_SETTINGS))
         except UNREADABLE as error:
             raise damaged(file, error) from error
         if not isinstance(known, dict):

@@ -1,4 +1,4 @@
-"""What binds the files of a run to the run: a checksum over the content, its name and the run's settings. Torch-free."""
+"""What binds the files of a run to it: a checksum over the content, its name and the settings. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ ROW_FACTS = {"name": str, "settings": str}
 FILE_FACTS = {**ROW_FACTS, "bytes": int}
 """What a header says beside the checksum, which is over that and the content."""
 _LONGEST_HEADER = 4096
-_LONGEST_TEXT = 2**28
-"""Bytes of a text of a run: far more than any search notes."""
 
 
 class Opened(NamedTuple):
@@ -82,15 +80,15 @@ def open_row(line: bytes) -> tuple[Opened, dict[str, Any]]:
     return Opened(found["name"], found["settings"], content), row
 
 
-def read_text(file: Path) -> bytes:
-    """The bytes of a text, if it is not larger than any could be.
+def read_text(file: Path, *, limit: int) -> bytes:
+    """The bytes of a text of at most `limit`.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is too large, or no file.
+        ValueError: it is larger, or no file.
     """
-    if _size(file) > _LONGEST_TEXT:
-        raise ValueError(f"it is larger than {_LONGEST_TEXT} bytes")
+    if (size := _size(file)) > limit:
+        raise ValueError(f"it has {size} bytes, more than gansdk writes")
     return file.read_bytes()
 
 

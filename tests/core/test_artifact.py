@@ -488,7 +488,7 @@ def test_a_rename_that_fails_brings_the_earlier_student_back(tmp_path, monkeypat
     rename = os.replace
 
     def failing(source, target):
-        if ".unfinished-" in str(source):
+        if ".unfinished" in str(source):
             raise OSError(13, "Permission denied")
         rename(source, target)
 
