@@ -66,10 +66,11 @@ def unfinished_name(path: Path) -> Path:
 
 def clear_unfinished(folder: Path, name: str | None = None) -> None:
     """Remove what processes that are gone left unfinished in a folder, of one name or of all; nothing else."""
+    wanted = None if name is None else name[:_LONGEST]
     with suppress(OSError):
         for path in list(folder.iterdir()):
             left = _LEFT.fullmatch(path.name)
-            if left and name in (None, left["name"]) and _is_abandoned(path, left):
+            if left and wanted in (None, left["name"]) and _is_abandoned(path, left):
                 remove(path)
 
 

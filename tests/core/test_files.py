@@ -67,8 +67,8 @@ def test_a_name_as_long_as_the_disk_takes_can_be_written(tmp_path):
 
 def left_by(pid: int, folder: Path, *, name: str = "state.pt", machine: str | None = None) -> Path:
     """A file that a process was writing."""
-    parts = unfinished_name(folder / name).name.removeprefix(f".{name}.").removesuffix(".unfinished").split("-")
-    path = folder / f".{name}.{pid}-7-{machine or parts[2]}.unfinished"
+    front, number, here = unfinished_name(folder / name).name.removesuffix(".unfinished").rsplit("-", 2)
+    path = folder / f"{front.removesuffix(str(os.getpid()))}{pid}-{number}-{machine or here}.unfinished"
     path.write_text("half of it")
     return path
 
@@ -80,11 +80,12 @@ def ended():
     return done.pid
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next_one_of_that_file(ended, tmp_path):
-    left_by(ended, tmp_path)
+@pytest.mark.parametrize("name", ["state.pt", 100 * "lo" + ".pt"])
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_of_that_file(name, ended, tmp_path):
+    left_by(ended, tmp_path, name=name)
     other = left_by(ended, tmp_path, name="other.pt")
-    put(tmp_path / "state.pt", b"state")
-    assert {path.name for path in tmp_path.iterdir()} == {"state.pt", other.name}
+    put(tmp_path / name, b"state")
+    assert {path.name for path in tmp_path.iterdir()} == {name, other.name}
 
 
 def test_what_somebody_is_writing_is_left_alone(ended, tmp_path):
