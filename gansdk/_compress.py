@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from gansdk.adapter import Adapter
@@ -14,6 +13,7 @@ from gansdk.budget import Budget, sum_of
 from gansdk.budgets import read_budgets
 from gansdk.contracts import Route
 from gansdk.events import Event
+from gansdk.files import temporary_folder
 from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
 from gansdk.result import CompressionResult, Ladder, joined
@@ -74,7 +74,8 @@ def compress(
             pruners that train, whose distiller then says what for.
         seed: of everything random; the same seed on the same machine gives the same student.
         out_dir: where the run, the student and the report go; left out, nothing is written.
-        resume: "auto" continues a run found in `out_dir`; "never" moves it aside.
+        resume: "auto" continues a run found in `out_dir`; "never" moves it aside, to run.old-1, and starts anew. The
+            student of the earlier run is kept as student.old-1 in both cases.
         device: "auto", or "cpu".
         dry_run: stop once the plan is found and carved; nothing is trained or written.
         quality: a floor for the student, "psnr-y>=29.5"; missed, the student is saved and the error raised.
@@ -94,9 +95,9 @@ def compress(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
     asked = locals()
-    session = begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, **asked)
-    result = _make(session, session.jobs[0])
-    session.finish([result], result)
+    with begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, **asked) as session:
+        result = _make(session, session.jobs[0])
+        session.finish([result], result)
     return result
 
 
@@ -141,15 +142,14 @@ def ladder(
     asked = locals()
     wanted = read_budgets(asked.pop("budgets"))
     # What the students share passes from one to the next through the run's folder.
-    folder = nullcontext(out_dir) if out_dir is not None or dry_run else TemporaryDirectory(prefix="gansdk-")
-    with folder as run_in:
-        session = begin(wanted, run_in=run_in, is_ladder=True, **asked)
+    folder = nullcontext(out_dir) if out_dir is not None or dry_run else temporary_folder()
+    with folder as run_in, begin(wanted, run_in=run_in, is_ladder=True, **asked) as session:
         results: list[CompressionResult] = []
         for job in reversed(session.jobs):
             results.append(_make(session, job, results))
-    made = Ladder(results=results[::-1], out_dir=session.target)
-    session.report(made)
-    session.finish(made.results, made)
+        made = Ladder(results=results[::-1], out_dir=session.target)
+        session.report(made)
+        session.finish(made.results, made)
     return made
 
 

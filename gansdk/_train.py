@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,10 @@ import torch
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.contracts import MAIN, Pairing, Route
-from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
+from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
+from gansdk.files import put
 from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
@@ -24,10 +26,12 @@ from gansdk.opening import check_pairing, open_adapter, open_generator, open_sou
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
-from gansdk.run_folder import RunFolder
+from gansdk.run_folder import open_run
 from gansdk.saving import check_target, fingerprint
 from gansdk.student import ElasticStudent
 
+TEACHER, SAMPLES = "teacher", "samples"
+"""Folders in the output folder."""
 SHEET_ROWS = 4
 SHEET_STEP = 2 * 10**9
 """Images of the sample sheets are training images of a step no training reaches."""
@@ -114,7 +118,8 @@ def train_teacher(
         patch: side of the training images in pixels; the source's own choice if left out.
         seed: of everything random; the same seed on the same machine gives the same generator.
         out_dir: where the run, sample sheets and the teacher go; left out, nothing is written.
-        resume: "auto" continues a run found in `out_dir`; "never" moves it aside.
+        resume: "auto" continues a run found in `out_dir`; "never" moves it aside, to run.old-1 and samples.old-1, and
+            starts anew.
         device: "auto", or "cpu".
         learning_rate: the generator's; the family's own if left out.
         observers: called with every event of the run.
@@ -156,26 +161,34 @@ def train_teacher(
         "processes": processes.count,
     }
     target = None if out_dir is None else Path(out_dir)
-    folder = RunFolder(target if processes.is_main else None, settings, resume=resume)
-    if target is not None and processes.is_main:
-        for route in learner.networks():
-            check_target(_place(target / "teacher", route))
-    processes.wait()
-    loop = Loop(
-        source=source, processes=processes, folder=folder, seed=seed, batch_size=batch_size, observers=observers
+    places = [] if target is None else [_place(target / TEACHER, route) for route in learner.networks()]
+    run = open_run(
+        target if processes.is_main else None,
+        settings,
+        resume=resume,
+        students=[] if target is None else [target / TEACHER],
+        others=[SAMPLES],
     )
-    _learn(loop, learner, steps, rate, target)
-    trained = TrainedTeacher(
-        generators=_trained(known, learner),
-        history=loop.history,
-        settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
-    )
-    trained.evaluations, unscored = _scored(trained, source if eval_data is None else eval_data)
-    trained.warnings = [*told, *unscored]
-    if target is not None and processes.is_main:
-        trained.save(target / "teacher")
-    processes.wait()
-    loop.emit(Finished(seconds=time.perf_counter() - began, output=str(target or "")))
+    with run as folder:
+        if processes.is_main:
+            for place in places:
+                check_target(place)
+        processes.wait()
+        loop = Loop(
+            source=source, processes=processes, folder=folder, seed=seed, batch_size=batch_size, observers=observers
+        )
+        _learn(loop, learner, steps, rate, target)
+        trained = TrainedTeacher(
+            generators=_trained(known, learner),
+            history=loop.history,
+            settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
+        )
+        trained.evaluations, unscored = _scored(trained, source if eval_data is None else eval_data)
+        trained.warnings = [*told, *unscored]
+        if target is not None and processes.is_main:
+            trained.save(target / TEACHER)
+        processes.wait()
+        loop.emit(Finished(seconds=time.perf_counter() - began, output=str(target or "")))
     return trained
 
 
@@ -262,7 +275,7 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
 
     def show(step: int) -> None:
         if target is not None and loop.processes.is_main:
-            _write_sheet(_sheet(learner, loop), target / "samples" / f"step-{step:07d}.png")
+            _write_sheet(_sheet(learner, loop), target / SAMPLES / f"step-{step:07d}.png")
 
     loop.train(
         "teach",
@@ -338,5 +351,13 @@ def _rgb(image: Pixels) -> Pixels:
 def _write_sheet(sheet: Pixels, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    content = io.BytesIO()
+    Image.fromarray(sheet).save(content, format="PNG")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, content.getvalue())
+    except OSError as error:
+        raise OutputError(
+            f"The sample sheet '{path}' cannot be written: {error.strerror or error}. The training up to there is "
+            "kept: free some space or see to the folder, and start it again."
+        ) from error

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import platform
+import re
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import BinaryIO
 
 UNFINISHED = ".unfinished"
 """Ending of the names that files have while they are written."""
+DAY_S = 86400.0
+_LEFT = re.compile(
+    r"\.(?P<name>.+)\.((?P<pid>\d+)-\d+-(?P<machine>[0-9a-f]{8})\.unfinished|unfinished-(?P<earlier>\d+))", re.DOTALL
+)
+"""Names of what is being written; the second way is that of an earlier version."""
+_LONGEST = 40
+"""Letters of a file's name that its unfinished form repeats: longer ones would be too long for some disks."""
+_number = itertools.count()
+_started = time.time()
 
 
 def put(path: Path, content: bytes | str) -> None:
@@ -30,7 +46,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    unfinished = unfinished_name(path)
     try:
         with unfinished.open("wb") as file:
             yield file
@@ -40,6 +56,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+    clear_unfinished(path.parent, path.name)
+
+
+def unfinished_name(path: Path) -> Path:
+    """A name beside `path` for what will take its place, never given twice; it says which process is at work."""
+    return path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}-{next(_number)}-{_machine()}{UNFINISHED}")
+
+
+def clear_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that are gone left unfinished in a folder, of one name or of all; nothing else."""
+    wanted = None if name is None else name[:_LONGEST]
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            left = _LEFT.fullmatch(path.name)
+            if left and wanted in (None, left["name"]) and _is_abandoned(path, left):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end; what a kill leaves of one is removed by the next.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place = Path(gettempdir())
+    clear_unfinished(place, "gansdk")
+    folder = unfinished_name(place / "gansdk")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,6 +111,48 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Let everything in a folder reach the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
 def sha256(content: bytes | memoryview) -> str:
     """The checksum that files are recorded with, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _is_abandoned(path: Path, left: re.Match[str]) -> bool:
+    """Whether nobody will go on with it. Of other machines' processes, only time can tell."""
+    pid = int(left["pid"] or left["earlier"])
+    if left["machine"] not in (None, _machine()):
+        return time.time() - max(part.lstat().st_mtime for part in (path, *path.rglob("*"))) > DAY_S
+    if pid == os.getpid():  # containers give the same numbers again
+        return path.lstat().st_mtime < _started
+    return not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":  # where a signal of 0 would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Tells machines apart, and containers, whose processes do not see each other."""
+    try:
+        container = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        container = ""
+    return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]

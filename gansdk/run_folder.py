@@ -1,22 +1,31 @@
-"""What a run leaves on disk while it works: enough to continue after a kill, bit for bit."""
+"""What a run leaves on disk while it works: enough to continue after a kill, bit for bit, and only by itself."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gansdk.checkpoints import UNREADABLE, first_line
-from gansdk.errors import CheckpointError, OutputError, ResumeMismatch
-from gansdk.files import put
+from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch
+from gansdk.files import clear_unfinished, put, remove, replacing, sync_folder
+from gansdk.folder_lock import FolderLock
+from gansdk.sealing import Opened, header, open_row, open_sealed, read_text, sealed_row, settings_key
 
 MIN_FREE_BYTES = 16 * 2**20
+RUN = "run"
 SETTINGS = "settings.json"
+_MOST_NOTES, _MOST_SETTINGS = 2**28, 2**24
+"""Bytes of the largest files of lines and of settings that are read."""
+_MOST_CHANGES = 8
+_LONGEST_VALUE = 200
 
 
 class RunFolder:
@@ -24,12 +33,16 @@ class RunFolder:
 
     Nothing is there before the first of them is saved, so that a run which is refused leaves nothing behind. Beside
     them, NAME.jsonl files that only grow: what a search has scored so far. Students of a ladder have their stages in
-    folders of their own.
+    folders of their own. Every state and every line has a checksum, and says whose it is: a file that was damaged, or
+    that a run with other settings wrote, is refused.
+
+    `open_run` makes one that no other run can be in.
 
     Args:
         out_dir: the run's output folder, or None to keep nothing.
         settings: JSON facts that decide the result; a folder made with others is refused.
         resume: "auto" continues what is there; "never" moves it aside and starts anew.
+        lock: is held while the run is under way.
 
     Raises:
         OutputError: the folder cannot be written or its disk is full.
@@ -37,37 +50,41 @@ class RunFolder:
         CheckpointError: the folder's files are damaged.
     """
 
-    def __init__(self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str) -> None:
-        self.path = None if out_dir is None else out_dir / "run"
-        self._wanted: dict[str, Any] | None = None
+    def __init__(
+        self, out_dir: Path | None, settings: Mapping[str, Any], *, resume: str, lock: FolderLock | None = None
+    ) -> None:
+        self.path = None if out_dir is None else out_dir / RUN
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._key = settings_key(self._settings)
+        self._lock = lock
+        self._has_begun = False
         self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._whole: set[str] = set()
         if self.path is None or out_dir is None:
             return
         _check_writable(out_dir)
-        if resume == "never":
-            move_aside(out_dir)
         if self.path.is_file():
             raise OutputError(
                 f"'{self.path}' is a file, but a run keeps a folder of that name. Choose another out_dir."
             )
-        known = self._read_settings()
-        wanted = json.loads(json.dumps(settings))
-        if known is not None and known != wanted and self._has_begun():
-            raise ResumeMismatch(_difference(out_dir, known, wanted))
-        self._wanted = wanted
+        if resume == "never":
+            move_aside(self.path)
+        self._check_found(out_dir)
 
     def load_stage(self, stage: str) -> dict[str, Any] | None:
         """The last state of a stage; None if it was never saved.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is damaged, or of another stage.
+            ResumeMismatch: a run with other settings saved it.
         """
-        if self.path is None or not (self.path / f"{stage}.pt").exists():
+        if self.path is None or not os.path.lexists(file := self._file(stage)):
             return None
-        file = self.path / f"{stage}.pt"
         try:
-            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-        except UNREADABLE as error:
+            found = open_sealed(file)
+            self._check_owner(file, found, stage)
+            state: dict[str, Any] = torch.load(io.BytesIO(found.content), weights_only=True, map_location="cpu")
+        except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
         return state
 
@@ -75,37 +92,38 @@ class RunFolder:
         """Replace the state of a stage ("NAME", "FOLDER/NAME"); a kill at any moment leaves the old one or the new one.
 
         Raises:
-            OutputError: it cannot be written; the old one is kept.
+            OutputError: it cannot be written, and the old one is kept; or the folder is not this run's any more.
         """
         if self.path is None:
             return
         self._begin()
-        target = self.path / f"{stage}.pt"
-        partial = target.with_suffix(".partial")
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content, target = buffer.getbuffer(), self._file(stage)
         try:
             target.parent.mkdir(exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except (OSError, RuntimeError) as error:
+            with replacing(target) as file:
+                file.write(header(content, name=stage, settings=self._key))
+                file.write(content)
+        except OSError as error:
             raise OutputError(f"{target} could not be written: {error}. The previous state is kept.") from error
 
     def append_row(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to NAME.jsonl; nothing that is there is ever changed. Without a folder, keep it in memory.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written; or the folder is not this run's any more.
         """
         if self.path is None:
             self._rows.setdefault(name, []).append(json.loads(json.dumps(row)))
             return
         self._begin()
+        if name not in self._whole:
+            self.rows(name)
         file = self.path / f"{name}.jsonl"
         try:
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row) + "\n")
+            # Not forced to the disk each time: what a power cut takes of a search is scored again.
+            _append(file, sealed_row(row, name=name, settings=self._key))
         except OSError as error:
             raise OutputError(f"{file} could not be written: {error}. The lines before are kept.") from error
 
@@ -114,59 +132,168 @@ class RunFolder:
 
         Raises:
             CheckpointError: a line is damaged.
+            ResumeMismatch: a run with other settings wrote one.
         """
-        if self.path is None or not (self.path / f"{name}.jsonl").exists():
+        self._whole.add(name)
+        if self.path is None or not os.path.lexists(file := self.path / f"{name}.jsonl"):
             return list(self._rows.get(name, ()))
-        file = self.path / f"{name}.jsonl"
         try:
-            content = file.read_bytes()
+            content = read_text(file, limit=_MOST_NOTES)
             whole = content[: content.rfind(b"\n") + 1]
+            rows = []
+            for line in io.BytesIO(whole):
+                found, row = open_row(line)
+                self._check_owner(file, found, name)
+                rows.append(row)
             if len(whole) < len(content):
                 os.truncate(file, len(whole))
-            return [dict(json.loads(line)) for line in whole.splitlines()]
-        except (OSError, ValueError, TypeError) as error:
+        except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
+        return rows
+
+    def _file(self, stage: str) -> Path:
+        assert self.path is not None
+        return self.path / f"{stage}.pt"
 
     def _begin(self) -> None:
-        """Write the settings, before anything else is written."""
-        if self._wanted is not None:
-            self._write_settings(self._wanted)
-            self._wanted = None
-
-    def _has_begun(self) -> bool:
-        """Whether anything was done; a run killed before that binds nobody."""
+        """Make sure that the folder is this run's, and says so, before anything else is written there."""
         assert self.path is not None
-        return any(file.name != SETTINGS for file in self.path.iterdir())
+        if self._lock is not None:
+            self._lock.check()
+        file = self.path / SETTINGS
+        text = json.dumps(self._settings, indent=1).encode()
+        try:
+            found = read_text(file, limit=_MOST_SETTINGS) if file.exists() else None
+            if found == text:
+                self._has_begun = True
+                return
+            if self._has_begun and found is not None:
+                raise OutputError(
+                    f"'{file}' was changed while this run was under way, so another run may use the folder. This one "
+                    "ends and writes nothing more there. See to it that one run at a time has the folder, and start "
+                    "the one you need again."
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            put(file, text)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{file} could not be written: {error}.") from error
+        self._has_begun = True
+
+    def _check_found(self, out_dir: Path) -> None:
+        """Refuse files that this run cannot continue from, before any compute."""
+        assert self.path is not None
+        stages = {file: self._opened(file) for file in sorted(self.path.rglob("*.pt"))}
+        begun = bool(stages) or any(self.path.glob("*.jsonl"))
+        known = self._read_settings()
+        if begun and known is not None and settings_key(known) != self._key:
+            if stages and set(stages.values()) == {self._key}:
+                raise damaged(self.path / SETTINGS, IntegrityError("the states beside it have other settings"))
+            raise ResumeMismatch(_difference(out_dir, known, self._settings))
+        for file, key in stages.items():
+            if key != self._key:
+                raise self._mismatch(file)
+        for file in self.path.glob("*.jsonl"):
+            self.rows(file.stem)
+
+    def _opened(self, file: Path) -> str:
+        """The settings that a state was saved with, once its checksum was found right."""
+        try:
+            return open_sealed(file).settings
+        except (IntegrityError, *UNREADABLE) as error:
+            raise damaged(file, error) from error
+
+    def _check_owner(self, file: Path, found: Opened, name: str) -> None:
+        if found.settings != self._key:
+            raise self._mismatch(file)
+        if found.name != name:
+            raise IntegrityError(f"it was written as {found.name!r}")
+
+    def _mismatch(self, file: Path) -> ResumeMismatch:
+        return ResumeMismatch(
+            f"'{file}' was saved by a run with other settings. Use the same settings to continue it, another out_dir, "
+            "or resume='never' to move it aside and start anew."
+        )
 
     def _read_settings(self) -> dict[str, Any] | None:
         assert self.path is not None
         file = self.path / SETTINGS
-        if not file.exists():
+        if not os.path.lexists(file):
             return None
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            known = json.loads(read_text(file, limit=_MOST_SETTINGS))
+        except UNREADABLE as error:
             raise damaged(file, error) from error
         if not isinstance(known, dict):
             raise damaged(file, ValueError(f"it holds a {type(known).__name__}"))
         return known
 
-    def _write_settings(self, settings: Mapping[str, Any]) -> None:
-        assert self.path is not None
-        file = self.path / SETTINGS
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            put(file, json.dumps(settings, indent=1))
-        except OSError as error:
-            raise OutputError(f"{file} could not be written: {error}.") from error
+
+@contextmanager
+def open_run(
+    out_dir: Path | None,
+    settings: Mapping[str, Any],
+    *,
+    resume: str,
+    students: Sequence[Path] = (),
+    others: Sequence[str] = (),
+) -> Iterator[RunFolder]:
+    """A run's folder for itself, tidy, until the block ends; see `RunFolder`.
+
+    `students` are the folders that the run will save students in, which lie in `out_dir` or in folders of their own
+    below it, and `others` the names of what else it writes into `out_dir`: with resume="never" earlier ones are kept
+    beside them, as the earlier run and students are.
+
+    Raises:
+        RunInUse: another run is under way there.
+        GansdkError: as `RunFolder` says.
+    """
+    if out_dir is None:
+        yield RunFolder(None, settings, resume=resume)
+        return
+    with ExitStack() as held:
+        lock, *_ = [held.enter_context(FolderLock(place)) for place in _places(out_dir, students)]
+        _clear(out_dir, [*students, *(out_dir / name for name in others)])
+        if resume == "never":
+            for name in others:
+                move_aside(out_dir / name)
+        yield RunFolder(out_dir, settings, resume=resume, lock=lock)
+
+
+def _places(out_dir: Path, students: Sequence[Path]) -> list[Path]:
+    """The run's folder, and those of a ladder's students, which runs of one student may be in too."""
+    return list(dict.fromkeys([out_dir, *(student.parent for student in students)]))
+
+
+def _clear(out_dir: Path, others: Sequence[Path]) -> None:
+    """Remove what killed runs and saves did not finish; nobody is at work in the run's own folder."""
+    run = out_dir / RUN
+    for folder in dict.fromkeys([out_dir, *others, *(path.parent for path in others), run, *run.glob("*/")]):
+        clear_unfinished(folder)
+    for earlier in run.rglob("*.partial"):  # what an earlier version called them
+        remove(earlier)
 
 
 def damaged(file: Path | str, error: Exception) -> CheckpointError:
     """The error for a file of a run that cannot be continued from."""
-    return CheckpointError(
-        f"'{file}' is damaged, or no state of this run ({type(error).__name__}: {first_line(error)}), so the run "
-        "cannot be continued. Use resume='never' to move it aside and start anew."
+    is_plain = isinstance(error, IntegrityError)
+    reason = str(error) if is_plain else f"{type(error).__name__}: {first_line(error)}"
+    return (IntegrityError if is_plain else CheckpointError)(
+        f"'{file}' is damaged, or no state of this run ({reason}), so the run cannot be continued. Use resume='never' "
+        "to move it aside and start anew."
     )
+
+
+def _append(file: Path, line: bytes) -> None:
+    """Add a line, or nothing of it."""
+    with file.open("ab", buffering=0) as lines:
+        before = lines.seek(0, os.SEEK_END)
+        try:
+            if lines.write(line) < len(line):
+                raise OSError(28, "No space left on device")
+        except OSError:
+            with suppress(OSError):
+                lines.truncate(before)
+            raise
 
 
 def _check_writable(out_dir: Path) -> None:
@@ -185,42 +312,61 @@ def _check_writable(out_dir: Path) -> None:
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename what is at `path` to the first free NAME.old-N; nothing already made is ever deleted."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    """Rename what is at `path` to the first free NAME.old-N; nothing already made is ever deleted.
+
+    Raises:
+        OutputError: it cannot be renamed.
+    """
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return None
     aside = free_name(path)
-    path.rename(aside)
+    try:
+        path.rename(aside)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' cannot be moved aside to '{aside.name}': {error}. Choose another out_dir, or move it yourself."
+        ) from error
     return aside
 
 
 def free_name(path: Path) -> Path:
     """The first NAME.old-N beside `path` that nothing has."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
         number += 1
     return aside
 
 
 def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    changes = "; ".join(_changes("", known, wanted))
+    changes = list(_changes("", known, wanted))
+    shown = "; ".join(changes[:_MOST_CHANGES]) + (", and more" if len(changes) > _MOST_CHANGES else "")
     return (
-        f"{str(out_dir)!r} holds a run with other settings ({changes}). Use the same settings to continue it, "
+        f"{str(out_dir)!r} holds a run with other settings ({shown}). Use the same settings to continue it, "
         "another out_dir, or resume='never' to move it aside and start anew."
     )
 
 
 def _changes(name: str, known: Any, wanted: Any) -> Iterator[str]:
     """Where two JSON values differ: "pruner.population: 6 there, 8 now"."""
-    if known == wanted:
+    if settings_key(known) == settings_key(wanted):
         return
     if isinstance(known, dict) and isinstance(wanted, dict):
         if known.get("part") != wanted.get("part"):  # of two classes no option compares
-            yield f"{name}: {known.get('part')} there, {wanted.get('part')} now"
+            yield f"{name}: {_shown(known.get('part'))} there, {_shown(wanted.get('part'))} now"
             return
         for key in sorted({*known, *wanted}):
-            yield from _changes(f"{name}.{key}" if name else key, known.get(key), wanted.get(key))
+            part = _shown(key)
+            yield from _changes(f"{name}.{part}" if name else part, known.get(key), wanted.get(key))
     elif isinstance(known, list) and isinstance(wanted, list) and len(known) == len(wanted):
         for index, pair in enumerate(zip(known, wanted, strict=True)):
             yield from _changes(f"{name}[{index}]", *pair)
     else:
-        yield f"{name}: {known!r} there, {wanted!r} now"
+        yield f"{name}: {_shown(known, quoted=True)} there, {_shown(wanted, quoted=True)} now"
+
+
+def _shown(value: Any, *, quoted: bool = False) -> str:
+    """A value in a message: short, and without what a terminal would act on."""
+    text = repr(value)
+    plain = text if quoted or not isinstance(value, str) else text[1:-1]
+    return plain if len(plain) <= _LONGEST_VALUE else f"{plain[:_LONGEST_VALUE]}..."

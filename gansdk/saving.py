@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from gansdk.artifact import (
 )
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
+from gansdk.files import clear_unfinished, remove, sync_folder, sync_tree, unfinished_name
 from gansdk.programs import check_program, inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
 from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
@@ -50,14 +50,15 @@ def save(result: CompressionResult, directory: str | Path) -> Path:
     with _writing(target), collected(result.warnings):
         check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        clear_unfinished(target.parent, target.name)
+        unfinished = unfinished_name(target)
         unfinished.mkdir()
         try:
             _write(result, unfinished)
+            sync_tree(unfinished)
             _put_in_place(unfinished, target)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            remove(unfinished)
     return Path(directory)
 
 
@@ -244,28 +245,32 @@ def _proved(folder: Path, result: CompressionResult) -> float:
 def _put_in_place(unfinished: Path, target: Path) -> None:
     """Rename, after an earlier student was moved aside; it comes back if the rename fails.
 
-    An earlier one that the new one repeats in everything but its dates is not kept.
+    An earlier one that the new one repeats in everything but its dates stays as it is: no kill can come in between.
     """
     if not target.exists() or not any(target.iterdir()):
         os.replace(unfinished, target)
+    elif _repeats(unfinished, target):
         return
-    aside = free_name(target)
-    os.replace(target, aside)
-    try:
-        os.replace(unfinished, target)
-    except OSError:
-        os.replace(aside, target)
-        raise
-    if _repeats(target, aside):
-        shutil.rmtree(aside)
+    else:
+        aside = free_name(target)
+        os.replace(target, aside)
+        try:
+            os.replace(unfinished, target)
+        except OSError:
+            os.replace(aside, target)
+            raise
+    sync_folder(target.parent)
 
 
 def _repeats(new: Path, old: Path) -> bool:
-    """Whether every file of `old` is in `new` with the same bytes, texts for people aside, which repeat the report."""
-    for path in (path for path in old.rglob("*") if path.is_file()):
+    """Whether both have the same files with the same bytes, texts for people aside, which repeat the report."""
+    files = [path for path in old.rglob("*") if not path.is_dir()]
+    if {path.relative_to(old) for path in files} != {
+        path.relative_to(new) for path in new.rglob("*") if path.is_file()
+    }:
+        return False
+    for path in files:
         twin = new / path.relative_to(old)
-        if not twin.is_file():
-            return False
         if path.name in (CARD, "report.html") or path.read_bytes() == twin.read_bytes():
             continue
         if path.suffix != ".json" or _lasting(path) != _lasting(twin):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.result import REPORTS, CompressionResult, Ladder
 from gansdk.routes import source_of
-from gansdk.run_folder import RunFolder
+from gansdk.run_folder import RunFolder, open_run
 from gansdk.saving import check_target
 from gansdk.warned import collected
+
+STUDENT = "student"
+"""A student's folder in the folder that is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Session:
 
     def rung(self, job: Job) -> str:
         """What stands in front of a student's stages and folders: "4x/", or nothing if there is only one."""
-        return f"{job.budget.label}/" if self.is_ladder else ""
+        return _rung(job, self.is_ladder)
 
     def place(self, job: Job) -> Path | None:
         """The folder that a student's folder goes into."""
@@ -108,7 +111,7 @@ class Session:
     def save(self, result: CompressionResult) -> None:
         """Write a student's folder, once for all processes."""
         if result.out_dir is not None and self.processes.is_main:
-            result.save(result.out_dir / "student")
+            result.save(result.out_dir / STUDENT)
         self.processes.wait()
 
     def report(self, made: Ladder) -> None:
@@ -144,6 +147,11 @@ class Session:
             raise QualityFloorMissed(f"{' '.join(missed)} {who} {place}.", result=made)
 
 
+def _rung(job: Job, is_ladder: bool) -> str:
+    return f"{job.budget.label}/" if is_ladder else ""
+
+
+@contextmanager
 def begin(
     budgets: Sequence[Budget],
     *,
@@ -158,12 +166,14 @@ def begin(
     observers: Sequence[Callable[[Event], None]],
     is_ladder: bool = False,
     **asked: Any,
-) -> Session:
+) -> Iterator[Session]:
     """Open and check what `gansdk.compress` or `gansdk.ladder` was given; its docstring says what that may be.
 
-    `run_in` is the folder to keep the run in, and `asked` goes to `gansdk.job.prepare`.
+    `run_in` is the folder to keep the run in, which no other run can use until the block ends, and `asked` goes to
+    `gansdk.job.prepare`.
 
     Raises:
+        RunInUse: another run is under way in the output folder.
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
     began = time.perf_counter()
@@ -190,29 +200,40 @@ def begin(
     if is_ladder:
         shared["ladder"] = [str(budget) for budget in budgets]
     settings = {**jobs[0].settings(), **shared}
+    target = None if out_dir is None or dry_run else Path(out_dir)
+    students = [] if target is None else [target / _rung(job, is_ladder) / STUDENT for job in jobs]
     # Only the main process has the folder; the others are told what is in it.
     kept = run_in is not None and not dry_run and processes.is_main
-    folder = RunFolder(Path(run_in) if kept and run_in is not None else None, settings, resume=resume)
-    session = Session(
-        jobs=jobs,
-        is_ladder=is_ladder,
-        target=None if out_dir is None or dry_run else Path(out_dir),
-        folder=folder,
-        settings=shared,
-        processes=processes,
-        batch_size=batch_size,
-        metrics=measures,
-        floor=floor,
-        dry_run=dry_run,
-        observers=observers,
-        told=told,
-        began=began,
+    run = open_run(
+        Path(run_in) if kept and run_in is not None else None,
+        settings,
+        resume=resume,
+        students=students,
+        others=REPORTS if is_ladder else (),
     )
-    if processes.is_main:
-        for place in filter(None, map(session.place, jobs)):
-            check_target(place / "student", jobs[0].generator.routes)
-    processes.wait()
-    loop = session.loop(jobs[0])
-    for message in told:
-        loop.emit(Warned(message=message))
-    return session
+    with ExitStack() as held:
+        with collected(told):
+            folder = held.enter_context(run)
+        session = Session(
+            jobs=jobs,
+            is_ladder=is_ladder,
+            target=target,
+            folder=folder,
+            settings=shared,
+            processes=processes,
+            batch_size=batch_size,
+            metrics=measures,
+            floor=floor,
+            dry_run=dry_run,
+            observers=observers,
+            told=told,
+            began=began,
+        )
+        if processes.is_main:
+            for student in students:
+                check_target(student, jobs[0].generator.routes)
+        processes.wait()
+        loop = session.loop(jobs[0])
+        for message in told:
+            loop.emit(Warned(message=message))
+        yield session

@@ -19,6 +19,7 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, GansdkWarning, NothingPruned, OutputError, PluginNotFound, VerificationError
 from gansdk.evaluate import inferring
+from gansdk.files import UNFINISHED, unfinished_name
 from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
@@ -488,7 +489,7 @@ def test_a_rename_that_fails_brings_the_earlier_student_back(tmp_path, monkeypat
     rename = os.replace
 
     def failing(source, target):
-        if ".unfinished-" in str(source):
+        if Path(source).name.endswith(UNFINISHED) and Path(target).name == "student":
             raise OSError(13, "Permission denied")
         rename(source, target)
 
@@ -497,6 +498,41 @@ def test_a_rename_that_fails_brings_the_earlier_student_back(tmp_path, monkeypat
         family(KINDS["edsr"]).save(tmp_path / "student")
     assert {path.name for path in tmp_path.iterdir()} == {"student"}
     assert same(load(tmp_path / "student"), first.student)
+
+
+def test_all_of_a_student_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (done.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
+    )
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append(Path(paths[1]).name), replace(*paths)))
+    family().save(tmp_path / "student")
+    before, after = done[: done.index("student")], done[done.index("student") + 1 :]
+    assert {path.name for path in (tmp_path / "student").iterdir()} <= {Path(name).name for name in before}
+    assert after == [str(tmp_path)]
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_one_and_what_goes_on_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    running = unfinished_name(tmp_path / "student")
+    killed = running.with_name(running.name.replace(f".{os.getpid()}-", f".{ended.pid}-"))
+    earlier = tmp_path / f".student.unfinished-{ended.pid}"
+    for folder in (running, killed, earlier):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    family().save(tmp_path / "student")
+    assert {path.name for path in tmp_path.iterdir()} == {"student", running.name}
+
+
+def test_the_very_same_student_stays_where_it_is(tmp_path):
+    result = family()
+    result.save(tmp_path / "student")
+    before = (tmp_path / "student").stat().st_ino
+    result.save(tmp_path / "student")
+    assert (tmp_path / "student").stat().st_ino == before
+    assert {path.name for path in tmp_path.iterdir()} == {"student"}
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path):

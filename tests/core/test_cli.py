@@ -317,7 +317,8 @@ def test_a_run_with_other_settings_is_refused_or_moved_aside(checkpoint: str, im
     assert call(*first) == 0
     assert call(*first, "--seed", "1") == 2
     assert call(*first, "--seed", "1", "--no-resume") == 0
-    assert (tmp_path / "out.old-1" / "student").is_dir()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"run", "run.old-1", "student", "student.old-1"}
 
 
 def test_options_of_distillers_reach_them(

@@ -11,8 +11,18 @@ from typer.testing import CliRunner
 import gansdk
 from gansdk.cli import app
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.errors import GansdkError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
+from gansdk.errors import (
+    GansdkError,
+    GansdkWarning,
+    IncompatibleParts,
+    InvalidOption,
+    MissingData,
+    OutputError,
+    ResumeMismatch,
+    RunInUse,
+)
 from gansdk.events import Event, StepDone, Warned
+from gansdk.folder_lock import FolderLock
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 
@@ -222,6 +232,29 @@ def test_a_reverse_generator_that_does_not_lead_back_is_refused(translator, buil
 
 
 # Teachers of super-resolution.
+
+
+def test_a_training_whose_sample_sheet_finds_no_space_stops_in_words_and_continues_later(photos, tmp_path, monkeypatch):
+    asked = {"sizes": {"width": 4, "blocks": 1, "scale": 2}, "steps": 2, "batch_size": 2, "patch": 8, "device": "cpu"}
+    asked |= {"architecture": "srresnet", "out_dir": tmp_path}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gansdk._train.put", full)
+        with pytest.raises(OutputError, match="sample sheet"):
+            gansdk.train_teacher("sr", str(photos), **asked)
+    assert (tmp_path / "run" / "teach.pt").exists()
+    for resume in ("auto", "never"):
+        gansdk.train_teacher("sr", str(photos), **asked, resume=resume)
+    # The teacher of the second training is the very same as that of the first.
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "run.old-1", "samples", "samples.old-1", "teacher"}
+
+
+def test_a_teacher_is_not_trained_where_another_run_is_under_way(photos, tmp_path):
+    with FolderLock(tmp_path), pytest.raises(RunInUse):
+        gansdk.train_teacher("sr", str(photos), architecture="srresnet", steps=1, patch=8, out_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

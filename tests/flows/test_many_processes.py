@@ -106,8 +106,9 @@ def test_a_batch_that_processes_cannot_share_equally_is_refused_before_anything_
 def test_never_resuming_moves_the_old_run_aside_once(folder, photos):
     done = launch(2, folder, photos, resume="never")
     assert done.returncode == 0, done.stderr
-    assert (folder / "out-2.old-1" / "student" / "config.json").exists()
-    assert not (folder / "out-2.old-2").exists()
+    assert (folder / "out-2" / "run.old-1" / "settings.json").exists()
+    assert not (folder / "out-2" / "run.old-2").exists()
+    assert (folder / "out-2" / "student" / "config.json").exists()
 
 
 TEACHING = """

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMismatch
+from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMismatch, RunInUse
 from gansdk.events import StepDone, Warned
+from gansdk.files import remove
 from gansdk.interfaces import Pruner
 from gansdk.testing.perceptual import made_up_vgg16
 
@@ -193,17 +195,143 @@ def test_images_to_score_on_are_told_and_others_do_not_make_another_run(given, s
     assert gansdk.compress(given(), **settings, out_dir=tmp_path / "out").settings["eval_data"] is None
 
 
-def test_never_resuming_moves_the_old_run_aside_whole(given, settings, content, tmp_path):
+@pytest.mark.parametrize("place", ["folder", "here", "link", "mount"])
+def test_never_resuming_keeps_the_old_run_beside_the_new_one(place, given, settings, content, tmp_path, monkeypatch):
+    """Wherever it is: a container's volume cannot be renamed, nor can the folder that one is in."""
     out_dir = tmp_path / "out"
-    with pytest.raises(Interrupted):
-        gansdk.compress(given(), **settings, out_dir=out_dir, observers=[interrupt(3)])
-    old = bytes_below(out_dir)
-    seen = []
-    other = {**settings, "seed": 1}
-    result = gansdk.compress(given(), **other, out_dir=out_dir, resume="never", observers=[seen.append])
-    assert bytes_below(tmp_path / "out.old-1") == old
+    out_dir.mkdir()
+    if place == "link":
+        (tmp_path / "link").symlink_to(out_dir)
+        out_dir = tmp_path / "link"
+    elif place == "here":
+        monkeypatch.chdir(out_dir)
+        out_dir = Path()
+    with mounted(out_dir) if place == "mount" else nullcontext():
+        with pytest.raises(Interrupted):
+            gansdk.compress(given(), **settings, out_dir=out_dir, observers=[interrupt(3)])
+        old = bytes_below(out_dir / "run")
+        seen = []
+        other = {**settings, "seed": 1}
+        result = gansdk.compress(given(), **other, out_dir=out_dir, resume="never", observers=[seen.append])
+        assert bytes_below(out_dir / "run.old-1") == old
+        assert {path.name for path in out_dir.iterdir()} == {"run", "run.old-1", "student"}
     assert sum(isinstance(event, StepDone) for event in seen) == STEPS
     assert content(result.student) == content(gansdk.compress(given(), **other).student)
+
+
+@contextmanager
+def mounted(folder):
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+@pytest.mark.parametrize("gone", [None, "run", "run/settings.json"])
+def test_a_run_that_begins_during_another_is_refused_whatever_is_deleted(
+    gone, resume, given, settings, straight, content, tmp_path
+):
+    refused = []
+
+    def begin_another(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            if gone is not None:
+                remove(tmp_path / gone)
+            try:
+                gansdk.compress(given(), **{**settings, "seed": 1}, out_dir=tmp_path, resume=resume)
+            except RunInUse as error:
+                refused.append(error)
+
+    result = gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[begin_another])
+    assert len(refused) == 1
+    assert content(result.student) == content(straight.student)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "student"}
+    assert content(gansdk.compress(given(), **settings, out_dir=tmp_path).student) == content(straight.student)
+
+
+def test_a_run_whose_folder_is_deleted_ends_before_it_writes_into_the_next_ones(given, settings, content, tmp_path):
+    made = []
+
+    def begin_another(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            shutil.rmtree(tmp_path / "out")
+            made.append(gansdk.compress(given(), **{**settings, "seed": 1}, out_dir=tmp_path / "out"))
+
+    with pytest.raises(OutputError, match="deleted or moved"):
+        gansdk.compress(given(), **settings, out_dir=tmp_path / "out", observers=[begin_another])
+    kept = gansdk.compress(given(), **{**settings, "seed": 1}, out_dir=tmp_path / "out")
+    assert content(kept.student) == content(made[0].student)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "student"}
+
+
+KILLED_ANYWHERE = f"""
+import os, sys, torch, gansdk
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, folder, state, first, stride = sys.argv[1:]
+CHANGES = {{"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}}
+
+def compress(out_dir):
+    net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+    net.load_state_dict(torch.load(state))
+    gansdk.compress(
+        net.eval(), budget="macs<=60%", distiller=["gka", "wavelet", "pixel"], data=photos, steps={STEPS},
+        batch_size=2, patch=8, device="cpu", out_dir=out_dir,
+    )
+
+def child(out_dir, die_at=None):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = [die_at]
+    def watch(event, args):
+        if event in CHANGES and args and out_dir in str(args[0]):
+            if left[0] == 0:
+                os._exit(9)
+            left[0] -= 1
+    if die_at is not None:
+        sys.addaudithook(watch)
+    try:
+        compress(out_dir)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+for at in range(int(first), 10**6, int(stride)):
+    out_dir = f"{{folder}}/{{at}}"
+    code = child(out_dir, at)
+    assert code in (0, 9), code
+    assert child(out_dir) == 0
+    if code == 0:
+        break
+"""
+
+
+def test_a_run_killed_between_any_two_changes_of_its_folder_continues_to_the_same_files(
+    photos, build, straight, content, tmp_path
+):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    stride = os.environ.get("GANSDK_KILL_STRIDE", "45")  # 1 for every change, which takes an hour
+    arguments = [str(photos), str(tmp_path), str(tmp_path / "net.pth"), "1", stride]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_ANYWHERE, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(folders) > 2
+    for folder in folders:
+        assert content(gansdk.load(folder / "student")) == content(straight.student), folder.name
+        assert {path.name for path in folder.iterdir()} == {"run", "student"}
+        assert {path.name for path in (folder / "run").iterdir()} == {
+            "distil-0.pt",
+            "recover.pt",
+            "search.pt",
+            "settings.json",
+        }
 
 
 @pytest.mark.parametrize("file", ["distil-0.pt", "recover.pt", "search.pt", "settings.json"])

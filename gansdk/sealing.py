@@ -1,0 +1,130 @@
+"""What binds the files of a run to it: a checksum over the content, its name and the settings. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gansdk.errors import IntegrityError
+from gansdk.files import sha256
+
+ROW_FACTS = {"name": str, "settings": str}
+FILE_FACTS = {**ROW_FACTS, "bytes": int}
+"""What a header says beside the checksum, which is over that and the content."""
+_LONGEST_HEADER = 4096
+
+
+class Opened(NamedTuple):
+    """A sealed file, its checksum found right."""
+
+    name: str
+    settings: str
+    content: bytes
+
+
+def settings_key(settings: Any) -> str:
+    """What the settings of a run are known by: equal for equal JSON values, 1 and 1.0 too."""
+    return sha256(json.dumps(_plain(settings), sort_keys=True).encode())
+
+
+def header(content: bytes | memoryview, *, name: str, settings: str) -> bytes:
+    """The line in front of a file's content."""
+    facts = {"name": name, "settings": settings, "bytes": len(content)}
+    return json.dumps({**facts, "sha256": _checksum(facts, content)}).encode() + b"\n"
+
+
+def open_sealed(file: Path) -> Opened:
+    """Read a file with a header.
+
+    Raises:
+        IntegrityError: it is not as it was written.
+        OSError: it cannot be read.
+        ValueError: it has no header.
+    """
+    size = _size(file)
+    with file.open("rb") as opened:
+        line = opened.readline(_LONGEST_HEADER)
+        if line.startswith(b"PK"):
+            raise ValueError("an earlier version of gansdk wrote it, without a checksum")
+        found = _parsed(line, FILE_FACTS)
+        if size != len(line) + found["bytes"]:  # before a huge file is read
+            raise IntegrityError(f"it has {size} bytes and was written with {len(line)} + {found['bytes']}")
+        content = opened.read()
+    _check(found, FILE_FACTS, content)
+    return Opened(found["name"], found["settings"], content)
+
+
+def sealed_row(row: Mapping[str, Any], *, name: str, settings: str) -> bytes:
+    """A line of a file that grows."""
+    facts = {"name": name, "settings": settings}
+    plain = json.loads(json.dumps(row))
+    return json.dumps({"row": plain, **facts, "sha256": _checksum(facts, _row_bytes(plain))}).encode() + b"\n"
+
+
+def open_row(line: bytes) -> tuple[Opened, dict[str, Any]]:
+    """Read a line of a file that grows.
+
+    Raises:
+        IntegrityError: it is not as it was written.
+        ValueError: it is no such line.
+    """
+    found = _parsed(line, ROW_FACTS)
+    row = found.get("row")
+    if not isinstance(row, dict):
+        raise ValueError("a line has no row")
+    content = _row_bytes(row)
+    _check(found, ROW_FACTS, content)
+    return Opened(found["name"], found["settings"], content), row
+
+
+def read_text(file: Path, *, limit: int) -> bytes:
+    """The bytes of a text of at most `limit`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or no file.
+    """
+    if (size := _size(file)) > limit:
+        raise ValueError(f"it has {size} bytes, more than gansdk writes")
+    return file.read_bytes()
+
+
+def _size(file: Path) -> int:
+    """Of a regular file: reading a pipe would never end."""
+    if not file.is_file():
+        raise ValueError("it is no file")
+    return file.stat().st_size
+
+
+def _parsed(line: bytes, facts: Mapping[str, type]) -> dict[str, Any]:
+    found = json.loads(line)
+    kinds = {**facts, "sha256": str}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError("it has no checksum where gansdk writes one")
+    return found
+
+
+def _check(found: Mapping[str, Any], names: Iterable[str], content: bytes) -> None:
+    if _checksum({name: found[name] for name in names}, content) != found["sha256"]:
+        raise IntegrityError("it has another checksum than when it was written")
+
+
+def _checksum(facts: Mapping[str, Any], content: bytes | memoryview) -> str:
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _row_bytes(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
