@@ -16,6 +16,7 @@ from gansdk.contracts import Route
 from gansdk.events import Event
 from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
+from gansdk.processes import Processes
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
 from gansdk.stages import (
@@ -94,9 +95,11 @@ def compress(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
     asked = locals()
-    session = begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, **asked)
-    result = _make(session, session.jobs[0])
-    session.finish([result], result)
+    processes = Processes(device)
+    with processes.together():
+        session = begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, processes=processes, **asked)
+        result = _make(session, session.jobs[0])
+        session.finish([result], result)
     return result
 
 
@@ -142,14 +145,16 @@ def ladder(
     wanted = read_budgets(asked.pop("budgets"))
     # What the students share passes from one to the next through the run's folder.
     folder = nullcontext(out_dir) if out_dir is not None or dry_run else TemporaryDirectory(prefix="gansdk-")
-    with folder as run_in:
-        session = begin(wanted, run_in=run_in, is_ladder=True, **asked)
-        results: list[CompressionResult] = []
-        for job in reversed(session.jobs):
-            results.append(_make(session, job, results))
-    made = Ladder(results=results[::-1], out_dir=session.target)
-    session.report(made)
-    session.finish(made.results, made)
+    processes = Processes(device)
+    with processes.together():
+        with folder as run_in:
+            session = begin(wanted, run_in=run_in, is_ladder=True, processes=processes, **asked)
+            results: list[CompressionResult] = []
+            for job in reversed(session.jobs):
+                results.append(_make(session, job, results))
+        made = Ladder(results=results[::-1], out_dir=session.target)
+        session.report(made)
+        session.finish(made.results, made)
     return made
 
 

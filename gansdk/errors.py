@@ -110,6 +110,10 @@ class Unsupported(GansdkError):
     """An optional ability was asked of a part that does not have it."""
 
 
+class ProcessError(GansdkError):
+    """The processes of a run cannot work together: they were started wrongly, or one of them failed."""
+
+
 class TrainingDiverged(GansdkError):
     """The loss became NaN or infinite, or stayed without progress; the last good state is kept."""
 
