@@ -14,9 +14,10 @@ import torch
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.contracts import MAIN, Pairing, Route
-from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
+from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
+from gansdk.files import replacing
 from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
@@ -363,5 +364,9 @@ def _rgb(image: Pixels) -> Pixels:
 def _write_sheet(sheet: Pixels, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            Image.fromarray(sheet).save(file, format="PNG")
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}.") from error

@@ -29,6 +29,8 @@ class StageSaved(Event):
     """What a stage came to is in the run's folder; a kill from now on costs at most what comes after it."""
 
     stage: str
+    folder: str
+    """Where the run is kept."""
     step: int = 0
     """Training steps that are saved; 0 if the stage does not train."""
 

@@ -75,7 +75,7 @@ class Loop:
         """
         self._folder.save_stage(stage, {**state, "rng": self.rng.get_state(), "history": list(self.history)})
         if self._folder.path is not None:
-            self.emit(StageSaved(stage=stage, step=step))
+            self.emit(StageSaved(stage=stage, step=step, folder=str(self._folder.path)))
 
     def restore(self, state: State) -> None:
         """Bring the random generator and history back to where they were at `save`."""

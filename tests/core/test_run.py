@@ -289,7 +289,6 @@ def test_a_loss_may_grow_where_the_regime_says_so_but_not_beyond_numbers():
     "losses",
     [
         [1.0] * 8 + [*[11.0] * 23, 1.0] * 2,
-        [1.0] * 8 + [-50.0] + [50.0] * 30,
         [-1.0] * 8 + [50.0] * 40,
         [1.0] * 8 + [9.0] * 40,
     ],
