@@ -16,6 +16,7 @@ from gansdk.events import Event
 from gansdk.files import temporary_folder
 from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
+from gansdk.processes import Processes
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
 from gansdk.stages import (
@@ -95,7 +96,9 @@ def compress(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
     asked = locals()
-    with begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, **asked) as session:
+    budgets = [Budget.parse(asked.pop("budget"))]
+    processes = Processes(device)
+    with processes.together(), begin(budgets, run_in=out_dir, processes=processes, **asked) as session:
         result = _make(session, session.jobs[0])
         session.finish([result], result)
     return result
@@ -143,7 +146,12 @@ def ladder(
     wanted = read_budgets(asked.pop("budgets"))
     # What the students share passes from one to the next through the run's folder.
     folder = nullcontext(out_dir) if out_dir is not None or dry_run else temporary_folder()
-    with folder as run_in, begin(wanted, run_in=run_in, is_ladder=True, **asked) as session:
+    processes = Processes(device)
+    with (
+        processes.together(),
+        folder as run_in,
+        begin(wanted, run_in=run_in, is_ladder=True, processes=processes, **asked) as session,
+    ):
         results: list[CompressionResult] = []
         for job in reversed(session.jobs):
             results.append(_make(session, job, results))

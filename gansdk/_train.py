@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
-from gansdk.files import put
+from gansdk.files import replacing
 from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
@@ -128,6 +127,32 @@ def train_teacher(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
         TrainingDiverged: a loss or a weight is not finite, or the loss grew tenfold and stayed there.
     """
+    asked = locals()
+    processes = Processes(device)
+    with processes.together():
+        return _train(processes=processes, **asked)
+
+
+def _train(
+    adapter: str | Mapping[str, Any] | Adapter,
+    data: Any,
+    *,
+    architecture: str,
+    sizes: Mapping[str, Any] | None,
+    model: Any,
+    steps: int,
+    batch_size: int,
+    eval_data: Any,
+    patch: int | None,
+    seed: int,
+    out_dir: str | Path | None,
+    resume: Literal["auto", "never"],
+    device: str,
+    learning_rate: float | None,
+    observers: Sequence[Callable[[Event], None]],
+    processes: Processes,
+) -> TrainedTeacher:
+    """One process's part of `train_teacher`."""
     began = time.perf_counter()
     check_numbers(
         steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate, least_steps=1
@@ -144,7 +169,6 @@ def train_teacher(
         torch.manual_seed(seed)
         learner = _learner(family, known)
     told = [] if model is None else _warned_of_fresh(learner, known)
-    processes = Processes(device)
     _check_images(source, learner, family.name, share=processes.share(batch_size), seed=seed)
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     settings = {
@@ -239,7 +263,7 @@ def _warned_of_fresh(learner: Teacher, known: Mapping[Route, Generator]) -> list
         f"Training goes on from {' and '.join(known)}, but {' and '.join(fresh)} starts from fresh weights. Give the "
         "folder that holds all of them, or a mapping, to go on with all."
     )
-    warnings.warn(message, GansdkWarning, stacklevel=3)
+    warnings.warn(message, GansdkWarning, stacklevel=4)
     return [message]
 
 
@@ -315,7 +339,7 @@ def _scored(trained: TrainedTeacher, data: Any) -> tuple[dict[Route, Evaluation]
         found = evaluate(generator.module, teacher=None, source=source, contract=generator.contract)
     except DataError as error:
         message = f"The teacher was not scored: {error}"
-        warnings.warn(message, GansdkWarning, stacklevel=3)
+        warnings.warn(message, GansdkWarning, stacklevel=4)
         return {}, [message]
     return {route: found}, []
 
@@ -351,11 +375,10 @@ def _rgb(image: Pixels) -> Pixels:
 def _write_sheet(sheet: Pixels, path: Path) -> None:
     from PIL import Image
 
-    content = io.BytesIO()
-    Image.fromarray(sheet).save(content, format="PNG")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        put(path, content.getvalue())
+        with replacing(path) as file:
+            Image.fromarray(sheet).save(file, format="PNG")
     except OSError as error:
         raise OutputError(
             f"The sample sheet '{path}' cannot be written: {error.strerror or error}. The training up to there is "

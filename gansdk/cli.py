@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.rich_utils import rich_format_error
 
 from gansdk.errors import GansdkError, PluginLoadError
+from gansdk.launch import is_main
 from gansdk.printing import (
+    add_row,
     cost_table,
     new_table,
     print_json,
     print_made,
     print_quality,
     print_rows,
+    say,
     shown_if_poor,
     working,
 )
+from gansdk.stopping import stoppable
+from gansdk.words import readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.registry import Registry, Row
 
 PLUGIN_CHECK_FAILED = 5
+READER_GONE = 1
+"""As rich and typer exit when they find it."""
 
 app = typer.Typer(
     name="gansdk",
@@ -76,12 +86,50 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code; our own errors become one paragraph on stderr."""
+    """Run the command line and exit with its code; our own errors become one paragraph on stderr.
+
+    A signal ends it with one line, and so does a reader of its output that goes away without any.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with stoppable(given, for_good=arguments is None), _speaking():
+        sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code."""
     try:
-        app(args=arguments, prog_name="gansdk")
+        # Not in click's standalone mode, which shows what was typed as it is.
+        code = app(args=arguments, prog_name="gansdk", standalone_mode=False)
+        sys.stdout.flush()
     except GansdkError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        # Usage errors are of typer's or click's own classes, by version, and quote what was typed.
+        if not hasattr(error, "format_message"):
+            raise
+        error.message = readable(error.message or "")
+        rich_format_error(error)
+        return int(error.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _speaking() -> Iterator[None]:
+    """Of several processes the main one alone prints results. Where nobody reads them any more, that is the end."""
+    with ExitStack() as stack:
+        if not is_main():
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        try:
+            yield
+        except BrokenPipeError:
+            # What is still to be written goes nowhere, or Python complains of it at exit.
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            sys.exit(READER_GONE)
 
 
 def _version(asked: bool) -> None:
@@ -134,20 +182,20 @@ def inspect(
     if as_json:
         return print_json(found.to_dict())
     console = Console()
-    console.print(f"{found.name}, adapter {found.adapter}", markup=False)
+    say(console, f"{found.name}, adapter {found.adapter}")
     console.print(cost_table(found.cost, found.floor, "smallest"))
     groups = new_table("channel group", "channels", "frozen because")
     for group in found.groups:
-        groups.add_row(group["name"], str(group["size"]), group["frozen"])
+        add_row(groups, group["name"], str(group["size"]), group["frozen"])
     console.print(groups)
     if found.knobs:
         knobs = new_table("knob of a search", "choices", "channels of each group")
         for knob in found.knobs:
             sets = ", ".join(f"{group} x{factor}" for group, factor in knob["groups"].items())
-            knobs.add_row(knob["name"], " ".join(map(str, knob["choices"])), sets)
+            add_row(knobs, knob["name"], " ".join(map(str, knob["choices"])), sets)
         console.print(knobs)
     for line in (*found.notes, found.verdict):
-        console.print(line, markup=False)
+        say(console, line)
 
 
 @app.command()
@@ -177,10 +225,10 @@ def plan(
     console = Console()
     widths = new_table("channel group", "kept", "of")
     for name, (kept, size) in found.widths.items():
-        widths.add_row(name, str(kept), str(size))
+        add_row(widths, name, str(kept), str(size))
     console.print(widths)
     console.print(cost_table(found.before, found.after, "after"))
-    console.print(f"{found.used:.1%} of the budget {found.budget} is used", markup=False)
+    say(console, f"{found.used:.1%} of the budget {found.budget} is used")
 
 
 @app.command()
@@ -297,7 +345,7 @@ def train_teacher(
         return print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
     if qualities:
         print_quality(Console(), qualities)
-    print(f"Teacher: {out / 'teacher'}")
+    say(Console(), f"Teacher: {out / 'teacher'}")
 
 
 @app.command("eval")
@@ -350,7 +398,7 @@ def export(
         record = write(generator.module, generator.contract, format, path)
     if as_json:
         return print_json({"path": str(path), **record})
-    print(f"{path}: largest error {record['max_error']:.1e}")
+    say(Console(), f"{path}: largest error {record['max_error']:.1e}")
 
 
 @app.command()
@@ -368,11 +416,13 @@ def plugins(
         known = registry()
         rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))  # not by print_json, which costs an import of torch
+        print(
+            visible_json(json.dumps(rows, indent=2, ensure_ascii=False))
+        )  # not by print_json, which costs an import of torch
     elif compat:
         print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
         for advice in dict.fromkeys(row["advice"] for row in rows if row["advice"]):
-            typer.echo(advice)
+            say(Console(), advice)
     else:
         print_rows(rows)
     if check and any(row.get("failure") for row in rows):

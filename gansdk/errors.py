@@ -6,11 +6,19 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gansdk.words import readable
+
 
 class GansdkError(Exception):
-    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+    """Base of all errors raised on purpose; the command line prints it without a traceback.
+
+    Messages hold what a user or a file gave, so they are made `readable`.
+    """
 
     exit_code = 2
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(readable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class BudgetSyntaxError(GansdkError):
@@ -110,6 +118,10 @@ class Unsupported(GansdkError):
     """An optional ability was asked of a part that does not have it."""
 
 
+class ProcessError(GansdkError):
+    """The processes of a run cannot work together: they were started wrongly, or one of them failed."""
+
+
 class TrainingDiverged(GansdkError):
     """The loss became NaN or infinite, or stayed without progress; the last good state is kept."""
 
@@ -151,7 +163,10 @@ class VerificationError(GansdkError):
 
 
 class GansdkWarning(UserWarning):
-    """Something a user should know that does not stop the work."""
+    """Something a user should know that does not stop the work. Its message is made `readable`."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(readable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class PluginWarning(GansdkWarning):

@@ -20,6 +20,19 @@ class StageStarted(Event):
     stage: str
     steps: int
     """Steps it will take; 0 if that is not known."""
+    done: int = 0
+    """Those that an earlier start of the run has taken: the stage continues from there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSaved(Event):
+    """What a stage came to is in the run's folder; a kill from now on costs at most what comes after it."""
+
+    stage: str
+    folder: str
+    """Where the run is kept."""
+    step: int = 0
+    """Training steps that are saved; 0 if the stage does not train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Batch, Metrics
 from gansdk.errors import TrainingDiverged
-from gansdk.events import Event, StageStarted, StepDone
+from gansdk.events import Event, StageSaved, StageStarted, StepDone
 from gansdk.interfaces import DataSource, State
 from gansdk.processes import Processes
 from gansdk.registry import emit
 from gansdk.run_folder import RunFolder, damaged
 
 DIVERGED_FACTOR = 10.0
-"""A loss this many times its first value, three intervals in a row, is not coming back."""
+"""A loss this many times what it was at first, for three whole intervals, is not coming back."""
+FEWEST_STEPS = 8
+"""Losses of fewer steps say more about their images than about the network."""
 HISTORY_KEYS = frozenset({"step", "stage"})
 """What every row of the history has besides metrics."""
 SAVES = 20
@@ -66,9 +68,14 @@ class Loop:
         state: State | None = self.processes.agree(self._folder.load_stage(stage))
         return state
 
-    def save(self, stage: str, state: State) -> None:
-        """Save a stage, with the random generator and history; `restore` brings these back."""
+    def save(self, stage: str, state: State, *, step: int = 0) -> None:
+        """Save a stage, with the random generator and history; `restore` brings these back.
+
+        `step` is what the stage came to, where it trains.
+        """
         self._folder.save_stage(stage, {**state, "rng": self.rng.get_state(), "history": list(self.history)})
+        if self._folder.path is not None:
+            self.emit(StageSaved(stage=stage, step=step, folder=str(self._folder.path)))
 
     def restore(self, state: State) -> None:
         """Bring the random generator and history back to where they were at `save`."""
@@ -110,13 +117,14 @@ class Loop:
 
         Raises:
             TrainingDiverged: the loss or a weight is not finite, or the loss grew tenfold and stayed there, unless
-                `loss_may_grow`.
+                `loss_may_grow`. All processes raise it alike.
         """
         start = self._resume(stage, load_state)
         if start < steps:
-            self.emit(StageStarted(stage=stage, steps=steps))
-        interval = _Interval(self, stage, steps, loss_may_grow=loss_may_grow)
+            self.emit(StageStarted(stage=stage, steps=steps, done=start))
         number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
+        begun = [row for row in self.history if row["stage"] == number]
+        interval = _Interval(self, stage, steps, begun, loss_may_grow=loss_may_grow)
         keep_every = interval.length * max(1, math.ceil(steps / SAVES / interval.length))
         device = self.processes.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -131,7 +139,7 @@ class Loop:
                 if done % keep_every == 0 or done == steps:
                     self._check_weights(networks(), done, steps)
                     self.processes.average_statistics(networks())
-                    self.save(stage, {**state(), "step": done})
+                    self.save(stage, {**state(), "step": done}, step=done)
                     if saved is not None:
                         saved(done)
 
@@ -152,7 +160,8 @@ class Loop:
 
     def _check_weights(self, networks: Iterable[nn.Module], step: int, steps: int) -> None:
         """The last update of an interval is not seen by its losses; what it broke must not replace a good state."""
-        if not all(bool(p.isfinite().all()) for network in networks for p in network.parameters()):
+        finite = all(bool(p.isfinite().all()) for network in networks for p in network.parameters())
+        if not self.processes.all(finite):
             raise TrainingDiverged(f"A weight is no longer finite at step {step} of {steps}. {self.advice}")
 
     def _resume(self, stage: str, load_state: Callable[[State], None]) -> int:
@@ -180,9 +189,14 @@ def continuing(stage: str) -> Iterator[None]:
 
 
 class _Interval:
-    """Metrics between two log lines: summed on the device, read once."""
+    """Metrics between two log lines: summed on the device, read once, and the same in every process.
 
-    def __init__(self, loop: Loop, stage: str, steps: int, *, loss_may_grow: bool) -> None:
+    `begun` are the rows that an earlier start of the run has logged of the stage.
+    """
+
+    def __init__(
+        self, loop: Loop, stage: str, steps: int, begun: Sequence[Mapping[str, float]], *, loss_may_grow: bool
+    ) -> None:
         self.length = max(1, min(50, steps // 40))
         self.wait_s = 0.0
         self._loop = loop
@@ -193,9 +207,8 @@ class _Interval:
         self._counts: dict[str, int] = {}
         self._steps_taken = 0
         self._began = time.perf_counter()
-        self._first: float | None = None
-        self._worse = 0
-        self._told = False
+        self._losses = [row["loss"] for row in begun if "loss" in row]
+        self._told = bool(begun)
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
@@ -204,8 +217,10 @@ class _Interval:
         self._steps_taken += 1
 
     def close(self, step: int) -> dict[str, float]:
-        """Read the means, check them, tell them, and begin anew."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        """Read the means, over all processes, check them, tell them, and begin anew."""
+        means = self._loop.processes.mean(
+            {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        )
         seconds = time.perf_counter() - self._began
         rate = self._steps_taken / seconds if seconds else 0.0
         self._check(step, means)
@@ -216,7 +231,7 @@ class _Interval:
         self.wait_s, self._began = 0.0, time.perf_counter()
         return {"step": float(step), **means}
 
-    def _check(self, step: int, means: dict[str, float]) -> None:
+    def _check(self, step: int, means: Mapping[str, float]) -> None:
         advice = self._loop.advice
         if broken := [name for name, value in means.items() if not math.isfinite(value)]:
             summands = [name for name in broken if name != "loss"]  # which say more than the sum
@@ -226,10 +241,19 @@ class _Interval:
         self._told = True
         if "loss" not in means or self._loss_may_grow:
             return
-        loss = means["loss"]
-        self._first = loss if self._first is None else self._first
-        self._worse = self._worse + 1 if self._first > 0 and loss > DIVERGED_FACTOR * self._first else 0
-        if self._worse == 3:
+        self._losses.append(means["loss"])
+        first = self._first_loss()
+        if first is not None and self._has_grown(first):
             raise TrainingDiverged(
-                f"The loss grew from {self._first:.4g} to {loss:.4g} by step {step} of {self._steps}. {advice}"
+                f"The loss grew from {first:.4g} to {means['loss']:.4g} by step {step} of {self._steps}. {advice}"
             )
+
+    def _first_loss(self) -> float | None:
+        """Mean over the first intervals, as many as have enough steps; None before these are over."""
+        count = math.ceil(FEWEST_STEPS / self.length)
+        return None if len(self._losses) < count else sum(self._losses[:count]) / count
+
+    def _has_grown(self, first: float) -> bool:
+        """Whether every loss of the last three times as many intervals is far above the first one."""
+        count = 3 * math.ceil(FEWEST_STEPS / self.length)
+        return 0 < DIVERGED_FACTOR * first < min(self._losses[-count:])

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gansdk.errors import GansdkWarning, QualityFloorMissed
+from gansdk.words import readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.budget import Cost
@@ -28,7 +30,7 @@ def working() -> Iterator[Console]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, GansdkWarning):
-                console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"warning: {message}")
             else:
                 usual(message, category, *rest, **more)
 
@@ -36,18 +38,23 @@ def working() -> Iterator[Console]:
         yield console
 
 
+def say(console: Console, text: str) -> None:
+    """One line of plain text, however long."""
+    console.print(readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 def print_json(data: Any) -> None:
     """NaN and infinities become null."""
     from gansdk.result import json_text
 
-    print(json_text(data), end="")
+    print(visible_json(json_text(data)), end="")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of rows that have the same columns."""
     table = new_table(*(rows[0] if rows else ()))
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
+        add_row(table, *(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
     Console().print(table)
 
 
@@ -85,7 +92,8 @@ def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
     )
     for point in points:
         values = {(item["metric"], item["reference"]): f"{item['value']:.4g}" for item in point["quality"]}
-        table.add_row(
+        add_row(
+            table,
             point["name"],
             f"{point['macs'] / 1e6:,.1f}",
             f"{first['macs'] / point['macs']:.2f}x" if point["macs"] else "",
@@ -95,7 +103,7 @@ def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
     console.print(table)
     _print_protocols(console, ladder.results[-1].quality)
     if ladder.out_dir is not None:
-        print(f"Report: {ladder.out_dir / 'ladder.html'}")  # the console would wrap a long path
+        say(console, f"Report: {ladder.out_dir / 'ladder.html'}")
 
 
 def _facts(result: CompressionResult) -> dict[str, Any]:
@@ -112,11 +120,12 @@ def _print_result(result: CompressionResult, *, as_json: bool) -> None:
     console = Console()
     console.print(cost_table(result.before, result.after, "student"))
     if used := used_text(result):
-        console.print(used, markup=False, highlight=False)
+        say(console, used)
     print_quality(console, result.quality)
     if result.out_dir is not None:
         student = result.out_dir / "student"
-        print(f"Student: {student}\nReport: {student / 'report.html'}")
+        say(console, f"Student: {student}")
+        say(console, f"Report: {student / 'report.html'}")
 
 
 def cost_table(before: Cost, after: Cost, second: str) -> Table:
@@ -127,7 +136,7 @@ def cost_table(before: Cost, after: Cost, second: str) -> Table:
         ("parameters (K)", before.params / 1e3, after.params / 1e3),
         ("size (KB)", before.bytes / 1e3, after.bytes / 1e3),
     ):
-        table.add_row(title, f"{full:,.1f}", f"{left:,.1f}", f"{full / left:.2f}x" if left else "")
+        add_row(table, title, f"{full:,.1f}", f"{left:,.1f}", f"{full / left:.2f}x" if left else "")
     return table
 
 
@@ -138,7 +147,7 @@ def print_quality(console: Console, qualities: Sequence[Quality]) -> None:
     for quality in qualities:
         values = (quality.teacher, quality.student, *(quality.extra.get(name) for name in baselines))
         shown = ["" if value is None else f"{value:.4g}" for value in values]
-        table.add_row(quality.metric, quality.reference, *shown)
+        add_row(table, quality.metric, quality.reference, *shown)
     if qualities:
         console.print(table)
     _print_protocols(console, qualities)
@@ -148,14 +157,19 @@ def _print_protocols(console: Console, qualities: Sequence[Quality]) -> None:
     from gansdk.quality import protocols
 
     if qualities:
-        console.print(f"{qualities[0].images} images.", markup=False, highlight=False)
+        say(console, f"{qualities[0].images} images.")
     for protocol in protocols(qualities):
-        console.print(f"{protocol}.", markup=False, highlight=False)
+        say(console, f"{protocol}.")
 
 
 def new_table(*titles: str) -> Table:
-    """An empty table whose long cells fold."""
+    """An empty table whose long cells fold; rows come by `add_row`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(Text(readable(title)), overflow="fold")
     return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Cells are plain text: what a plugin or a file says there is shown, whatever it is."""
+    table.add_row(*(Text(readable(cell)) for cell in cells))

@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gansdk.budget import Cost
-from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
+from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageSaved, StageStarted, StepDone
+from gansdk.printing import say
+from gansdk.stopping import Stopped
+from gansdk.words import readable
 
 
 class ProgressObserver:
@@ -20,14 +23,16 @@ class ProgressObserver:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            TextColumn("{task.fields[details]}"),
+            TextColumn("{task.fields[details]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
         self._stage: TaskID | None = None
+        self._steps: dict[str, int] = {}
+        self._kept = ""
 
     def __enter__(self) -> ProgressObserver:
         self._bar.start()
@@ -37,12 +42,16 @@ class ProgressObserver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if isinstance(error, Stopped):
+            error.kept = self._kept
 
     def __call__(self, event: Event) -> None:
         """Show one event; kinds that are not known are passed over."""
         match event:
-            case StageStarted(stage=stage, steps=steps):
-                self._begin(stage, steps)
+            case StageStarted():
+                self._begin(event)
+            case StageSaved():
+                self._kept = self._saved(event)
             case StepDone():
                 self._advance(event)
             case SearchStep():
@@ -51,13 +60,23 @@ class ProgressObserver:
                 self._say(f"plan found: {_costs(cost)}")
             case Carved(cost=cost, full=full, max_error=error):
                 self._say(f"carved: {_costs(full)} -> {_costs(cost)}, largest error {error:.1e}")
-            case Finished(seconds=seconds):
+            case Finished(seconds=seconds, output=output):
+                self._kept = f"all, in {output}" if output else ""
                 self._say(f"finished in {seconds:.0f} s")
 
-    def _begin(self, stage: str, steps: int) -> None:
-        self._stage = self._bar.add_task(_title(stage), total=steps, details="") if steps else None
-        if self._stage is None or not self._console.is_terminal:
-            self._say(_title(stage))
+    def _begin(self, event: StageStarted) -> None:
+        title, steps, done = _title(event.stage), event.steps, event.done
+        self._steps[event.stage] = steps
+        self._stage = self._bar.add_task(title, total=steps, completed=done, details="") if steps else None
+        if done:
+            self._say(f"continues {title!r} from step {done} of {steps}")
+        elif self._stage is None or not self._console.is_terminal:
+            self._say(title)
+
+    def _saved(self, event: StageSaved) -> str:
+        steps = self._steps.get(event.stage, event.step)
+        reached = f", step {event.step} of {steps}" if event.step else ""
+        return f"everything up to {_title(event.stage)!r}{reached}, in {event.folder}"
 
     def _advance(self, event: StepDone) -> None:
         if self._stage is None:
@@ -70,7 +89,7 @@ class ProgressObserver:
             self._say(f"{_title(event.stage)}: {event.step}/{event.steps} steps, {details}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)
 
 
 def _title(stage: str) -> str:
@@ -80,7 +99,7 @@ def _title(stage: str) -> str:
     if not number.isdecimal():  # a name of a plugin's own
         phase, number = name, "0"
     part = f", part {int(number) + 1}" if int(number) else ""
-    return f"{rung}: {_PHASES.get(phase, phase)}{part}".removeprefix(": ")
+    return readable(f"{rung}: {_PHASES.get(phase, phase)}{part}".removeprefix(": "))
 
 
 _PHASES = {"prepare": "training before the search"}
@@ -107,4 +126,4 @@ def _details(event: StepDone) -> str:
     facts = [] if shown is None else [f"{shown} {event.metrics[shown]:.4f}"]
     if event.rate:
         facts += [f"{event.rate:.1f} steps/s", f"{(event.steps - event.step) / event.rate:.0f} s left"]
-    return ", ".join(facts)
+    return readable(", ".join(facts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gansdk.files import put
 from gansdk.pictures import compared
 from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
+from gansdk.words import readable
 
 _CARD = """\
 ---
@@ -135,7 +137,10 @@ def model_card(result: CompressionResult, *, loads_alone: bool) -> str:
     """README.md of the student's folder; `loads_alone` if it can be read without its network's class."""
     from jinja2 import Environment, StrictUndefined
 
-    template = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(_CARD)
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_in_markdown
+    )
+    template = environment.from_string(_CARD)
     scale = result.generator.contract.scale
     return template.render(**_figures(result), loads_alone=loads_alone, times="" if scale == 1 else scale)
 
@@ -302,6 +307,23 @@ def times(ratio: float | None) -> str:
 def score_text(value: float | None) -> str:
     """Four decimals; a dash for what was not measured."""
     return "-" if value is None else f"{value:.4f}"
+
+
+_MARKDOWN = re.compile(
+    r"""
+    <(?=[a-z/!?]|$)            # a tag; not what budgets have: macs<=60%
+    | &(?=\#?[a-z0-9]+;)       # a character reference
+    | \](?=[(\[:])             # a link or an image
+    | ^\s*[\#>=]               # a heading or a quotation, where a line begins with it
+    | [`*|\\]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def _in_markdown(value: Any) -> str:
+    """The value as text of one line, for a Markdown renderer: names of files and plugins may hold anything."""
+    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), readable(str(value)))
 
 
 def _text(value: Any) -> str:

@@ -164,6 +164,7 @@ def begin(
     metrics: Any,
     batch_size: int,
     observers: Sequence[Callable[[Event], None]],
+    processes: Processes,
     is_ladder: bool = False,
     **asked: Any,
 ) -> Iterator[Session]:
@@ -193,7 +194,6 @@ def begin(
         if not dry_run:
             for job in jobs:
                 check_measurable(floor, measures, job)
-    processes = Processes(device)
     share = processes.share(batch_size)
     check_images(jobs[0], share)
     shared: dict[str, Any] = {"batch_size": batch_size, "processes": processes.count}

@@ -84,7 +84,7 @@ def test_help_and_listing_import_no_torch(command: list[str]) -> None:
         f"try:\n    main({command})\nexcept SystemExit as end:\n    assert not end.code\n"
         "assert not {'torch', 'numpy', 'matplotlib', 'onnx'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=sys.prefix)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=sys.prefix)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,7 +93,6 @@ def test_the_installed_command_says_its_version() -> None:
         [sys.executable, "-c", "from gansdk.cli import main; main()", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert (done.returncode, done.stdout.strip()) == (0, gansdk.__version__)
 

@@ -25,7 +25,6 @@ def run_fresh(code: str) -> None:
         capture_output=True,
         text=True,
         cwd=Path(sys.prefix),
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
 

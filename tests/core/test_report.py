@@ -428,3 +428,50 @@ def test_a_ladder_is_saved_as_folders_by_budget(bare, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2x", "4x", "ladder.html", "ladder.json"]
     assert (tmp_path / "4x" / "student" / "config.json").is_file()
     assert repr(made) == "<Ladder of 466,560 MACs: 2x, 4x>"
+
+
+HOSTILE = (
+    "</code><img src=x onerror=alert(1)>",
+    "a](http://evil.example) [b](javascript:alert(1)) ![c](http://evil.example/x.png)",
+    "<http://evil.example>",
+    "&lt;b&gt;",
+    "`code` **bold** \\` | cell |",
+    "# heading",
+    "line\n\n# heading\n---\n```\n<script>alert(1)</script>",
+    "\x1b[31m\u202egnp.exe",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_in_the_card_are_text_and_nothing_else(result, name):
+    from markdown_it import MarkdownIt
+
+    from gansdk.words import readable
+
+    def card(text: str) -> str:
+        quality = (replace(result.quality[0], metric=text, reference=text, protocol=text),)
+        evaluation = replace(result.evaluation, qualities=quality)
+        named = replace(
+            result, generator=replace(result.generator, source=text), evaluation=evaluation, budget=text, unused=text
+        )
+        return report.model_card(replace(named, used=0.9), loads_alone=True)
+
+    def tags(text: str) -> list[str]:
+        return [token.tag + token.type for token in tokens(text)]
+
+    def tokens(text: str):
+        for token in MarkdownIt("commonmark").enable("table").parse(card(text)):
+            yield token
+            yield from token.children or ()
+
+    assert tags(name) == tags("plain")
+    shown = "".join(token.content for token in tokens(name) if token.type == "text")
+    assert shown.count(readable(name).strip()) >= 4
+    for bad in ("<img", "<script", "](http", "](java", "\x1b", "\u202e"):
+        assert bad not in card(name)
+
+
+def test_ordinary_names_stay_as_they_are_in_the_card(bare):
+    source = "/data/R&D/my_net v2 [0, 1] (macs<=60% -> x>=2).pth"
+    card = report.model_card(replace(bare, generator=replace(bare.generator, source=source)), loads_alone=True)
+    assert f"from {source}." in card

@@ -241,9 +241,38 @@ def test_of_a_loss_that_never_was_finite_the_summand_is_named_and_what_it_is_com
 
 
 def test_a_loss_that_grew_tenfold_and_stayed_there_stops_the_training():
-    regime = Scripted([1.0, 11.0, 11.0, 11.0, 1.0])
-    with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 4 of 5"):
-        started(regime, Waves()).distil(5)
+    regime = Scripted([1.0] * 8 + [11.0] * 32)
+    with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 32 of 40"):
+        started(regime, Waves()).distil(40)
+
+
+def test_in_long_trainings_intervals_are_long_enough_and_three_of_them_say_that_the_loss_grew():
+    regime = Scripted([1.0] * 10 + [11.0] * 390)
+    with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 40 of 400"):
+        started(regime, Waves()).distil(400)
+
+
+def test_a_first_step_on_an_easy_image_is_no_sign_that_the_loss_grew():
+    losses = [0.001, *[0.3, 0.5, 0.05, 0.4, 0.2] * 8]
+    run = started(Scripted(losses), Waves())
+    run.distil(len(losses))
+    assert len(run.loop.history) == len(losses)
+
+
+def test_whether_the_loss_grew_is_the_same_after_a_kill(tmp_path):
+    losses = [1.0] * 8 + [11.0] * 32
+
+    class Killed(Exception):
+        pass
+
+    def kill(step):
+        if step == 30:
+            raise Killed
+
+    with pytest.raises(Killed):
+        started(Scripted(losses), Waves(), folder=tmp_path).distil(40, before_step=kill)
+    with pytest.raises(TrainingDiverged, match="grew from 1 to 11 by step 32 of 40"):
+        started(Scripted(losses[30:]), Waves(), folder=tmp_path).distil(40)
 
 
 def test_a_loss_may_grow_where_the_regime_says_so_but_not_beyond_numbers():
@@ -256,7 +285,15 @@ def test_a_loss_may_grow_where_the_regime_says_so_but_not_beyond_numbers():
     assert not OfflineRegime.loss_may_grow
 
 
-@pytest.mark.parametrize("losses", [[1.0, 11.0, 11.0, 1.0, 11.0, 11.0], [-1.0, 50.0, 50.0, 50.0], [1.0, 9.0, 9.0, 9.0]])
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0] * 8 + [*[11.0] * 23, 1.0] * 2,
+        [-1.0] * 8 + [50.0] * 40,
+        [1.0] * 8 + [9.0] * 40,
+    ],
+    ids=str,
+)
 def test_a_loss_that_comes_back_or_begins_below_zero_stops_nothing(losses):
     run = started(Scripted(losses), Waves())
     run.distil(len(losses))

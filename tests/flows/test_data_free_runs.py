@@ -313,7 +313,6 @@ class Noise(gansdk.DataSource):
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_on_set5_bicubic_is_below_noise_and_noise_below_images_that_are_made():
     def psnr(**settings):

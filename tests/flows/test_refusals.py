@@ -144,7 +144,7 @@ def test_what_cannot_work_is_refused_before_any_work(case, files, given, quick, 
         name: value.replace("FILES", str(files)) if isinstance(value, str) else value for name, value in change.items()
     }
     settings = {"model": given(), **quick, "out_dir": tmp_path / "out", **change}
-    began, seen = time.perf_counter(), []
+    began, seen = time.process_time(), []
     with pytest.raises(kind) as refused:
         gansdk.compress(settings.pop("model"), **settings, observers=[seen.append])
     message = str(refused.value)
@@ -156,7 +156,7 @@ def test_what_cannot_work_is_refused_before_any_work(case, files, given, quick, 
     assert not list((tmp_path / "out").rglob("*.pt"))
     assert not (tmp_path / "out" / "student").exists()
     assert not (files / "executed").exists()
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
