@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gansdk.errors import GansdkError, PluginLoadError
 from gansdk.printing import (
+    add_row,
     cost_table,
     new_table,
     print_json,
@@ -32,7 +33,7 @@ PLUGIN_CHECK_FAILED = 5
 app = typer.Typer(
     name="gansdk",
     help="Make image generators small: prune channels to a budget, then distil the generator into what is left.",
-    epilog="Exit codes: 0 done, 2 wrong input, 3 budget out of reach, 4 quality floor missed, 5 check failed.",
+    epilog="Exit codes: 0 done, 2 wrong input, 3 budget out of reach, 4 floor missed, 5 check failed, 6 plugin failed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -138,13 +139,13 @@ def inspect(
     console.print(cost_table(found.cost, found.floor, "smallest"))
     groups = new_table("channel group", "channels", "frozen because")
     for group in found.groups:
-        groups.add_row(group["name"], str(group["size"]), group["frozen"])
+        add_row(groups, group["name"], str(group["size"]), group["frozen"])
     console.print(groups)
     if found.knobs:
         knobs = new_table("knob of a search", "choices", "channels of each group")
         for knob in found.knobs:
             sets = ", ".join(f"{group} x{factor}" for group, factor in knob["groups"].items())
-            knobs.add_row(knob["name"], " ".join(map(str, knob["choices"])), sets)
+            add_row(knobs, knob["name"], " ".join(map(str, knob["choices"])), sets)
         console.print(knobs)
     for line in (*found.notes, found.verdict):
         console.print(line, markup=False)
@@ -177,7 +178,7 @@ def plan(
     console = Console()
     widths = new_table("channel group", "kept", "of")
     for name, (kept, size) in found.widths.items():
-        widths.add_row(name, str(kept), str(size))
+        add_row(widths, name, str(kept), str(size))
     console.print(widths)
     console.print(cost_table(found.before, found.after, "after"))
     console.print(f"{found.used:.1%} of the budget {found.budget} is used", markup=False)

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.files import put
+from gansdk.foreign import guarded
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 
@@ -27,6 +28,7 @@ TOLERANCE = 1e-4
 _Runner = Callable[[Tensor], Tensor]
 
 
+@guarded("export")
 def export(module: nn.Module, contract: Contract, format: str, path: str | Path) -> dict[str, Any]:
     """Write the module as "onnx" or "pt2", for any batch and size it takes itself, and return the record of its check.
 

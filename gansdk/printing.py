@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gansdk.errors import GansdkWarning, QualityFloorMissed
 
@@ -47,7 +48,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of rows that have the same columns."""
     table = new_table(*(rows[0] if rows else ()))
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
+        add_row(table, *(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
     Console().print(table)
 
 
@@ -85,7 +86,8 @@ def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
     )
     for point in points:
         values = {(item["metric"], item["reference"]): f"{item['value']:.4g}" for item in point["quality"]}
-        table.add_row(
+        add_row(
+            table,
             point["name"],
             f"{point['macs'] / 1e6:,.1f}",
             f"{first['macs'] / point['macs']:.2f}x" if point["macs"] else "",
@@ -138,7 +140,7 @@ def print_quality(console: Console, qualities: Sequence[Quality]) -> None:
     for quality in qualities:
         values = (quality.teacher, quality.student, *(quality.extra.get(name) for name in baselines))
         shown = ["" if value is None else f"{value:.4g}" for value in values]
-        table.add_row(quality.metric, quality.reference, *shown)
+        add_row(table, quality.metric, quality.reference, *shown)
     if qualities:
         console.print(table)
     _print_protocols(console, qualities)
@@ -157,5 +159,10 @@ def new_table(*titles: str) -> Table:
     """An empty table whose long cells fold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(Text(title), overflow="fold")
     return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Cells as they are: what plugins and networks call things is no markup."""
+    table.add_row(*map(Text, cells))
