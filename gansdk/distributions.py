@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint, PackageNotFoundError, distribution
@@ -89,10 +89,12 @@ def offers(group: str) -> list[Offer | Unreadable]:
 def _distributions() -> Iterator[Distribution | Unreadable]:
     """All that can be found: a finder that fails ends its own list and nobody else's."""
     for finder in list(sys.meta_path):
-        find = getattr(finder, "find_distributions", None)
+        find: Callable[..., Iterable[Distribution]] | None = getattr(finder, "find_distributions", None)
         # Folder by folder, for an entry of sys.path that cannot be listed ends the standard finder's whole list.
         paths = [[entry] for entry in sys.path] if finder is PathFinder else [list(sys.path)]
-        for path in paths if find is not None else ():
+        if find is None:
+            continue
+        for path in paths:
             try:
                 yield from find(DistributionFinder.Context(path=path))
             except Exception as error:  # a stranger's finder, or a folder that cannot be listed
@@ -115,7 +117,8 @@ def _known(dist: Distribution, text: str) -> tuple[str, str] | Unreadable | None
     """Canonical name and version; None if another distribution of that name comes before it."""
     try:
         metadata = dist.metadata
-        name, version = metadata.get("Name"), metadata.get("Version")
+        read = dict(metadata.items())  # type: ignore[attr-defined] # an email.message.Message
+        name, version = read.get("Name"), read.get("Version")
     except Exception as error:  # whatever reading a stranger's file may raise
         return _unreadable(dist, "METADATA", error)
     if not isinstance(name, str) or not _NAME.fullmatch(name.strip()):
@@ -160,8 +163,8 @@ def _unreadable(dist: Distribution, file: str, error: Exception, *, is_plugin: b
 
 def _mentions(dist: Distribution, group: str) -> bool:
     """Whether a text that is no text mentions the group."""
+    folder = getattr(dist, "_path", None)
     try:
-        content: bytes = getattr(dist, "_path", None).joinpath("entry_points.txt").read_bytes()  # type: ignore[union-attr]
+        return folder is not None and f"[{group}]".encode() in folder.joinpath("entry_points.txt").read_bytes()
     except (AttributeError, OSError):
         return False
-    return f"[{group}]".encode() in content

@@ -269,6 +269,5 @@ def _module(frame: FrameType) -> str:
 
 
 def _subject(frame: FrameType) -> object:
-    """What a method was called on: its first argument."""
-    code = frame.f_code
-    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    """What a method was called on."""
+    return frame.f_locals.get("self") if "self" in frame.f_code.co_varnames[:1] else None

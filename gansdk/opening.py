@@ -16,6 +16,7 @@ from torch import nn
 from gansdk.adapter import Adapter, Generator
 from gansdk.checkpoints import bound_adapter, detect, read_weights, recognise
 from gansdk.contracts import Pairing
+from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
     CheckpointError,
     ContractError,
@@ -31,7 +32,7 @@ from gansdk.errors import (
 from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
-from gansdk.registry import FIRST_PARTY, registry
+from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.wrapping import other_types, plain_module
 
