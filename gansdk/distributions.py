@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint, PackageNotFoundError, distribution
 
 from gansdk import __version__
@@ -90,16 +89,12 @@ def _distributions() -> Iterator[Distribution | Unreadable]:
     """All that can be found: a finder that fails ends its own list and nobody else's."""
     for finder in list(sys.meta_path):
         find: Callable[..., Iterable[Distribution]] | None = getattr(finder, "find_distributions", None)
-        # Folder by folder, for an entry of sys.path that cannot be listed ends the standard finder's whole list.
-        paths = [[entry] for entry in sys.path] if finder is PathFinder else [list(sys.path)]
         if find is None:
             continue
-        for path in paths:
-            try:
-                yield from find(DistributionFinder.Context(path=path))
-            except Exception as error:  # a stranger's finder, or a folder that cannot be listed
-                where = str(path[0]) if finder is PathFinder else type(finder).__name__
-                yield Unreadable(plugin=printable(where, 100), reason=in_words(error), is_plugin=False)
+        try:
+            yield from find(DistributionFinder.Context())
+        except Exception as error:  # a stranger's finder
+            yield Unreadable(plugin=printable(type(finder).__name__), reason=in_words(error), is_plugin=False)
 
 
 def _section(text: str, group: str) -> list[str]:

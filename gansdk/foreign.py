@@ -170,15 +170,24 @@ def _explained(error: BaseException, stage: str, networks: Callable[[], Iterable
             "smaller contract size."
         )
     frames = _frames(error)
+    plugin: Origin | None = None
     running: FrameType | None = None
     for frame in reversed(frames):
-        subject = _subject(frame)
-        if blamed := _blamed(frame, subject, stage, error):
-            return blamed
+        subject, module = _subject(frame), _module(frame)
+        if (origin := origin_of(subject)) and origin.plugin != "gansdk":
+            return failed(origin, stage, error)
         if _is_a(subject, "torch.nn", "Module"):
             running = frame
-        elif running is not None and is_own(_module(frame)):
-            return _network_failed(type(_subject(running)).__name__, _size(frames, running), stage, error)
+        elif is_own(module):
+            if plugin is not None or running is not None:
+                break
+            continue
+        if not is_own(module) and (kind := _kind(subject)) and not _owner(module):
+            return _passed_part_failed(kind, type(subject), stage, error)
+        # Perhaps a helper of several parts: a frame further out may be of the very part.
+        plugin = plugin or _owner(module)
+    if plugin is not None:
+        return failed(plugin, stage, error)
     if running is not None:
         return _network_failed(type(_subject(running)).__name__, _size(frames, running), stage, error)
     if networks is not None and any(_module(frame).startswith("torch.autograd") for frame in frames):
@@ -187,24 +196,20 @@ def _explained(error: BaseException, stage: str, networks: Callable[[], Iterable
     return None
 
 
-def _blamed(frame: FrameType, subject: object, stage: str, error: BaseException) -> PluginFailed | None:
-    """The error if the frame belongs to a plugin or to a part that was passed."""
-    if origin := origin_of(subject):
-        return None if origin.plugin == "gansdk" else failed(origin, stage, error)
-    module = _module(frame)
-    if is_own(module):
-        return None
+def _owner(module: str) -> Origin | None:
+    """The plugin that a module is part of, as one of its parts."""
     from gansdk.registry import registry
 
-    if entry := registry().owner(module):
-        origin = Origin(kind=entry.kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={})
-        return failed(origin, stage, error)
-    kind = next((word for word, home, base in _PARTS if _is_a(subject, home, base)), "")
-    if not kind or is_own(type(subject).__module__):
+    entry = registry().owner(module)
+    if entry is None:
         return None
+    return Origin(kind=entry.kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={})
+
+
+def _passed_part_failed(kind: str, part: type, stage: str, error: BaseException) -> PluginFailed:
     return PluginFailed(
-        f"The {kind} {type(subject).__qualname__} of the module {type(subject).__module__}, which was passed as an "
-        f"instance, failed in {stage}: {in_words(error)}. What was made so far is kept. Correct it, or choose another."
+        f"The {kind} {part.__qualname__} of the module {part.__module__}, which was passed as an instance, failed in "
+        f"{stage}: {in_words(error)}. What was made so far is kept. Correct it, or choose another."
     )
 
 
@@ -219,6 +224,13 @@ _PARTS = (
     ("metric", "gansdk.metrics", "Metric"),
 )
 """What a part is called, and where its interface is."""
+
+
+def _kind(subject: object) -> str:
+    """What a part of a class that is not ours is called; "" for anything else."""
+    if is_own(type(subject).__module__):
+        return ""
+    return next((word for word, home, base in _PARTS if _is_a(subject, home, base)), "")
 
 
 def _is_a(subject: object, home: str, base: str) -> bool:
