@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from gansdk.result import Ladder as Ladder
     from gansdk.specs import PLUGIN_API as PLUGIN_API
 
-    __version__: str
+__version__ = "0.1.0"
+"""Written here, because a distribution of any origin may call itself gansdk; pyproject.toml reads it."""
 
 # No submodule may have a public name: importing it would put the module in the name's place.
 _HOMES = {
@@ -65,17 +66,12 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value: Any = version("gansdk")
-    elif name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
-    else:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF, "__version__"})
+    return sorted({*globals(), *_HOME_OF})

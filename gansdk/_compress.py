@@ -14,6 +14,7 @@ from gansdk.budgets import read_budgets
 from gansdk.contracts import Route
 from gansdk.events import Event
 from gansdk.files import temporary_folder
+from gansdk.foreign import guarded
 from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
 from gansdk.processes import Processes
@@ -34,6 +35,7 @@ from gansdk.stages import (
 )
 
 
+@guarded("compress")
 def compress(
     model: Any,
     *,
@@ -104,6 +106,7 @@ def compress(
     return result
 
 
+@guarded("ladder")
 def ladder(
     model: Any,
     *,
@@ -166,23 +169,29 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
     began = time.perf_counter()
     loop = session.loop(job)
     with session.collecting(loop) as warnings:
-        student, costs = make_student(job)
+        with guarded("trace"):
+            student, costs = make_student(job)
         student.module.to(loop.processes.device)
         run = start(job, loop, student, session.rung(job))
         before = sum_of(costs.values())
         limits = session.limits(student, before)
-        checks = {TRACED: check_traced(job, run, student)}
+        with guarded("trace"):
+            checks = {TRACED: check_traced(job, run, student)}
         own = job.budget.resolve(before)
-        plan = loop.processes.agree(find_plan(job, run, student, limits, own))
+        with guarded("search"):
+            plan = loop.processes.agree(find_plan(job, run, student, limits, own))
         warn_of_plan(plan, student, job.budget, {result.budget: result.plan for result in smaller})
-        carved, checks[CARVED] = carve(job, run, student, plan, before)
+        with guarded("carve"):
+            carved, checks[CARVED] = carve(job, run, student, plan, before)
         if not session.dry_run:
-            recover(job, run, student, carved, plan)
+            with guarded("recover"):
+                recover(job, run, student, carved, plan)
             if job.distillers and job.steps:
                 run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)
-        evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
+        with guarded("evaluate"):
+            evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
         carved.module.cpu().eval()
         settings = session.settings_of(job, seconds=time.perf_counter() - began)
         given = {route: part.discriminator for route, part in job.generator.parts.items()}
@@ -213,5 +222,6 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
             for route, full in student.parts().items()
         }
         result = joined(parts, job.origin, job.generator, carved.module, student.space, plan)
-        session.save(result)
+        with guarded("save"):
+            session.save(result)
     return result

@@ -18,12 +18,14 @@ from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, 
 from gansdk.evaluate import Evaluation, evaluate, inferring
 from gansdk.events import Event, Finished
 from gansdk.files import replacing
+from gansdk.foreign import guarded
 from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
+from gansdk.records import recorded
 from gansdk.result import CompressionResult
 from gansdk.run_folder import open_run
 from gansdk.saving import check_target, fingerprint
@@ -84,6 +86,7 @@ class TrainedTeacher:
         )
 
 
+@guarded("train_teacher")
 def train_teacher(
     adapter: str | Mapping[str, Any] | Adapter,
     data: Any,
@@ -173,6 +176,7 @@ def _train(
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     settings = {
         "adapter": {"name": family.name, **family.options()},
+        "given": {"adapter": recorded(family), "data": recorded(source)},
         "architecture": architecture,
         "sizes": dict(sizes or {}),
         "weights": fingerprint(generator.module),
@@ -301,15 +305,16 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
         if target is not None and loop.processes.is_main:
             _write_sheet(_sheet(learner, loop), target / SAMPLES / f"step-{step:07d}.png")
 
-    loop.train(
-        "teach",
-        steps,
-        step=learner.learn,
-        state=lambda: {"teacher": learner.state_dict()},
-        load_state=load_state,
-        networks=lambda: learner.networks().values(),
-        saved=show,
-    )
+    with guarded("teach", lambda: learner.networks().values()):
+        loop.train(
+            "teach",
+            steps,
+            step=learner.learn,
+            state=lambda: {"teacher": learner.state_dict()},
+            load_state=load_state,
+            networks=lambda: learner.networks().values(),
+            saved=show,
+        )
 
 
 def _trained(known: Mapping[Route, Generator], learner: Teacher) -> dict[Route, Generator]:

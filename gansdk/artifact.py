@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
+from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
-from gansdk.errors import CheckpointError
+from gansdk.errors import CheckpointError, GansdkWarning
 from gansdk.evaluate import inferring
+from gansdk.foreign import guarded, origin_of, printable
 from gansdk.opening import open_adapter
 from gansdk.programs import forget_statistics, inference_form, load_program
 from gansdk.result import SCHEMA_VERSION
@@ -73,6 +76,8 @@ class _Folder:
     path: Path
     form: Form
     adapter: str
+    version: str
+    """Of the adapter's plugin when the student was saved; "" of older folders."""
     options: dict[str, Any]
     """Of the adapter."""
     builder: dict[str, Any]
@@ -83,6 +88,7 @@ class _Folder:
     carvings: tuple[Carving, ...]
 
 
+@guarded("loading")
 def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
     """The student in a folder that `CompressionResult.save` wrote: a plain module, in eval mode, on the CPU.
 
@@ -102,6 +108,7 @@ def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
     return module
 
 
+@guarded("loading")
 def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """The student in a folder as a generator, to be evaluated or compressed again; errors as `load`.
 
@@ -116,7 +123,7 @@ def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Ada
     return SavedStudent(
         module=module,
         contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,
-        adapter=chosen.bind(module),
+        adapter=bound_adapter(chosen, module),
         taps=folder.taps if builder else {},
         source=folder.path.name,
         way=folder.way,
@@ -193,6 +200,7 @@ def _read(path: Path) -> _Folder:
             path=path,
             form=config["form"],
             adapter=config["adapter"]["name"],
+            version=str(config["adapter"].get("version", "")),
             options=dict(config["adapter"].get("options", {})),
             builder=config["builder"] or {},
             contract=_contract(config["contract"]),
@@ -221,7 +229,23 @@ def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapte
             "class and call gansdk.load(dir, network=net); its weights do not matter."
         )
     adapter = open_adapter({"name": folder.adapter, **folder.options})
-    return _filled(_built(adapter, folder.builder), folder), adapter
+    _warn_of_version(adapter, folder)
+    with guarded("building the network"):
+        network = _built(adapter, folder.builder)
+    return _filled(network, folder), adapter
+
+
+def _warn_of_version(adapter: Adapter, folder: _Folder) -> None:
+    """Another version of a plugin may build another network of the same sizes."""
+    origin = origin_of(adapter)
+    if origin is not None and folder.version and folder.version != origin.version:
+        warnings.warn(
+            f"'{folder.path}' was made with the adapter {origin.name!r} of {origin.plugin} "
+            f"{printable(folder.version, 64)}, and {origin.version} is installed. Where its images look wrong, install "
+            "the version that made it.",
+            GansdkWarning,
+            stacklevel=4,
+        )
 
 
 def _built(adapter: Adapter, description: Mapping[str, Any]) -> nn.Module:

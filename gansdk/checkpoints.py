@@ -6,7 +6,9 @@ import pickle
 import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Generator, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, CheckpointMismatch
+from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec
+from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
 
 CONTAINERS = (
@@ -39,6 +42,8 @@ Under any other key they are found if they are the only network in the file.
 """
 DEPTH = 4
 """Containers inside one another, at most: a damaged file may hold itself."""
+MOST_VARIANTS = 64
+"""Networks that an adapter may take one state dict for."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile put in front of every key."""
 COUNTER = "num_batches_tracked"
@@ -96,13 +101,15 @@ def recognise(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], sour
     Raises:
         CheckpointMismatch: none fits; the message names the nearest and the first differing keys.
     """
-    misfits = []
-    for adapter, variant in _variants(state, adapters):
-        weights = _as_named_by(variant, state)
-        _, differences = _compare(variant, weights)
-        if not differences:
-            return _generator(_loaded(variant, weights), adapter, source)
-        misfits.append(_Misfit(f"{variant.name} of the adapter '{adapter.name}'", differences))
+    misfits: list[_Misfit] = []
+    for adapter in adapters.values():
+        with _asking(adapter, adapters):
+            for variant in _variants(adapter, state):
+                weights = _as_named_by(variant, state)
+                _, differences = _compare(variant, weights)
+                if not differences:
+                    return _generator(_loaded(variant, weights), adapter, source)
+                misfits.append(_Misfit(f"{variant.name} of the adapter '{adapter.name}'", differences))
     raise CheckpointMismatch(_mismatch(state, adapters, misfits, source))
 
 
@@ -114,14 +121,18 @@ def detect(module: nn.Module, adapters: Mapping[str, Adapter]) -> Generator | No
     """
     source = f"{type(module).__module__}.{type(module).__qualname__}"
     for adapter in adapters.values():
-        if adapter.accepts(module):
-            return _generator(module, adapter, source)
+        with _asking(adapter, adapters):
+            if adapter.accepts(module):
+                return _generator(module, adapter, source)
     state = module.state_dict()
-    for adapter, variant in _variants(state, adapters):
-        reference, differences = _compare(variant, _as_named_by(variant, state))
-        if not differences:
-            paths = _paths_as_named_by(variant, module)
-            return _generator(module, _FittedAdapter(adapter.bind(reference), reference, module, paths), source)
+    for adapter in adapters.values():
+        with _asking(adapter, adapters):
+            for variant in _variants(adapter, state):
+                reference, differences = _compare(variant, _as_named_by(variant, state))
+                if not differences:
+                    paths = _paths_as_named_by(variant, module)
+                    bound = bound_adapter(adapter, reference)
+                    return _generator(module, _like(adapter, _FittedAdapter(bound, reference, module, paths)), source)
     return None
 
 
@@ -171,14 +182,37 @@ class _Misfit:
 
 
 def _generator(module: nn.Module, adapter: Adapter, source: str) -> Generator:
-    bound = adapter.bind(module)
+    bound = bound_adapter(adapter, module)
     return Generator(
         module=module, contract=bound.contract(module), adapter=bound, taps=bound.taps(module), source=source
     )
 
 
-def _variants(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter]) -> Iterator[tuple[Adapter, Variant]]:
-    return ((adapter, variant) for adapter in adapters.values() for variant in adapter.variants(state))
+def bound_adapter(adapter: Adapter, module: nn.Module) -> Adapter:
+    """The adapter of that network, which comes from where the family's does."""
+    return _like(adapter, adapter.bind(module))
+
+
+def _like(adapter: Adapter, bound: Adapter) -> Adapter:
+    mark(bound, origin_of(adapter))
+    return bound
+
+
+@contextmanager
+def _asking(adapter: Adapter, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """Go on with the next adapter, and a warning, where a plugin's fails; the only one must not."""
+    origin, kind = origin_of(adapter), type(adapter)
+    of = f"{origin.plugin} {origin.version}" if origin else kind.__module__
+    who = f"adapter {(origin.name if origin else kind.__qualname__)!r}"
+    with left_out(who, of, is_ours=len(adapters) == 1 or is_own(kind.__module__)):
+        yield
+
+
+def _variants(adapter: Adapter, state: Mapping[str, Tensor]) -> Iterator[Variant]:
+    variants = iter(adapter.variants(state))
+    yield from islice(variants, MOST_VARIANTS)
+    if next(variants, None) is not None:
+        raise InvalidSpec(f"it offers more than {MOST_VARIANTS} variants of one state dict")
 
 
 def _as_named_by(variant: Variant, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ class AmbiguousPlugin(GansdkError):
 
 
 class PluginLoadError(GansdkError):
-    """A plugin was found but its factory could not be imported or called."""
+    """A plugin was found but its factory could not be imported or makes something else."""
+
+    exit_code = 6
 
 
 class PluginFailed(GansdkError):
@@ -104,6 +106,10 @@ class PluginFailed(GansdkError):
 
 class NetworkError(GansdkError):
     """The generator itself failed while it was run; the message names the stage and the size of its input."""
+
+
+class OutOfMemory(GansdkError):
+    """There is too little memory for what was asked for; the message names the stage."""
 
 
 class InvalidSpec(GansdkError):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Contract, Route
 from gansdk.errors import ContractError, DataError, GansdkWarning
+from gansdk.foreign import guarded
 from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
@@ -140,6 +141,7 @@ def _ssim(shown: Tensor, wanted: Tensor) -> float:
     return float(full[..., edge:-edge, edge:-edge].mean())
 
 
+@guarded("evaluate")
 def evaluate(
     student: nn.Module,
     *,

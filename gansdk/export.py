@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.export import ExportedProgram
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.files import put
+from gansdk.foreign import guarded, in_words
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 
@@ -27,6 +30,7 @@ TOLERANCE = 1e-4
 _Runner = Callable[[Tensor], Tensor]
 
 
+@guarded("export")
 def export(module: nn.Module, contract: Contract, format: str, path: str | Path) -> dict[str, Any]:
     """Write the module as "onnx" or "pt2", for any batch and size it takes itself, and return the record of its check.
 
@@ -62,7 +66,7 @@ def _to_onnx(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:
     import onnxruntime
 
     names = {0: "batch", 2: "height", 3: "width"}
-    try:
+    with _third_party("be written as ONNX", advice=_OTHER["onnx"]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about itself; the images are compared
             exported = torch.onnx.export(
@@ -73,21 +77,17 @@ def _to_onnx(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:
                 output_names=["image"],
                 dynamic_shapes=(names,),
             )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise Unsupported(
-            f"The network cannot be written as ONNX: {str(error).strip().splitlines()[0]}. Export it as 'pt2', or "
-            "replace the operation that has no counterpart."
-        ) from error
-    assert exported is not None
-    for node in exported.model.graph.all_nodes():
-        node.metadata_props.clear()  # names of the network's classes and source files
-    buffer = io.BytesIO()
-    onnx.save_model(exported.model_proto, buffer)
-    content = buffer.getvalue()
+        assert exported is not None
+        for node in exported.model.graph.all_nodes():
+            node.metadata_props.clear()  # names of the network's classes and source files
+        buffer = io.BytesIO()
+        onnx.save_model(exported.model_proto, buffer)
+        content = buffer.getvalue()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # its errors are raised, too
+    with _third_party("be loaded by onnxruntime", advice=_OTHER["onnx"]):
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     facts = {
         "opset": exported.model.opset_imports[""],
         "onnx": onnx.__version__,
@@ -111,6 +111,47 @@ _FORMATS: dict[str, Callable[[ExportedProgram], tuple[bytes, _Runner, dict[str, 
 }
 
 
+_OTHER = {
+    "onnx": "Export it as 'pt2', or replace the operation.",
+    "pt2": "Export it as 'onnx', or replace the operation.",
+}
+_OPERATORS = (
+    re.compile(r"target=torch\.ops\.([\w.]+)"),
+    re.compile(r"running (\w+) node"),
+    re.compile(r"implementation for (\w+)\("),
+    re.compile(r"Op \((\w+)\)|Op with name \S+ and type (\w+)"),
+)
+"""Where exporter and runtimes name what they cannot do."""
+
+
+@contextmanager
+def _third_party(what: str, *, advice: str) -> Iterator[None]:
+    """Say in our words what exporter or runtime raise, which may be of any class.
+
+    Raises:
+        Unsupported: with the operation, where it is known.
+    """
+    try:
+        yield
+    except Exception as error:  # of somebody else's code
+        causes = list(_causes(error))
+        texts = [str(cause) for cause in causes]
+        found = (match for pattern in _OPERATORS for text in texts if (match := pattern.search(text)))
+        names = next((next(filter(None, match.groups()), "") for match in found), "")
+        operation = f"the operation {names}: " if names else ""
+        raise Unsupported(
+            f"The network cannot {what}: {operation}{in_words(causes[-1])}. Nothing was written. {advice}"
+        ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, down to the first."""
+    known: BaseException | None = error
+    while known is not None:
+        yield known
+        known = known.__cause__
+
+
 def _compare(original: nn.Module, exported: _Runner, contract: Contract, format: str) -> dict[str, Any]:
     """Largest errors over three shapes of random images in the contract's input range."""
     generator = torch.Generator().manual_seed(0)
@@ -119,8 +160,11 @@ def _compare(original: nn.Module, exported: _Runner, contract: Contract, format:
     shapes, error = _shapes(original, contract), 0.0
     for shape in shapes:
         x = torch.rand(shape, generator=generator) * (high - low) + low
+        shown = "x".join(map(str, shape))
+        with torch.no_grad(), _third_party(f"be run as {format} on an input of {shown}", advice=_OTHER[format]):
+            image = exported(x)
         with torch.no_grad():
-            gap = float((exported(x) - original(x)).abs().max())
+            gap = float((image - original(x)).abs().max())
         if not gap <= TOLERANCE * span:
             raise VerificationError(
                 f"The {format} export gives images that differ by {gap:.3g} on an input of {shape}; at most "

@@ -17,6 +17,7 @@ from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
+from gansdk.foreign import guarded
 from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner, transformed
 from gansdk.routes import student_of, task_of, teacher_of
@@ -99,6 +100,7 @@ def check_feasible(student: Student, limits: Limits, floor_share: float = FLOOR_
         check_floor(space, limits, student.cost(floor_plan(space, floor_share)), advice)
 
 
+@guarded("inspect")
 def inspect(
     model: Any,
     budget: Any = None,
@@ -196,6 +198,7 @@ class _WithoutData:
         pass
 
 
+@guarded("plan")
 def plan(
     model: Any,
     budget: Any,

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from itertools import product
 from numbers import Real
 from pathlib import Path
@@ -39,6 +38,7 @@ from gansdk.opening import (
     warn_without_targets,
 )
 from gansdk.quality import QualityFloor
+from gansdk.records import described, recorded
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
 from gansdk.saving import fingerprint
@@ -172,9 +172,15 @@ def prepare(
                 seed=seed,
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
                 asked={
-                    "pruner": _described(chosen),
+                    "given": {
+                        "adapter": recorded(generator.adapter),
+                        "pruner": recorded(chosen),
+                        "distiller": [recorded(item) for item in distillers],
+                        "data": None if given is None else recorded(given),
+                    },
+                    "pruner": described(chosen),
                     "distiller": [
-                        _described(one) for item in distillers for one in (*item.terms, item.regime and regime) if one
+                        described(one) for item in distillers for one in (*item.terms, item.regime and regime) if one
                     ],
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
@@ -348,28 +354,3 @@ def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: 
 def _name(asked: Any) -> str:
     name = asked.get("name") if isinstance(asked, Mapping) else asked
     return name if isinstance(name, str) else ""
-
-
-def _described(part: object) -> dict[str, Any]:
-    """A part's class and its plain settings, for the record and for comparing runs.
-
-    Settings are what its attributes say publicly, or privately under the name of an option of its class. What else is
-    private belongs to a run, and an instance may have gone through one.
-    """
-    names = [*getattr(part, "__dict__", ()), *getattr(part, "__dataclass_fields__", ())]
-    options = set(signature(type(part)).parameters)
-    values = {name: getattr(part, name, None) for name in dict.fromkeys(names) if not name.startswith("_")}
-    for name in names:
-        if name.startswith("_") and (option := name.lstrip("_")) in options and option not in values:
-            values[option] = getattr(part, name)
-    kind = f"{type(part).__module__}.{type(part).__qualname__}"
-    return {"part": kind, **{name: value for name, value in values.items() if _is_plain(value)}}
-
-
-def _is_plain(value: object) -> bool:
-    """Whether JSON can hold it."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float, bool))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gansdk.contracts import Batch, Metrics
 from gansdk.errors import TrainingDiverged
 from gansdk.events import Event, StageSaved, StageStarted, StepDone
+from gansdk.foreign import observing
 from gansdk.interfaces import DataSource, State
 from gansdk.processes import Processes
 from gansdk.registry import emit
@@ -61,7 +62,8 @@ class Loop:
         if self.processes.is_main:
             emit(event)
             for observer in self._observers:
-                observer(event)
+                with observing(observer):
+                    observer(event)
 
     def load(self, stage: str) -> State | None:
         """What an earlier start of this run saved of a stage: the main process's, in every process."""

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.checkpoints import detect, read_weights, recognise
+from gansdk.checkpoints import bound_adapter, detect, read_weights, recognise
 from gansdk.contracts import Pairing
+from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
     CheckpointError,
     ContractError,
@@ -26,9 +27,9 @@ from gansdk.errors import (
     InvalidOption,
     NeedsContract,
     PluginLoadError,
-    PluginWarning,
     Unsupported,
 )
+from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.registry import registry
@@ -39,6 +40,7 @@ SIDES = {"direction", "input_column", "target_column"}
 """Options of sources by which a user says which side of the data goes in."""
 
 
+@guarded("opening the model")
 def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
     """A generator from a module, a checkpoint file, a saved student's folder, or itself.
 
@@ -111,6 +113,7 @@ def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Gene
     return load_generator(path, adapter)
 
 
+@guarded("the transform")
 def transformed(generator: Generator, transform: str | None, seed: int) -> Generator:
     """The generator in another architecture of its family, whose fresh weights follow the seed; itself without one.
 
@@ -124,7 +127,7 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = generator.adapter.transform(generator.module, transform).eval()
-    adapter = generator.adapter.bind(module)
+    adapter = bound_adapter(generator.adapter, module)
     return Generator(
         module=module,
         contract=generator.contract,
@@ -152,10 +155,10 @@ def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
     if adapter == "auto":
         opened: dict[str, Adapter] = {}
         for name in registry().names("adapter"):
-            try:
+            entry = registry().find("adapter", name)
+            who, of = f"adapter {name!r}", f"{entry.origin} {entry.version}"
+            with left_out(who, of, is_ours=entry.origin == FIRST_PARTY):
                 opened[name] = open_adapter(name)
-            except PluginLoadError as error:  # a plugin that fails breaks no other
-                warnings.warn(f"The adapter {name!r} is not asked: {error}", PluginWarning, stacklevel=2)
         return opened
     made = open_adapter(adapter)
     return {made.name or type(made).__name__: made}
@@ -196,15 +199,54 @@ def _make(kind: Any, asked: Any, base: type) -> object:
         raise GansdkError(
             f"{kind}={asked!r} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
         )
-    factory = registry().load(kind, name)
-    _check_options(kind, name, factory, options)
+    return _made(kind, name, registry().load(kind, name), options, base)
+
+
+def _made(
+    kind: Any,
+    name: str,
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    base: type,
+    known: Mapping[str, Any] | None = None,
+) -> object:
+    """What a factory makes of the options that were given, and of those that are `known` without; it knows its origin.
+
+    Raises:
+        InvalidOption: it has no such option, or refuses a value.
+        PluginLoadError: it makes something else.
+        PluginFailed: it raised anything but an error of ours.
+    """
+    known = known or {}
+    _check_options(kind, name, factory, {**known, **options})
+    entry = registry().find(kind, name)
+    defaults = {option: value for option, value in _defaults(factory).items() if option not in known}
+    origin = Origin(
+        kind=kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={**defaults, **options}
+    )
     try:
-        made = factory(**options)
+        made = factory(**{**known, **options})
     except InvalidOption as error:  # several parts may have an option of that name
         raise InvalidOption(f"The {kind} {name!r}: {error}") from error
+    except BaseException as error:  # a stranger's factory may raise anything
+        if passes(error) or entry.origin == FIRST_PARTY:
+            raise
+        raise failed(origin, "its factory", error) from error
     if not isinstance(made, base):
-        raise PluginLoadError(f"The factory of {kind} {name!r} made a {type(made).__name__}, not a {base.__name__}.")
+        raise PluginLoadError(f"The factory of {origin} made a {type(made).__name__}, not a {base.__name__}.")
+    parts = (*made.terms, made.regime) if isinstance(made, Distiller) else ()
+    for part in (made, *parts):
+        mark(part, origin)
     return made
+
+
+def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """What the options are where they are left out; a factory without a signature does not say."""
+    try:
+        parameters = introspection.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {option: p.default for option, p in parameters.items() if p.default is not p.empty}
 
 
 def _check_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -228,6 +270,7 @@ def _check_options(kind: str, name: str, factory: Callable[..., Any], options: M
         )
 
 
+@guarded("opening the data")
 def open_source(
     data: Any, generator: Generator, *, split: str = "train", patch: int | None = None, seed: int = 0
 ) -> DataSource:
@@ -249,12 +292,14 @@ def open_source(
     known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
         known["patch"] = patch
-    options = {**{option: value for option, value in known.items() if _takes(factory, option)}, **options}
-    _check_options("source", name, factory, options)
-    made = factory(**options)
-    if not isinstance(made, DataSource):
-        raise PluginLoadError(f"The factory of source {name!r} made a {type(made).__name__}, not a DataSource.")
-    return View(made, "backward") if backward and made.pairing is not Pairing.INPUTS_ONLY else made
+    known = {option: value for option, value in known.items() if option not in options and _takes(factory, option)}
+    made = _made("source", name, factory, options, DataSource, known)
+    assert isinstance(made, DataSource)
+    if not backward or made.pairing is Pairing.INPUTS_ONLY:
+        return made
+    view = View(made, "backward")
+    mark(view, origin_of(made))
+    return view
 
 
 def from_json(given: Any, option: str) -> Any:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import pkgutil
-import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, islice
 from typing import Any, Literal, cast, get_args, overload
 
 import pluggy
 
 from gansdk import hooks
+from gansdk.deadline import Late, within
+from gansdk.distributions import FIRST_PARTY, Offer, Unreadable, canonical, offers
 from gansdk.errors import (
     AmbiguousPlugin,
-    GansdkError,
     InvalidSpec,
     PluginLoadError,
     PluginNotFound,
@@ -25,12 +26,16 @@ from gansdk.errors import (
     suggestion,
 )
 from gansdk.events import Event
+from gansdk.foreign import in_words, is_interruption, is_own, printable
 from gansdk.specs import PLUGIN_API, AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec, SourceSpec, Spec
 
 Kind = Literal["adapter", "pruner", "distiller", "source", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-FIRST_PARTY = "gansdk"
+DISCOVERY_S = 10.0
+"""Seconds that the module of a plugin and its hooks may take, which name parts and import nothing heavy."""
+MOST_PARTS = 100
+"""Parts of one plugin, of all kinds together."""
 
 _SPECS: dict[Kind, type[Spec]] = {
     "adapter": AdapterSpec,
@@ -68,6 +73,8 @@ class Skipped:
     version: str = ""
     error: BaseException | None = None
     """What it raised; None if it was blocked."""
+    is_plugin: bool = True
+    """Whether it is one for certain; other distributions with unreadable metadata are listed, but not warned of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +107,8 @@ class Registry:
         strict: bool = False,
         discover: bool = True,
     ) -> None:
-        self._block = frozenset(map(_canonical, block))
-        self._only = None if only is None else frozenset(map(_canonical, only))
+        self._block = frozenset(map(canonical, block))
+        self._only = None if only is None else frozenset(map(canonical, only))
         self._strict = strict
         self._entries: list[Entry] = []
         self._skipped: list[Skipped] = []
@@ -133,7 +140,7 @@ class Registry:
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """The shortest name that finds each part: bare where it is unique, else "distribution:name"."""
-        return tuple(self._shortest(entry) for entry in self._usable(kind))
+        return tuple(name for name, _ in self._named(kind))
 
     @overload
     def specs(self, kind: Literal["adapter"]) -> dict[str, AdapterSpec]: ...
@@ -147,7 +154,7 @@ class Registry:
     def specs(self, kind: Literal["metric"]) -> dict[str, MetricSpec]: ...
     def specs(self, kind: Kind) -> dict[str, Any]:
         """Shortest name -> spec, built-in parts first; adapters in the order they are asked for a module."""
-        return {self._shortest(entry): entry.spec for entry in self._usable(kind)}
+        return {name: entry.spec for name, entry in self._named(kind)}
 
     @overload
     def spec(self, kind: Literal["adapter"], name: str) -> AdapterSpec: ...
@@ -172,12 +179,11 @@ class Registry:
                 name=entry.spec.name,
                 origin=entry.origin,
                 version=entry.version,
-                status=self._status(entry),
+                status=status,
                 summary=entry.spec.summary,
             )
             for kind in KINDS
-            for entry in self._entries
-            if entry.kind == kind
+            for entry, status in self._statuses(kind)
         ]
         whole = [
             Row(
@@ -201,13 +207,12 @@ class Registry:
             PluginNotFound: nothing usable has the name; nearest names and skipped plugins are in the message.
             AmbiguousPlugin: several third parties offer the name.
         """
-        usable = self._usable(kind)
         if ":" in name:
-            found = [entry for entry in usable if _canonical(name) == entry.identity]
+            found = [entry for entry in self._usable(kind) if canonical(name) == entry.identity]
         else:
-            found = _bare(usable, name)
+            found = self._meant(kind).get(name, [])
         if not found:
-            raise PluginNotFound(self._not_found(kind, name))
+            raise PluginNotFound(self._not_found(kind, printable(name, 100)))
         if len(found) > 1:
             choices = ", ".join(entry.identity for entry in found)
             raise AmbiguousPlugin(f"{kind} {name!r} is offered by several plugins; pick one of: {choices}")
@@ -221,16 +226,31 @@ class Registry:
             PluginNotFound, AmbiguousPlugin: as `find` does.
         """
         entry = self.find(kind, name)
-        what = f"{kind} {entry.spec.name!r} of {entry.origin}"
+        what = f"{kind} {entry.spec.name!r} of {' '.join(filter(None, (entry.origin, entry.version)))}"
         try:
             factory = pkgutil.resolve_name(entry.spec.factory)
         except ModuleNotFoundError as error:
-            raise PluginLoadError(_missing_module(what, entry, error.name or "")) from error
-        except Exception as error:  # a stranger's module may raise anything at import
-            raise PluginLoadError(f"{what}: {entry.spec.factory} cannot be imported: {_in_words(error)}") from error
+            missing = printable(error.name or in_words(error), 100)
+            raise PluginLoadError(_missing_module(what, entry, missing)) from error
+        except BaseException as error:  # a stranger's module may raise anything at import
+            if is_interruption(error):
+                raise
+            raise PluginLoadError(f"{what}: {entry.spec.factory} cannot be imported: {in_words(error)}") from error
         if not callable(factory):
             raise PluginLoadError(f"{what}: {entry.spec.factory} is a {type(factory).__name__}, which makes nothing.")
         return cast("Callable[..., Any]", factory)
+
+    def owner(self, module: str) -> Entry | None:
+        """The part of an installed or registered plugin that a module belongs to: the one whose factory is nearest.
+
+        Nothing is discovered for it.
+        """
+        top = module.partition(".")[0]
+        if is_own(module) or top in _EVERYBODYS or top in sys.stdlib_module_names:
+            return None
+        near = [(_shared(entry.spec.factory.partition(":")[0], module), entry) for entry in self._entries]
+        steps, entry = max(near, key=lambda pair: pair[0], default=(0, None))
+        return entry if steps else None
 
     def register(self, module: object, name: str = "local") -> None:
         """Add the hooks of a module or object under the origin `name`, after all installed plugins.
@@ -239,15 +259,17 @@ class Registry:
             PluginLoadError: it is no valid plugin, or the name is taken.
         """
         self._discover()
-        origin = _canonical(name)
+        origin = canonical(name)
         try:
             self._add(module, plugin=origin, version="")
-        except Exception as error:  # a stranger's hook may raise anything
-            raise PluginLoadError(f"{name!r} cannot be registered: {_in_words(error)}") from error
+        except BaseException as error:  # a stranger's hook may raise anything
+            if is_interruption(error):
+                raise
+            raise PluginLoadError(f"{name!r} cannot be registered: {in_words(error)}") from error
 
     def unregister(self, name: str = "local") -> None:
         """Forget what `register` added under `name`; nothing happens if there is no such plugin."""
-        self._drop(_canonical(name))
+        self._drop(canonical(name))
 
     def emit(self, event: Event) -> None:
         """Tell all observers. One that raises is reported as a PluginWarning and not asked again.
@@ -259,30 +281,55 @@ class Registry:
         for plugin, module in list(self._observers.items()):
             try:
                 self._hook_of("gansdk_event", module)(event=event)
-            except Exception as error:  # an observer must not stop a run
+            except BaseException as error:  # an observer must not stop a run
+                if is_interruption(error):
+                    raise
                 del self._observers[plugin]
-                self._report(f"The observer {plugin} failed and is not asked again: {_in_words(error)}", error)
+                self._report(f"The observer {plugin} failed and is not asked again: {in_words(error)}", error)
 
     def _discover(self) -> None:
         if not self._undiscovered:
             return
         self._undiscovered = False
-        for point in sorted(entry_points(group=hooks.PROJECT), key=_order):
-            self._discover_one(point)
+        try:
+            for offer in offers(hooks.PROJECT):
+                self._discover_one(offer)
+        except BaseException:  # Ctrl-C: the next use finds everything
+            self._forget()
+            raise
         # Only now: a warning may be turned into an error, and the rest must be there all the same.
         for skipped in self.broken:
-            self._report(f"The plugin {skipped.plugin} is skipped: {skipped.reason}", skipped.error)
+            if skipped.is_plugin:
+                self._report(f"The plugin {skipped.plugin} is skipped: {skipped.reason}", skipped.error)
 
-    def _discover_one(self, point: EntryPoint) -> None:
-        plugin = f"{_origin(point)}:{point.name}"
-        version = point.dist.version if point.dist else ""
+    def _discover_one(self, offer: Offer | Unreadable) -> None:
+        plugin, version = offer.plugin, offer.version
         if self._is_blocked_whole(plugin):
             self._skipped.append(Skipped(plugin=plugin, reason="blocked", version=version))
             return
+        if isinstance(offer, Unreadable):
+            error: BaseException = InvalidSpec(offer.reason)
+            skipped = Skipped(
+                plugin=plugin, reason=offer.reason, version=version, error=error, is_plugin=offer.is_plugin
+            )
+            self._skipped.append(skipped)
+            return
         try:
-            self._add(point.load(), plugin=plugin, version=version)
-        except (Exception, SystemExit) as error:  # a stranger's module may do anything at import
-            self._skipped.append(Skipped(plugin=plugin, reason=_in_words(error), version=version, error=error))
+            with within(DISCOVERY_S):
+                self._add(offer.load(), plugin=plugin, version=version)
+        except Late as late:
+            reason = f"it took longer than {DISCOVERY_S:.0f} s; its module should name parts and import nothing heavy"
+            self._skipped.append(Skipped(plugin=plugin, reason=reason, version=version, error=late))
+        except BaseException as error:  # a stranger's module may do anything at import
+            if is_interruption(error):
+                raise
+            self._skipped.append(Skipped(plugin=plugin, reason=in_words(error), version=version, error=error))
+
+    def _forget(self) -> None:
+        for plugin in {entry.plugin for entry in self._entries} | set(self._observers):
+            self._drop(plugin)
+        self._skipped.clear()
+        self._undiscovered = True
 
     def _add(self, module: object, *, plugin: str, version: str) -> None:
         """All of a plugin's parts or, if anything about it is wrong, none."""
@@ -291,7 +338,11 @@ class Registry:
             self._manager.check_pending()
             if not self._manager.get_hookcallers(module):
                 raise InvalidSpec("it has no hook; decorate its functions with @gansdk.hookimpl.")
-            entries = [entry for kind in KINDS for entry in self._offered(kind, module, plugin, version)]
+            offered = chain.from_iterable(self._offered(kind, module, plugin, version) for kind in KINDS)
+            # Exhausted here: a hook may be a generator that fails half way, or never ends.
+            entries = list(islice(offered, MOST_PARTS + 1))
+            if len(entries) > MOST_PARTS:
+                raise InvalidSpec(f"it offers more than {MOST_PARTS} parts; offer them in several plugins.")
             self._check_unique(entries)
         except BaseException:
             self._drop(plugin)
@@ -310,17 +361,17 @@ class Registry:
         """The hook, answered by one plugin only."""
         return self._manager.subset_hook_caller(hook, remove_plugins=self._manager.get_plugins() - {module})
 
-    def _offered(self, kind: Kind, module: object, plugin: str, version: str) -> list[Entry]:
+    def _offered(self, kind: Kind, module: object, plugin: str, version: str) -> Iterator[Entry]:
         hook = f"gansdk_{kind}s"
-        # Exhausted here: a hook may be a generator that fails half way.
-        specs = [spec for answer in self._hook_of(hook, module)() for spec in answer]
-        for spec in specs:
-            if not isinstance(spec, _SPECS[kind]):
-                raise InvalidSpec(f"{hook} gave {spec!r}; it takes only {_SPECS[kind].__name__}.")
-            if note := check_api(spec):
-                warnings.warn(f"{plugin}: {note}", PluginWarning, stacklevel=2)
         origin = plugin.partition(":")[0]
-        return [Entry(kind=kind, spec=spec, origin=origin, plugin=plugin, version=version) for spec in specs]
+        for answer in self._hook_of(hook, module)():
+            for offered in answer:
+                if not isinstance(offered, _SPECS[kind]):
+                    raise InvalidSpec(f"{hook} gave a {type(offered).__name__}; it takes only {_SPECS[kind].__name__}.")
+                spec = _plain(offered, _SPECS[kind])
+                if note := check_api(spec):
+                    warnings.warn(f"{plugin}: {note}", PluginWarning, stacklevel=2)
+                yield Entry(kind=kind, spec=spec, origin=origin, plugin=plugin, version=version)
 
     def _check_unique(self, entries: Sequence[Entry]) -> None:
         taken = {(entry.kind, entry.identity) for entry in self._entries}
@@ -355,23 +406,41 @@ class Registry:
         found = [entry for entry in self._entries if entry.kind == kind and not self._is_blocked(entry)]
         return _detection_order(found) if kind == "adapter" else found
 
-    def _shortest(self, entry: Entry) -> str:
-        found = _bare(self._usable(entry.kind), entry.spec.name)
-        return entry.spec.name if found == [entry] else entry.identity
+    def _named(self, kind: Kind) -> list[tuple[str, Entry]]:
+        """Every usable part with the shortest name that finds it."""
+        meant = self._meant(kind)
+        return [
+            (entry.spec.name if meant[entry.spec.name] == [entry] else entry.identity, entry)
+            for entry in self._usable(kind)
+        ]
 
-    def _status(self, entry: Entry) -> str:
-        if self._is_blocked(entry):
-            return "blocked"
-        found = _bare(self._usable(entry.kind), entry.spec.name)
-        if found == [entry]:
-            return "ok"
-        state = "ambiguous" if entry in found else f"shadowed by {found[0].origin}"
-        return f"{state}: use {entry.identity}"
+    def _meant(self, kind: Kind) -> dict[str, list[Entry]]:
+        """Bare name -> whom it means: the built-in part if there is one, else all that have it."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self._usable(kind):
+            found.setdefault(entry.spec.name, []).append(entry)
+        return {
+            name: [entry for entry in entries if entry.origin == FIRST_PARTY] or entries
+            for name, entries in found.items()
+        }
+
+    def _statuses(self, kind: Kind) -> Iterator[tuple[Entry, str]]:
+        """Every part of a kind, usable or not, and what its row says of that."""
+        meant = self._meant(kind)
+        for entry in (entry for entry in self._entries if entry.kind == kind):
+            found = meant.get(entry.spec.name, [])
+            if self._is_blocked(entry):
+                yield entry, "blocked"
+            elif found == [entry]:
+                yield entry, "ok"
+            else:
+                state = "ambiguous" if entry in found else f"shadowed by {found[0].origin}"
+                yield entry, f"{state}: use {entry.identity}"
 
     def _not_found(self, kind: Kind, name: str) -> str:
         names = self.names(kind)
         available = f" Available: {', '.join(names)}." if names else f" No {kind} is available."
-        reasons = [f"{skipped.plugin} ({skipped.reason})" for skipped in self._skipped]
+        reasons = [f"{skipped.plugin} ({skipped.reason})" for skipped in self._skipped if skipped.is_plugin]
         reasons += [f"{entry.identity} (blocked)" for entry in self._entries if self._is_blocked(entry)]
         skipped = f" Skipped: {'; '.join(reasons)}." if reasons else ""
         return f"No {kind} is called {name!r}.{suggestion(name, names)}{available}{skipped}"
@@ -403,12 +472,6 @@ def check_api(spec: Spec, *, offered: int = PLUGIN_API) -> str:
     return ""
 
 
-def _bare(entries: Sequence[Entry], name: str) -> list[Entry]:
-    """Who a bare name means: the built-in part if there is one, else all that have it."""
-    found = [entry for entry in entries if entry.spec.name == name]
-    return [entry for entry in found if entry.origin == FIRST_PARTY] or found
-
-
 def _detection_order(entries: Sequence[Entry]) -> list[Entry]:
     """The same order, but each adapter ahead of those it names in `before`; a circle keeps the order given."""
     waiting, ordered = list(entries), list[Entry]()
@@ -435,25 +498,23 @@ def _missing_module(what: str, entry: Entry, missing: str) -> str:
     return f"{what} needs {missing!r}, which is not installed: pip install {entry.spec.install or missing}"
 
 
-def _in_words(error: BaseException) -> str:
-    """One line; our own errors explain themselves, others need their class."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, GansdkError) else f"{type(error).__name__}: {text}".rstrip(": ")
+_EVERYBODYS = frozenset({"torch", "torchvision", "numpy", "__main__"})
+"""Packages that a factory may name, but that belong to no plugin."""
 
 
-def _order(point: EntryPoint) -> tuple[bool, str, str]:
-    """Built-in parts first, then by name: the order of installation never matters."""
-    return (_origin(point) != FIRST_PARTY, _origin(point), point.name)
+def _shared(one: str, other: str) -> int:
+    """Packages that two dotted names have in common, from the outermost."""
+    steps = 0
+    for left, right in zip(one.split("."), other.split("."), strict=False):
+        if left != right:
+            break
+        steps += 1
+    return steps
 
 
-def _origin(point: EntryPoint) -> str:
-    return _canonical(point.dist.name) if point.dist else "unknown"
-
-
-def _canonical(name: str) -> str:
-    """Distribution names compare as package indexes compare them: Acme_GAN is acme-gan."""
-    origin, colon, rest = name.strip().partition(":")
-    return re.sub(r"[-_.]+", "-", origin).lower() + colon + rest
+def _plain(spec: Spec, kind: type[Spec]) -> Spec:
+    """What a spec says now, checked: one of a class of somebody's own may say something else every time."""
+    return kind(**{item.name: getattr(spec, item.name) for item in fields(kind)})
 
 
 def _words(text: str) -> list[str]:

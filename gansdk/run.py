@@ -20,6 +20,7 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
 from gansdk.events import Event, SearchStep, StageStarted
+from gansdk.foreign import guarded
 from gansdk.interfaces import DataSource, Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
 
@@ -171,17 +172,18 @@ class CompressionRun:
         """
         name = f"{self._phase}-{self._stages}"
         self._stages += 1
-        self._bind(steps)
-        self.loop.train(
-            name,
-            steps,
-            step=self._regime.step,
-            state=self._state,
-            load_state=self._load_state,
-            networks=self._networks,
-            before_step=before_step,
-            loss_may_grow=self._regime.loss_may_grow,
-        )
+        with guarded(name, self._networks):
+            self._bind(steps)
+            self.loop.train(
+                name,
+                steps,
+                step=self._regime.step,
+                state=self._state,
+                load_state=self._load_state,
+                networks=self._networks,
+                before_step=before_step,
+                loss_may_grow=self._regime.loss_may_grow,
+            )
         self.student.train(False)
 
     def _bind(self, steps: int) -> None:

@@ -24,6 +24,7 @@ from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
+from gansdk.records import recorded
 from gansdk.result import REPORTS, CompressionResult, Ladder
 from gansdk.routes import source_of
 from gansdk.run_folder import RunFolder, open_run
@@ -100,9 +101,16 @@ class Session:
     def settings_of(self, job: Job, *, seconds: float) -> dict[str, Any]:
         """JSON: how a student came to be."""
         scored_on = job.scored_on
+        settings = job.settings()
+        # What scores were measured on and by decides nothing of the student, so a run may go on with others.
+        scoring = {
+            "eval_data": None if scored_on is None or scored_on is job.source else recorded(scored_on),
+            "metrics": [recorded(metric) for metric in self.metrics],
+        }
         return {
             **self.settings,
-            **job.settings(),
+            **settings,
+            "given": {**settings["given"], **scoring},
             "eval_data": None if scored_on is None or scored_on is job.source else scored_on.describe(),
             "seconds": round(seconds, 1),
             "torch": torch.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -14,6 +15,9 @@ PLUGIN_API = 1
 DistillerKind = Literal["term", "regime", "both"]
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_LONGEST = {"name": 64, "factory": 200, "summary": 200, "source": 300, "advice": 600, "install": 200}
+"""Characters of each text, at most."""
+_MOST_TAGS = 64
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -44,13 +48,17 @@ class Spec:
 
     def __post_init__(self) -> None:
         _check_name(self, "name", self.name)
-        if not isinstance(self.factory, str) or not _FACTORY.fullmatch(self.factory):
+        for label in ("factory", "summary", "source", "advice", "install"):
+            _check_text(self, label, getattr(self, label))
+        if not _FACTORY.fullmatch(self.factory):
             raise InvalidSpec(f"{_who(self)} has factory={self.factory!r}; write 'package.module:attribute'.")
-        if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary:
+        if not self.summary.strip():
             raise InvalidSpec(f"{_who(self)} has summary={self.summary!r}; write one line of text.")
         _check_tags(self, "needs", self.needs)
         if type(self.api) is not int or self.api < 1:
-            raise InvalidSpec(f"{_who(self)} has api={self.api!r}; write the gansdk.PLUGIN_API it was written for.")
+            raise InvalidSpec(
+                f"{_who(self)} has api={_quoted(self.api)}; write the gansdk.PLUGIN_API it was written for."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +73,8 @@ class AdapterSpec(Spec):
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
         _check_tags(self, "provides", self.provides)
-        if not isinstance(self.before, tuple):
-            raise InvalidSpec(f"{_who(self)} has before={self.before!r}; write a tuple of adapter names.")
+        if not isinstance(self.before, tuple) or len(self.before) > _MOST_TAGS:
+            raise InvalidSpec(f"{_who(self)} has before={_quoted(self.before)}; write a tuple of adapter names.")
         for name in self.before:
             _check_name(self, "before", name)
 
@@ -89,7 +97,7 @@ class DistillerSpec(Spec):
         Spec.__post_init__(self)
         if self.kind not in get_args(DistillerKind):
             raise InvalidSpec(
-                f"{_who(self)} has kind={self.kind!r}; write one of {', '.join(get_args(DistillerKind))}."
+                f"{_who(self)} has kind={_quoted(self.kind)}; write one of {', '.join(get_args(DistillerKind))}."
             )
 
 
@@ -113,16 +121,35 @@ class MetricSpec(Spec):
 
 
 def _who(spec: Spec) -> str:
-    return f"The {type(spec).__name__} {spec.name!r}"
+    return f"The {type(spec).__name__} {_quoted(spec.name)}"
+
+
+def _quoted(value: object) -> str:
+    """A value for a message, cut short: it may be anything at all."""
+    return reprlib.repr(value) if isinstance(value, (str, int, float, tuple, list)) else f"a {type(value).__name__}"
 
 
 def _check_name(spec: Spec, label: str, name: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidSpec(f"{_who(spec)} has {name!r} in {label}; write lower-case words joined by hyphens.")
+    if not isinstance(name, str) or len(name) > _LONGEST["name"] or not _NAME.fullmatch(name):
+        raise InvalidSpec(
+            f"{_who(spec)} has {_quoted(name)} in {label}; write lower-case words joined by hyphens, at most "
+            f"{_LONGEST['name']} characters."
+        )
+
+
+def _check_text(spec: Spec, label: str, text: object) -> None:
+    """One line that a terminal can show: no control characters, which could rewrite what else it shows."""
+    longest = _LONGEST[label]
+    if not isinstance(text, str) or len(text) > longest or not text.isprintable():
+        raise InvalidSpec(
+            f"{_who(spec)} has {label}={_quoted(text)}; write one line of text, at most {longest} characters."
+        )
 
 
 def _check_tags(spec: Spec, label: str, tags: object) -> None:
-    if not isinstance(tags, frozenset):
-        raise InvalidSpec(f"{_who(spec)} has {label}={tags!r}; write a frozenset of capabilities.")
+    if not isinstance(tags, frozenset) or len(tags) > _MOST_TAGS:
+        raise InvalidSpec(
+            f"{_who(spec)} has {label}={_quoted(tags)}; write a frozenset of at most {_MOST_TAGS} capabilities."
+        )
     for tag in tags:
         _check_name(spec, label, tag)

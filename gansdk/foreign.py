@@ -1,0 +1,285 @@
+"""Code that is not ours: whose it is, and what becomes of what it raises. Torch-free."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
+
+BUILT_IN = {
+    "adapters": "gansdk_adapters.plugin",
+    "distillers": "gansdk_distillers.plugin",
+    "metrics": "gansdk_metrics.plugin",
+    "pruners": "gansdk_pruners.plugin",
+}
+"""Name -> module of the plugins that are part of this very distribution, whatever other ones call themselves."""
+
+LONGEST = 300
+"""Characters that a message quotes of somebody else's text, at most."""
+
+_OWN = frozenset({"gansdk", *(module.partition(".")[0] for module in BUILT_IN.values())})
+_MARK = "_gansdk_origin_of_part"
+_PASSES = "_gansdk_passes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The plugin that a part came from, and how it was asked for."""
+
+    kind: str
+    name: str
+    """Of the part, as its spec says it."""
+    plugin: str
+    """The distribution."""
+    version: str
+    options: dict[str, Any]
+    """As they were given, with the defaults of those that were not."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({' '.join(filter(None, (self.plugin, self.version)))})"
+
+
+def is_own(module: str) -> bool:
+    """Whether a module is part of this distribution."""
+    return module.partition(".")[0] in _OWN
+
+
+def mark(part: object, origin: Origin | None) -> None:
+    """Remember where a part came from, if that is known; one that cannot be written to is known by its class alone."""
+    if origin is None:
+        return
+    try:
+        object.__setattr__(part, _MARK, origin)
+    except (AttributeError, TypeError):
+        return
+
+
+def origin_of(part: object) -> Origin | None:
+    """What `mark` noted; None of what a user made and passed."""
+    found = getattr(part, "__dict__", {}).get(_MARK)
+    return found if isinstance(found, Origin) else None
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """Somebody else's text in one line without control characters, and not longer than that."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())
+    return line if len(line) <= longest else f"{line[:longest]}..."
+
+
+def in_words(error: BaseException) -> str:
+    """One line; our own errors explain themselves, others need their class."""
+    try:
+        text = str(error)
+    except Exception:  # a stranger's __str__
+        text = ""
+    if isinstance(error, GansdkError):
+        return printable(text, 10 * LONGEST)
+    return f"{type(error).__name__}: {printable(text)}".rstrip(": ")
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an exception goes on as it is: our own errors, a caller's, and interruptions."""
+    ours = isinstance(error, (GansdkError, GansdkWarning)) or getattr(error, _PASSES, False)
+    return ours or is_interruption(error)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, or what our own code raised to end the program, as a handler of a signal does."""
+    if isinstance(error, Exception):
+        return False
+    frames = _frames(error)
+    return isinstance(error, KeyboardInterrupt) or (bool(frames) and is_own(_module(frames[-1])))
+
+
+@contextmanager
+def guarded(stage: str, networks: Callable[[], Iterable[object]] | None = None) -> Iterator[None]:
+    """Turn what somebody else's code raises while this lasts into an error that says whose it is.
+
+    Whose it is is told by the frames between here and the exception, from the innermost outwards: the first that
+    belongs to a plugin's package, to a part that was passed, or to a network's forward. `networks` are those that
+    run, to be named where autograd fails without any frame of theirs. What is nobody's goes on as it is.
+
+    Raises:
+        PluginFailed: a plugin, or a part that was passed, raised anything but an error of ours, SystemExit too.
+        NetworkError: a network did, forwards or backwards.
+        OutOfMemory: there was too little memory, whoever asked for it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if passes(error) or (explained := _explained(error, stage, networks)) is None:
+            raise
+        raise explained from error
+
+
+@contextmanager
+def observing(observer: object) -> Iterator[None]:
+    """Let a caller's observer end a run by an exception of its own, but never without one.
+
+    Raises:
+        PluginFailed: it raised SystemExit, which would end the program as if all were done.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if passes(error):
+            raise
+        name = getattr(observer, "__qualname__", type(observer).__qualname__)
+        raise PluginFailed(
+            f"The observer {printable(name)} ended the run by {in_words(error)}, so there is no student. To stop a "
+            "run, raise KeyboardInterrupt or an exception of your own."
+        ) from error
+    except Exception as error:
+        setattr(error, _PASSES, True)  # it is the caller's own, so no part is blamed for it
+        raise
+
+
+@contextmanager
+def left_out(who: str, of: str, *, is_ours: bool) -> Iterator[None]:
+    """Warn of one of several parts that fails while all are asked, and go on without it; ours do not fail.
+
+    `of` says where it is from: distribution and version, or module.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if is_ours or is_interruption(error):
+            raise
+        warnings.warn(f"The {who} is not asked ({of.strip()}): {in_words(error)}", PluginWarning, stacklevel=4)
+
+
+def failed(origin: Origin, stage: str, error: BaseException) -> PluginFailed:
+    """The error for a plugin's own failure, in one paragraph."""
+    return PluginFailed(
+        f"The {origin} failed in {stage}: {in_words(error)}. What was made so far is kept. This is a fault of the "
+        f"plugin: install another version of {origin.plugin}, or choose another {origin.kind}."
+    )
+
+
+def _explained(error: BaseException, stage: str, networks: Callable[[], Iterable[object]] | None) -> GansdkError | None:
+    if _is_memory(error):
+        return OutOfMemory(
+            f"There is too little memory in {stage}: {in_words(error)}. Ask for a smaller batch_size or patch, or a "
+            "smaller contract size."
+        )
+    frames = _frames(error)
+    plugin: Origin | None = None
+    running: FrameType | None = None
+    for frame in reversed(frames):
+        subject, module = _subject(frame), _module(frame)
+        if (origin := origin_of(subject)) and origin.plugin != "gansdk":
+            return failed(origin, stage, error)
+        if _is_a(subject, "torch.nn", "Module"):
+            running = frame
+        elif is_own(module):
+            if plugin is not None or running is not None:
+                break
+            continue
+        if not is_own(module) and (kind := _kind(subject)) and not _owner(module):
+            return _passed_part_failed(kind, type(subject), stage, error)
+        # Perhaps a helper of several parts: a frame further out may be of the very part.
+        plugin = plugin or _owner(module)
+    if plugin is not None:
+        return failed(plugin, stage, error)
+    if running is not None:
+        return _network_failed(type(_subject(running)).__name__, _size(frames, running), stage, error)
+    if networks is not None and any(_module(frame).startswith("torch.autograd") for frame in frames):
+        names = " and ".join(dict.fromkeys(type(network).__name__ for network in networks()))
+        return _network_failed(names, _size(frames, None), f"the backward pass of {stage}", error)
+    return None
+
+
+def _owner(module: str) -> Origin | None:
+    """The plugin that a module is part of, as one of its parts."""
+    from gansdk.registry import registry
+
+    entry = registry().owner(module)
+    if entry is None:
+        return None
+    return Origin(kind=entry.kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={})
+
+
+def _passed_part_failed(kind: str, part: type, stage: str, error: BaseException) -> PluginFailed:
+    return PluginFailed(
+        f"The {kind} {part.__qualname__} of the module {part.__module__}, which was passed as an instance, failed in "
+        f"{stage}: {in_words(error)}. What was made so far is kept. Correct it, or choose another."
+    )
+
+
+_PARTS = (
+    ("pruner", "gansdk.interfaces", "Pruner"),
+    ("term", "gansdk.interfaces", "Term"),
+    ("regime", "gansdk.interfaces", "Regime"),
+    ("data source", "gansdk.interfaces", "DataSource"),
+    ("task", "gansdk.interfaces", "Task"),
+    ("teacher", "gansdk.interfaces", "Teacher"),
+    ("adapter", "gansdk.adapter", "Adapter"),
+    ("metric", "gansdk.metrics", "Metric"),
+)
+"""What a part is called, and where its interface is."""
+
+
+def _kind(subject: object) -> str:
+    """What a part of a class that is not ours is called; "" for anything else."""
+    if is_own(type(subject).__module__):
+        return ""
+    return next((word for word, home, base in _PARTS if _is_a(subject, home, base)), "")
+
+
+def _is_a(subject: object, home: str, base: str) -> bool:
+    """Whether it has that interface; a module that nobody imported has no instances."""
+    kind = getattr(sys.modules.get(home), base, None)
+    return isinstance(kind, type) and issubclass(type(subject), kind)
+
+
+def _network_failed(names: str, size: str, stage: str, error: BaseException) -> NetworkError:
+    shown = f" on an input of {size}" if size else ""
+    return NetworkError(
+        f"The network {names} failed in {stage}{shown}: {in_words(error)}. Run it by itself on an input of that size, "
+        "in training mode and with gradients where it is trained, and correct what fails there."
+    )
+
+
+def _size(frames: list[FrameType], running: FrameType | None) -> str:
+    """Shape of what the network was called with, else of the batch that was trained on; "" if nothing tells."""
+    for value in () if running is None else running.f_locals.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if _is_a(item, "torch", "Tensor"):
+                return _shape(item)
+    for frame in reversed(frames):
+        for value in frame.f_locals.values():
+            if _is_a(value, "gansdk.contracts", "Batch"):
+                return " and ".join(map(_shape, value.inputs.values()))
+    return ""
+
+
+def _shape(tensor: Any) -> str:
+    return "x".join(str(int(side)) for side in tensor.shape)
+
+
+def _is_memory(error: BaseException) -> bool:
+    said = isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")
+    )
+    return said or isinstance(error, MemoryError)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def _module(frame: FrameType) -> str:
+    name = frame.f_globals.get("__name__")
+    return name if isinstance(name, str) else ""
+
+
+def _subject(frame: FrameType) -> object:
+    """What a method was called on."""
+    return frame.f_locals.get("self") if "self" in frame.f_code.co_varnames[:1] else None
