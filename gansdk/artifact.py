@@ -214,7 +214,7 @@ def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapte
     if network is not None:
         return _filled(fold(network)[0], folder), None
     if folder.form == "program":
-        return load_program(folder.path / PROGRAM), None
+        return load_program((folder.path / PROGRAM).read_bytes(), folder.path / PROGRAM), None
     if folder.form == "weights":
         raise CheckpointError(
             f"'{folder.path}' holds weights of a network that no adapter builds. Make the full-size network by its own "

@@ -31,7 +31,8 @@ from gansdk.artifact import (
 )
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
-from gansdk.programs import check_program, inference_form, save_program, takes_other_sizes, trace_program
+from gansdk.program_file import read_program
+from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
 from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
 from gansdk.run_folder import free_name
@@ -129,7 +130,7 @@ def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
     network = inference_form(result.student, contract)
     try:
         content = save_program(trace_program(network, contract))
-        check_program(content)
+        read_program(content)  # as whoever loads it will
     except (Unsupported, ValueError) as error:
         warnings.warn(
             f"No adapter builds {type(result.student).__name__}, and it cannot be traced either ({error}), so only its "
