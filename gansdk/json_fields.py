@@ -117,8 +117,8 @@ class Field:
 
     def list(self, most: int = 10**6) -> list[Field]:
         """The fields of a list."""
-        if not isinstance(self.value, list) or len(self.value) > most:
-            raise self.refused("a list" if not isinstance(self.value, list) else f"a list of at most {most:,}")
+        if not isinstance(self.value, (list, tuple)) or len(self.value) > most:
+            raise self.refused("a list" if not isinstance(self.value, (list, tuple)) else f"a list of at most {most:,}")
         return [Field(value, f"{self.name}[{index}]") for index, value in enumerate(self.value)]
 
     def single(self) -> tuple[str, Field]:
@@ -135,6 +135,12 @@ class Field:
         if len(self.value) > longest or not self.value.isprintable():
             raise self.refused(f"at most {longest:,} printable characters")
         return self.value
+
+    def words(self, longest: int = 10_000) -> str:
+        """A text for people, with spaces for its control characters."""
+        if not isinstance(self.value, str) or len(self.value) > longest:
+            raise self.refused(f"a text of at most {longest:,} characters")
+        return "".join(character if character.isprintable() else " " for character in self.value)
 
     def whole(self, low: int = 0, high: int = LARGEST - 1) -> int:
         """A whole number from `low` to `high`."""
@@ -160,6 +166,10 @@ class Field:
             raise self.refused(" or ".join(map(repr, choices)))
         return self.value
 
+    def plain_object(self) -> dict[str, Any]:
+        """An object of any JSON values, as `plain`."""
+        return dict(Field(self.plain(), self.name)._object())
+
     def plain(self, most: int = 100_000) -> Any:
         """Any JSON value with at most that many values inside, and texts as `text` allows them."""
         if (count := sum(1 for _ in self._leaves())) > most:
@@ -170,7 +180,7 @@ class Field:
         if isinstance(self.value, dict):
             for field in dict(self.items()).values():
                 yield from field._leaves()
-        elif isinstance(self.value, list):
+        elif isinstance(self.value, (list, tuple)):
             for field in self.list():
                 yield from field._leaves()
         elif isinstance(self.value, str):

@@ -115,8 +115,10 @@ class Program(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, sH, sW)."""
-        tensors = dict(self.program.named_parameters(remove_duplicate=False))
-        tensors.update(self.program.named_buffers(remove_duplicate=False))
+        tensors: dict[str, Tensor] = {
+            **dict(self.program.named_parameters(remove_duplicate=False)),
+            **dict(self.program.named_buffers(remove_duplicate=False)),
+        }
         values: dict[str, Any] = {name: tensors[path] if path else x for name, path in self._given.items()}
         for call in self._calls:
             made = call.function(*_filled(call.args, values), **_filled(call.kwargs, values))
@@ -177,11 +179,11 @@ def first_line(error: BaseException) -> str:
 def _program(content: bytes) -> Program:
     records = _records(content)
     graph = Field(parse(records[GRAPH]), "")
-    _check_texts(graph)
     tensors = {folder: _tensors(records, folder, config) for folder, config in _CONFIGS.items()}
     graph["schema_version"]["major"].one_of([_SCHEMA])
     holder, given, image = _signature(graph["graph_module"], tensors)
     calls = _calls(graph["graph_module"]["graph"], given, image)
+    _check_texts(graph)
     return Program(holder, given, image, calls)
 
 
@@ -544,7 +546,7 @@ def _is_size(node: ast.AST) -> bool:
             return len(constants) == 1 and _SYMBOL.fullmatch(str(constants[0])) is not None
         if "Pow" in node.func.id:  # whoever evaluates it computes powers of numbers at once
             exponents = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            return all(isinstance(value, str) or abs(value or 0) <= LARGEST_EXPONENT for value in exponents)
+            return all(not isinstance(value, (int, float)) or abs(value) <= LARGEST_EXPONENT for value in exponents)
         return True
     if isinstance(node, ast.Name):
         return node.id in _SIZE_FUNCTIONS or _SYMBOL.fullmatch(node.id) is not None
