@@ -21,10 +21,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
@@ -35,6 +31,7 @@ from gansdk.errors import CheckpointError, ContractError, GansdkWarning, Integri
 from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.json_fields import MOST_BYTES, Field, parse
+from gansdk.meta import at_most
 from gansdk.opening import open_adapter
 from gansdk.programs import forget_statistics, inference_form, load_program
 
@@ -420,40 +417,19 @@ def _built(adapter: Adapter, description: Mapping[str, Any], space: Space) -> nn
 
     `space` is of that network, and says how much there may be of it.
     """
-    with torch.device("meta"), _no_more_than(space):
+    tensors = min(8 * len(space.shapes) + 100, MOST_TENSORS)
+    of = f"the {len(space.shapes):,} tensors of {PLAN}"
+    with torch.device("meta"), at_most(tensors, of):
         network = adapter.build(description)
     hidden = [value for part in network.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     if hidden:
-        tensors = (*hidden, *network.parameters(), *network.buffers())
-        if (elements := sum(tensor.numel() for tensor in tensors)) > MOST_ELEMENTS:
+        values = (*hidden, *network.parameters(), *network.buffers())
+        if (elements := sum(value.numel() for value in values)) > MOST_ELEMENTS:
             raise ValueError(f"builder describes a network of {elements:,} numbers, more than {MOST_ELEMENTS:,}")
         # Tensors in plain attributes come with no file, so they must be computed; the global generator stays.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), _no_more_than(space):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), at_most(tensors, of):
             network = adapter.build(description)
     return fold(network)[0]
-
-
-@contextmanager
-def _no_more_than(space: Space) -> Iterator[None]:
-    """Stop a builder that makes far more parts than `space` describes: descriptions are small whatever they ask for."""
-    most = min(8 * len(space.shapes) + 100, MOST_TENSORS)
-    count = 0
-
-    def counted(module: nn.Module, name: str, part: object) -> None:
-        nonlocal count
-        count += 1
-        if count > 4 * most:
-            raise ValueError(f"builder describes a network of more than {most:,} tensors, but {PLAN} less")
-
-    handles = [
-        register_module_parameter_registration_hook(counted),
-        register_module_module_registration_hook(counted),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _filled(network: nn.Module, folder: _Folder) -> nn.Module:
