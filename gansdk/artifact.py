@@ -3,19 +3,21 @@
 config.json says how to build the network, what it eats and gives and where it comes from; model.safetensors
 holds parameters and buffers under their names; plan.json the kept channels and the groups they belong to.
 discriminator.safetensors, where there is one, is what a further training goes on with. Networks that no adapter can
-build have their traced program in model.pt2. report.json, report.html and README.md are for people.
+build have their traced program in model.pt2. report.json, report.html and README.md are for people. config.json also
+has the checksum of each of these files, and one of itself.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +25,17 @@ from torch import Tensor, nn
 from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
-from gansdk.channels.groups import Plan, Space
+from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
 from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
-from gansdk.errors import CheckpointError, GansdkWarning
+from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError
 from gansdk.evaluate import inferring
+from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of, printable
+from gansdk.json_fields import MOST_BYTES, Field, parse
+from gansdk.meta import at_most
 from gansdk.opening import open_adapter
 from gansdk.programs import forget_statistics, inference_form, load_program
-from gansdk.result import SCHEMA_VERSION
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -39,7 +43,22 @@ PLAN = "plan.json"
 DISCRIMINATOR = "discriminator.safetensors"
 PROGRAM = "model.pt2"
 CARD = "README.md"
+REPORTS = ("report.json", "report.html")
+TEXTS = (CARD, *REPORTS)
+"""Files for people, which decide nothing."""
+DECISIVE = (WEIGHTS, PLAN, DISCRIMINATOR, PROGRAM)
+"""Files that decide what the student is."""
 
+FOLDER_VERSION = 2
+"""Of the folder's layout; version 1 had no checksums."""
+VERIFY = "GANSDK_VERIFY"
+"""Environment variable that, set to 0, skips the comparison with checksums."""
+MOST_TENSORS = 20_000
+"""Of a network that an adapter builds for a folder."""
+MOST_ELEMENTS = 2**27
+"""Of a network whose values an adapter must compute, and of an image of the contract's size."""
+
+T = TypeVar("T")
 Form = Literal["builder", "program", "weights"]
 """What a student is loaded from: its adapter's builder, its traced program, or only with the network at hand."""
 
@@ -56,9 +75,86 @@ class Carving:
         return {"plan": self.plan.to_dict(), "space": self.space.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Carving:
-        """The inverse of `to_dict`."""
-        return cls(Space.from_dict(data["space"]), Plan.from_dict(data["plan"]))
+    def from_field(cls, data: Field) -> Carving:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: the data describe no removal of channels; the message names the field.
+        """
+        carving = cls(Space.from_dict(data["space"]), Plan.from_dict(data["plan"]))
+        try:
+            carving.plan.check(carving.space)
+        except ContractError as error:
+            raise ValueError(f"{data['plan'].name}: {error}") from error
+        return carving
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of a folder, each compared with its checksum before its bytes are used."""
+
+    path: Path
+    checksums: Mapping[str, str] | None
+    """By name; None where there are none, or they do not count."""
+    seen: set[str] = field(default_factory=set)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """The content of a file.
+
+        Raises:
+            IntegrityError: it is not what was saved.
+            ValueError, OSError: as `gansdk.files.read_held`.
+        """
+        self.seen.add(name)
+        content = self._found(name, lambda: read_held(self.path / name, most))
+        self._compare(name, sha256(content))
+        return content
+
+    def has(self, name: str) -> bool:
+        """Whether the file belongs to the student."""
+        return (self.path / name).is_file() if self.checksums is None else name in self.checksums
+
+    def check_rest(self) -> None:
+        """Compare the files that nobody read; texts for people only cause a warning."""
+        for name in DECISIVE:
+            if self.checksums is not None and name not in self.checksums and (self.path / name).exists():
+                raise self._differs(name, "was not saved with the student")
+        for name in self.checksums or ():
+            if name not in self.seen and name in DECISIVE:
+                self._compare(name, self._found(name, lambda name=name: sha256_of(self.path / name)))  # type: ignore[misc]
+        changed = [name for name in TEXTS if name in (self.checksums or ()) and not self._is_as_saved(name)]
+        if changed:
+            warnings.warn(
+                f"In '{self.path}', {' and '.join(changed)} {'is' if len(changed) == 1 else 'are'} missing or not as "
+                "saved. The student itself is unchanged.",
+                GansdkWarning,
+                stacklevel=4,
+            )
+
+    def _found(self, name: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except FileNotFoundError:
+            if self.checksums is None:
+                raise
+            raise self._differs(name, "is missing") from None
+
+    def _compare(self, name: str, checksum: str) -> None:
+        if self.checksums is not None and self.checksums.get(name) != checksum:
+            raise self._differs(name, "is not as it was saved: its checksum differs")
+
+    def _is_as_saved(self, name: str) -> bool:
+        assert self.checksums is not None
+        try:
+            return sha256_of(self.path / name) == self.checksums[name]
+        except (OSError, ValueError):
+            return False
+
+    def _differs(self, name: str, how: str) -> IntegrityError:
+        return IntegrityError(
+            f"'{self.path / name}' {how}. Copy or save the student again. If you changed it on purpose, skip this "
+            f"check by gansdk.load(directory, verify=False), or for commands by the environment variable {VERIFY}=0."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +170,7 @@ class _Folder:
     """What a student's folder says, before any network is built."""
 
     path: Path
+    files: _Files
     form: Form
     adapter: str
     version: str
@@ -89,47 +186,67 @@ class _Folder:
 
 
 @guarded("loading")
-def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load(directory: str | Path, network: nn.Module | None = None, *, verify: bool = True) -> nn.Module:
     """The student in a folder that `CompressionResult.save` wrote: a plain module, in eval mode, on the CPU.
 
     Needs neither the teacher nor its weights, and runs no code that comes with the folder. `network` is only
     needed where neither an adapter nor torch.export could describe the network: one of the teacher's class and
-    size, whose weights do not matter.
+    size, whose weights do not matter. With `verify`, every file must have the checksum it was saved with.
 
     Raises:
+        IntegrityError: a file is missing or differs from its checksum.
         CheckpointError: the folder is missing, damaged, foreign, or of a network that must be given.
         PluginNotFound: the adapter that builds the network is not installed.
     """
-    folder = _read(Path(directory))
+    folder = _read(Path(directory), verify)
     with _readable(folder.path):
         module = _load(folder, network)[0]
+        folder.files.check_rest()
     if folder.form != "program" and folder.contract.inference == "batch-statistics":
         forget_statistics(module)  # a plain module has no contract that says how to run
     return module
 
 
 @guarded("loading")
-def load_generator(directory: str | Path, adapter: str | Mapping[str, Any] | Adapter = "auto") -> Generator:
+def load_generator(
+    directory: str | Path, adapter: str | Mapping[str, Any] | Adapter = "auto", *, verify: bool = True
+) -> Generator:
     """The student in a folder as a generator, to be evaluated or compressed again; errors as `load`.
 
     Its adapter has the options that it had when the student was saved; those of `adapter`, if it is the same one or
     "auto", replace them, and may change the contract.
     """
-    folder = _read(Path(directory))
+    folder = _read(Path(directory), verify)
     with _readable(folder.path):
         module, builder = _load(folder, None)
+        taps = _taps(folder, module) if builder else {}
+        discriminator = _discriminator(folder.files)
+        folder.files.check_rest()
     asked = _asked(adapter, folder)
     chosen = asked or builder or wrapped_adapter(folder.contract, {})
     return SavedStudent(
         module=module,
         contract=asked.contract(module) if asked and asked.accepts(module) else folder.contract,
         adapter=bound_adapter(chosen, module),
-        taps=folder.taps if builder else {},
+        taps=taps,
         source=folder.path.name,
         way=folder.way,
         carvings=folder.carvings if builder else (),
-        discriminator=_discriminator(folder.path),
+        discriminator=discriminator,
     )
+
+
+def sealed(config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """A config.json with the checksums of the folder's other files, by name, and its own."""
+    whole = {**config, "files": dict(files)}
+    whole.pop("checksum", None)
+    return {**whole, "checksum": _seal(whole)}
+
+
+def _seal(config: Mapping[str, Any]) -> str:
+    """The checksum of what a config says, however it is spaced."""
+    lasting = {key: value for key, value in config.items() if key != "checksum"}
+    return sha256(json.dumps(lasting, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _asked(adapter: str | Mapping[str, Any] | Adapter, folder: _Folder) -> Adapter | None:
@@ -143,11 +260,27 @@ def _asked(adapter: str | Mapping[str, Any] | Adapter, folder: _Folder) -> Adapt
     return open_adapter({**folder.options, **own}) if len(own) > 1 else None
 
 
-def _discriminator(folder: Path) -> dict[str, Tensor] | None:
-    from safetensors.torch import load_file
+def _taps(folder: _Folder, module: nn.Module) -> dict[str, str]:
+    for tap, path in folder.taps.items():
+        try:
+            module.get_submodule(path)
+        except AttributeError:
+            raise Field(path, f"taps.{tap}").refused("the path of a part of the network") from None
+    return folder.taps
 
-    file = folder / DISCRIMINATOR
-    return load_file(file) if file.is_file() else None
+
+def _discriminator(files: _Files) -> dict[str, Tensor] | None:
+    return _tensors(files.read(DISCRIMINATOR), DISCRIMINATOR) if files.has(DISCRIMINATOR) else None
+
+
+def _tensors(content: bytes, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as tensors_of
+
+    try:
+        return tensors_of(content)
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} is no safetensors file: {error}") from error
 
 
 def check_saved(directory: str | Path, student: nn.Module, example: Tensor) -> float:
@@ -155,7 +288,7 @@ def check_saved(directory: str | Path, student: nn.Module, example: Tensor) -> f
 
     `example`: (N, channels_in, H, W). Both run on the CPU, as the contract's `inference` says.
     """
-    contract = _read(Path(directory)).contract
+    contract = _read(Path(directory), verify=False).contract
     loaded, given = load(directory), inference_form(student, contract)
     with inferring(loaded, contract), inferring(given, contract):
         error = (loaded(example.cpu()) - given(example.cpu())).abs().max()
@@ -175,7 +308,7 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path) -> _Folder:
+def _read(path: Path, verify: bool) -> _Folder:
     if not os.path.isfile(path / CONFIG):  # no error for names too long to be one
         inside = [file.parent.name for file in sorted(path.glob(f"*/{CONFIG}"))] if os.path.isdir(path) else []
         found = f"; it holds {', '.join(inside)}, so give one of these" if inside else ""
@@ -184,37 +317,91 @@ def _read(path: Path) -> _Folder:
             "wrote."
         )
     with _readable(path):
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        if config["schema_version"] > SCHEMA_VERSION:
+        config = Field(parse(read_held(path / CONFIG, MOST_BYTES)), "")
+        version = config["schema_version"].whole(low=1)
+        if version > FOLDER_VERSION:
             raise CheckpointError(
-                f"'{path}' was written by gansdk {config['gansdk']} in a newer layout ({config['schema_version']}; "
-                f"this one reads up to {SCHEMA_VERSION}). Install that version or a later one."
+                f"'{path}' was written by gansdk {config['gansdk'].words(100)} in a newer layout ({version}; "
+                f"this one reads up to {FOLDER_VERSION}). Install that version or a later one."
             )
-        if config["form"] not in get_args(Form):
-            raise ValueError(f"its form is {config['form']!r}")
-        way = config.get("way", "forward")  # folders from before it was written there go forward
-        if way not in get_args(Way):
-            raise ValueError(f"its way is {way!r}")
-        plan = json.loads((path / PLAN).read_text(encoding="utf-8"))
+        verify = verify and os.environ.get(VERIFY) != "0"
+        files = _Files(path, _checksums(config, path) if verify and version > 1 else None)
+        plan = Field(parse(files.read(PLAN, MOST_BYTES)), PLAN)
+        adapter = config["adapter"]
         return _Folder(
             path=path,
-            form=config["form"],
-            adapter=config["adapter"]["name"],
-            version=str(config["adapter"].get("version", "")),
-            options=dict(config["adapter"].get("options", {})),
-            builder=config["builder"] or {},
+            files=files,
+            form=config["form"].one_of(get_args(Form)),
+            adapter=adapter["name"].text(),
+            version=adapter.get("version", "").text(),
+            options=adapter.get("options", {}).plain_object(),
+            builder={} if config["builder"].value is None else config["builder"].plain_object(),
             contract=_contract(config["contract"]),
-            way=way,
-            taps=dict(config["taps"]),
-            shared=dict(config["shared"]),
-            carvings=tuple(Carving.from_dict(data) for data in (*plan["earlier"], plan)),
+            way=config.get("way", "forward").one_of(get_args(Way)),  # older folders go forward
+            taps=_names(config["taps"]),
+            shared=_names(config["shared"]),
+            carvings=tuple(map(Carving.from_field, (*plan["earlier"].list(most=16), plan))),
         )
 
 
-def _contract(data: Mapping[str, Any]) -> Contract:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    labels = fields.pop("labels", None)
-    return Contract(**fields, labels=None if labels is None else Labels(**labels))
+def _checksums(config: Field, path: Path) -> dict[str, str]:
+    """Those of the folder's files, if the config is as it was written."""
+    if config["checksum"].text() != _seal(config.value):
+        raise _Files(path, {})._differs(CONFIG, "is not as it was saved: its checksum differs")
+    return _names(config["files"].only((*DECISIVE, *TEXTS)))
+
+
+def _names(field: Field) -> dict[str, str]:
+    return {name: value.text() for name, value in field.items()}
+
+
+def _contract(data: Field) -> Contract:
+    """The contract of a config; fields that older folders lack have their defaults."""
+    known = {"channels_in", "channels_out", "size", "input_range", "output_range", "inner_range", "scale"}
+    data.only(known | {"pre_upsampled", "multiple_of", "inference", "labels"})
+    height, width = _pair(data["size"])
+    inner, labels = data.get("inner_range", None), data.get("labels", None)
+    try:
+        contract = Contract(
+            channels_in=data["channels_in"].whole(1, LONGEST_SIDE),
+            channels_out=data["channels_out"].whole(1, LONGEST_SIDE),
+            size=(height.whole(1, LONGEST_SIDE), width.whole(1, LONGEST_SIDE)),
+            input_range=_range(data.get("input_range", [-1.0, 1.0])),
+            output_range=_range(data.get("output_range", [-1.0, 1.0])),
+            inner_range=None if inner.value is None else _range(inner),
+            scale=data.get("scale", 1).whole(1, 64),
+            pre_upsampled=data.get("pre_upsampled", 1).whole(1, 64),
+            multiple_of=data.get("multiple_of", 1).whole(1, LONGEST_SIDE),
+            inference=data.get("inference", "eval").one_of(("eval", "batch-statistics")),
+            labels=None if labels.value is None else _labels(labels),
+        )
+    except ContractError as error:
+        raise ValueError(f"contract: {error}") from error
+    pixels = math.prod(contract.size) * contract.scale**2
+    if pixels * max(contract.channels_in, contract.channels_out) > MOST_ELEMENTS:
+        raise data["size"].refused(f"a size whose images have at most {MOST_ELEMENTS:,} values")
+    return contract
+
+
+def _labels(data: Field) -> Labels:
+    data.only(("classes", "unknown", "edges"))
+    return Labels(
+        classes=data["classes"].whole(1, LONGEST_SIDE),
+        unknown=data.get("unknown", False).flag(),
+        edges=data.get("edges", False).flag(),
+    )
+
+
+def _range(data: Field) -> tuple[float, float]:
+    low, high = _pair(data)
+    return low.number(), high.number()
+
+
+def _pair(data: Field) -> tuple[Field, Field]:
+    pair = data.list(most=2)
+    if len(pair) != 2:
+        raise data.refused("a list of two")
+    return pair[0], pair[1]
 
 
 def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapter | None]:
@@ -222,16 +409,16 @@ def _load(folder: _Folder, network: nn.Module | None) -> tuple[nn.Module, Adapte
     if network is not None:
         return _filled(fold(network)[0], folder), None
     if folder.form == "program":
-        return load_program(folder.path / PROGRAM), None
+        return load_program(folder.files.read(PROGRAM), folder.path / PROGRAM), None
     if folder.form == "weights":
         raise CheckpointError(
             f"'{folder.path}' holds weights of a network that no adapter builds. Make the full-size network by its own "
             "class and call gansdk.load(dir, network=net); its weights do not matter."
         )
-    adapter = open_adapter({"name": folder.adapter, **folder.options})
+    adapter = open_adapter({**folder.options, "name": folder.adapter})
     _warn_of_version(adapter, folder)
     with guarded("building the network"):
-        network = _built(adapter, folder.builder)
+        network = _built(adapter, folder.builder, folder.carvings[0].space)
     return _filled(network, folder), adapter
 
 
@@ -248,26 +435,46 @@ def _warn_of_version(adapter: Adapter, folder: _Folder) -> None:
         )
 
 
-def _built(adapter: Adapter, description: Mapping[str, Any]) -> nn.Module:
-    """The adapter's network with plain weights; without values where it keeps all its tensors in the open."""
-    with torch.device("meta"):
+def _built(adapter: Adapter, description: Mapping[str, Any], space: Space) -> nn.Module:
+    """The adapter's network with plain weights; without values where it keeps all its tensors in the open.
+
+    `space` is of that network, and says how much there may be of it.
+    """
+    tensors = min(8 * len(space.shapes) + 100, MOST_TENSORS)
+    of = f"the {len(space.shapes):,} tensors of {PLAN}"
+    with torch.device("meta"), at_most(tensors, of):
         network = adapter.build(description)
-    if any(isinstance(value, Tensor) for part in network.modules() for value in vars(part).values()):
+    hidden = [value for part in network.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    if hidden:
+        values = (*hidden, *network.parameters(), *network.buffers())
+        if (elements := sum(value.numel() for value in values)) > MOST_ELEMENTS:
+            raise ValueError(f"builder describes a network of {elements:,} numbers, more than {MOST_ELEMENTS:,}")
         # Tensors in plain attributes come with no file, so they must be computed; the global generator stays.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), at_most(tensors, of):
             network = adapter.build(description)
     return fold(network)[0]
 
 
 def _filled(network: nn.Module, folder: _Folder) -> nn.Module:
     """The network after all carvings, with the saved values."""
-    from safetensors.torch import load_file
-
     for carving in folder.carvings:
         _check_sizes(network, carving.space)
+        _check_attributes(network, carving.space)
         network = carve(network, carving.space, carving.plan)
-    _fill(network, load_file(folder.path / WEIGHTS), folder.shared)
+    needed = sum(tensor.numel() * tensor.element_size() for _, tensor in named_slots(network))
+    content = folder.files.read(WEIGHTS, most=2 * needed + LARGE)  # the names of tensors need some more
+    _fill(network, _tensors(content, WEIGHTS), folder.shared)
     return network.eval()
+
+
+def _check_attributes(network: nn.Module, space: Space) -> None:
+    """Raise ValueError unless whatever a carving replaces is there: numbers of modules, and branches."""
+    for attribute in space.attributes:
+        if type(getattr(network.get_submodule(attribute.module), attribute.name, None)) is not int:
+            raise ValueError(f"{attribute.module!r} has no number {attribute.name!r} that a carving could change")
+    for branch in space.branches:
+        if not branch.module or network.get_submodule(branch.module) is None:
+            raise ValueError(f"the network has no branch {branch.module!r}")
 
 
 def _check_sizes(network: nn.Module, space: Space) -> None:

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from gansdk.adapter import Adapter, Generator, Variant
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec
+from gansdk.files import check_held
 from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
+from gansdk.json_fields import shown
+from gansdk.meta import at_most
+from gansdk.pickles import check_checkpoint
 
 CONTAINERS = (
     "state_dict",
@@ -40,6 +44,12 @@ CONTAINERS = (
 
 Under any other key they are found if they are the only network in the file.
 """
+MOST_TENSORS = 10_000
+"""Of one network; the largest generators have a few thousand."""
+LONGEST_KEY = 500
+"""Characters of a tensor's name, at most."""
+SHARED = 256 * 2**20
+"""Bytes that tied weights may claim beyond twice those in the file: every name gets its own copy in a network."""
 DEPTH = 4
 """Containers inside one another, at most: a damaged file may hold itself."""
 MOST_VARIANTS = 64
@@ -61,6 +71,7 @@ UNREADABLE = (
     AttributeError,
     AssertionError,
     OverflowError,
+    MemoryError,
     struct.error,
 )
 _HOW_TO_SAVE = (
@@ -226,7 +237,8 @@ def _paths_as_named_by(variant: Variant, module: nn.Module) -> dict[str, str]:
 
 def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
     """The variant on the meta device, and every difference between its state dict and `weights` in words."""
-    with torch.device("meta"):
+    # Variants whose keys are not there are guessed whole, so that the nearest can be named.
+    with torch.device("meta"), at_most(2 * len(weights) + 2000, f"the {len(weights):,} tensors of the checkpoint"):
         network = variant.build()
     tensors = network.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -281,8 +293,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        with path.open("rb") as file:
+            check_held(file)
         return load_file(path, device="cpu")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"'{path}' is not a readable safetensors file ({first_line(error)}). "
             "It may be cut off: copy or download it again."
@@ -291,10 +305,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
+            check_checkpoint(file)
             # Files that work are no trouble, whatever their pickle protocol; the others are refused below.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, weights_only=True, map_location="cpu")
+            return torch.load(file, weights_only=True, map_location="cpu")
     except UNREADABLE as error:
         raise CheckpointError(
             f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
@@ -308,7 +323,7 @@ def first_line(error: Exception) -> str:
         return "it holds objects other than plain tensors, and loading those could run any code"
     if "TorchScript" in str(error):
         return "it is a TorchScript program"
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
 
 
 def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -331,18 +346,57 @@ def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[
     weights = {key: value.detach() for key, value in content.items() if isinstance(value, Tensor)}
     if _is_network(content):  # a step or an epoch among them is no weight
         weights = {key: value for key, value in weights.items() if value.ndim or "." in key}
-    hollow = [key for key, value in weights.items() if value.layout != torch.strided or value.is_meta]
-    if hollow:
-        raise CheckpointError(
-            f"'{path}' holds tensors that are sparse or have no values, {hollow[0]!r} the first. {_HOW_TO_SAVE}"
-        )
     if not weights or not all(isinstance(key, str) for key in weights):
-        keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+        keys = ", ".join(_key(key) for key in list(content)[:8]) or "nothing"
         raise CheckpointError(
             f"'{path}' holds {keys}, but neither named tensors nor a container known to hold them "
             f"({', '.join(CONTAINERS)}). {_HOW_TO_SAVE}"
         )
+    if problem := _problem(weights):
+        raise CheckpointError(f"'{path}' holds {problem}. {_HOW_TO_SAVE}")
     return weights, where
+
+
+def _problem(weights: Mapping[str, Tensor]) -> str:
+    """What keeps named tensors from being a network's weights, in words; "" if nothing does."""
+    if len(weights) > MOST_TENSORS:
+        return f"{len(weights):,} tensors, more than the {MOST_TENSORS:,} that a generator may have"
+    strange = [key for key in weights if not _is_name(key)]
+    if strange:
+        return f"names with control characters or of more than {LONGEST_KEY} characters, {_key(strange[0])} the first"
+    hollow = [key for key, value in weights.items() if not _is_plain(value)]
+    if hollow:
+        return f"tensors that are nested, quantized, complex, sparse or have no values, {_key(hollow[0])} the first"
+    return _claimed_problem(weights)
+
+
+def _claimed_problem(weights: Mapping[str, Tensor]) -> str:
+    """Whether tensors claim more than their storages hold: a stride of 0 makes gigabytes of one number."""
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in weights.values()}
+    claimed = 0
+    for key, value in weights.items():
+        size = value.numel() * value.element_size()
+        if size > value.untyped_storage().nbytes():
+            return f"the tensor {_key(key)}, which claims {value.numel():,} values that are not in the file"
+        claimed += size
+    held = sum(storages.values())
+    if claimed > 2 * held + SHARED:
+        return f"tensors that share {held:,} bytes and claim {claimed:,}"
+    return ""
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and len(key) <= LONGEST_KEY and key.isprintable()
+
+
+def _is_plain(value: Tensor) -> bool:
+    special = value.is_nested or value.is_quantized or value.is_complex() or value.is_meta
+    return not special and value.layout == torch.strided
+
+
+def _key(key: object) -> str:
+    """A key as messages quote it, however long or strange."""
+    return shown(key) if isinstance(key, (str, int)) else f"a {type(key).__name__}"
 
 
 def _is_network(content: Mapping[Any, Any]) -> bool:
@@ -353,15 +407,23 @@ def _is_network(content: Mapping[Any, Any]) -> bool:
     )
 
 
-def _networks_in(content: Mapping[Any, Any], depth: int = DEPTH) -> dict[tuple[str, ...], Mapping[Any, Any]]:
-    """Key by key -> state dict of every network below, outermost first."""
+def _networks_in(content: Mapping[Any, Any]) -> dict[tuple[str, ...], Mapping[Any, Any]]:
+    """Key by key -> state dict of every network below, outermost first; no container is looked through twice."""
     found: dict[tuple[str, ...], Mapping[Any, Any]] = {}
-    for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, Mapping):
-            if _is_network(value):
-                found[(key,)] = value
-            elif depth:
-                found |= {(key, *rest): inner for rest, inner in _networks_in(value, depth - 1).items()}
+    level: dict[tuple[str, ...], Mapping[Any, Any]] = {(): content}
+    seen = {id(content)}
+    for _ in range(DEPTH + 1):
+        below: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+        for where, container in level.items():
+            for key, value in container.items():
+                if not _is_name(key) or not isinstance(value, Mapping):
+                    continue
+                if _is_network(value):
+                    found[(*where, key)] = value
+                elif id(value) not in seen:
+                    seen.add(id(value))
+                    below[(*where, key)] = value
+        level = below
     return found
 
 

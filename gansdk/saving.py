@@ -19,25 +19,28 @@ from gansdk.artifact import (
     CARD,
     CONFIG,
     DISCRIMINATOR,
+    FOLDER_VERSION,
     PLAN,
     PROGRAM,
+    REPORTS,
     WEIGHTS,
     Carving,
     Form,
     SavedStudent,
     check_saved,
     named_slots,
+    sealed,
 )
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
-from gansdk.files import clear_unfinished, remove, sync_folder, sync_tree, unfinished_name
-from gansdk.programs import check_program, inference_form, save_program, takes_other_sizes, trace_program
+from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
+from gansdk.program_file import read_program
+from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
-from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
+from gansdk.result import CompressionResult, json_text
 from gansdk.run_folder import free_name
 from gansdk.warned import collected
 
-REPORTS = ("report.json", "report.html")
 RELOAD_CHECK = "saved -> loaded"
 """Name of the check that `save` adds to the result."""
 
@@ -114,12 +117,19 @@ def _write(result: CompressionResult, folder: Path) -> None:
     earlier = generator.carvings if isinstance(generator, SavedStudent) else ()
     carving = Carving(result.space, result.plan).to_dict()
     _write_text(folder / PLAN, json_text({**carving, "earlier": [past.to_dict() for past in earlier]}))
-    _write_text(folder / CONFIG, json_text(_config(result, form, shared)))
+    config = _config(result, form, shared)
+    _write_config(folder, config)
     if form != "weights":
         result.checks[RELOAD_CHECK] = _proved(folder, result)
     for name in REPORTS:
         write_report(result, folder / name)
     _write_text(folder / CARD, model_card(result, loads_alone=form != "weights"))
+    _write_config(folder, config)  # again, with the checksums of the texts
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CONFIG}
+    _write_text(folder / CONFIG, json_text(sealed(json.loads(json_text(config)), files)))
 
 
 def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
@@ -130,7 +140,7 @@ def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
     network = inference_form(result.student, contract)
     try:
         content = save_program(trace_program(network, contract))
-        check_program(content)
+        read_program(content)  # as whoever loads it will
     except (Unsupported, ValueError) as error:
         warnings.warn(
             f"No adapter builds {type(result.student).__name__}, and it cannot be traced either ({error}), so only its "
@@ -187,7 +197,7 @@ def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) ->
     summary, generator = result.summary(), result.generator
     teacher = generator.module if result.teacher is None else result.teacher
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": FOLDER_VERSION,
         "gansdk": summary["gansdk"],
         "torch": torch.__version__,
         "form": form,
@@ -283,6 +293,8 @@ def _lasting(file: Path) -> Any:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         del data["settings"]["seconds"]
+        for key in ("files", "checksum") if file.name == CONFIG else ():
+            data.pop(key)  # they follow from the other files
     except (OSError, ValueError, LookupError, TypeError):
         return file
     return data

@@ -312,9 +312,10 @@ class Translation(Adapter):
     def _variant(self, layout: Layout, sizes: Sizes, plain: State, normalised: Sequence[str]) -> Variant:
         def build() -> nn.Module:
             network = layout.network(sizes)
+            parts = dict(network.named_modules())
             for path in normalised:
-                if path in dict(network.named_modules()):
-                    spectral_norm(network.get_submodule(path))
+                if path in parts:
+                    spectral_norm(parts[path])
             return network
 
         note = ", spectral norm" if normalised else ""

@@ -84,16 +84,31 @@ def carve(module: nn.Module, space: Space, plan: Plan) -> nn.Module:
     carved = copy_module(module)
     for path in space.removed(plan):
         replace_by_none(carved, path)
+    places = _places(carved)
     with torch.no_grad():
         for name, cuts in slices(space, plan).items():
             if not name.startswith("tap:"):
-                _cut(carved, name, cuts)
+                _cut(carved, name, cuts, places)
     for path, attribute, value in attribute_values(space, plan):
         setattr(carved.get_submodule(path), attribute, value)
     return carved
 
 
-def _cut(module: nn.Module, name: str, cuts: list[tuple[int, Tensor]]) -> None:
+Places = dict[int, tuple[Tensor, list[tuple[dict[str, Any], str]]]]
+"""Every tensor of a module under its id, with the tables and keys that hold it."""
+
+
+def _places(module: nn.Module) -> Places:
+    places: Places = {}
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for key, value in table.items():
+                if value is not None:
+                    places.setdefault(id(value), (value, []))[1].append((table, key))
+    return places
+
+
+def _cut(module: nn.Module, name: str, cuts: list[tuple[int, Tensor]], places: Places) -> None:
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     old = getattr(owner, leaf)
@@ -102,11 +117,10 @@ def _cut(module: nn.Module, name: str, cuts: list[tuple[int, Tensor]]) -> None:
         new = new.index_select(dim, entries.to(new.device))
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
-    for part in module.modules():  # a tensor shared by several modules stays shared
-        for table in (part._parameters, part._buffers):
-            for key, value in table.items():
-                if value is old:
-                    table[key] = new
+    _, holders = places.get(id(old), (old, []))
+    places[id(new)] = (new, holders)
+    for table, key in holders:  # a tensor shared by several modules stays shared
+        table[key] = new
 
 
 def carve_space(space: Space, plan: Plan) -> Space:

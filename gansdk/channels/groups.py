@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from gansdk.errors import ContractError
+from gansdk.json_fields import LARGEST, Field, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,41 +195,126 @@ class Space:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Space:
-        """The inverse of `to_dict`."""
+    def from_dict(cls, data: Mapping[str, Any] | Field) -> Space:
+        """The inverse of `to_dict`, for data of anybody's.
 
-        def pairs(rows: Any) -> tuple[tuple[str, int], ...]:
-            return tuple((str(group), int(unit)) for group, unit in rows)
-
-        return cls(
-            groups=tuple(
-                ChannelGroup(**{**group, "axes": tuple(Axis(**axis) for axis in group["axes"])})
-                for group in data["groups"]
-            ),
-            ops=tuple(Op(**op) for op in data["ops"]),
-            norms=tuple(NormOp(**{**norm, "widths": pairs(norm["widths"])}) for norm in data["norms"]),
-            attributes=tuple(
-                Attribute(**{**attribute, "widths": pairs(attribute["widths"])}) for attribute in data["attributes"]
-            ),
-            shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
-            trainable=frozenset(data["trainable"]),
-            item_bytes=dict(data["item_bytes"]),
-            fixed_macs=data["fixed_macs"],
-            name=data.get("name", "generator"),
-            notes=tuple(data["notes"]),
-            knobs=tuple(
-                Knob(
-                    name=knob["name"],
-                    choices=tuple(knob["choices"]),
-                    widths=pairs(knob["widths"]),
-                    tied=knob.get("tied", True),  # spaces that do not say it are of when every knob was
-                )
-                for knob in data.get("knobs", ())
-            ),
+        Raises:
+            ValueError: a field is missing or not what `to_dict` writes, or axes lie outside of their tensors; it is
+                named.
+        """
+        space = data if isinstance(data, Field) else Field(data, "space")
+        found = cls(
+            groups=tuple(map(_group, space["groups"].list())),
+            ops=tuple(map(_op, space["ops"].list())),
+            norms=tuple(map(_norm, space["norms"].list())),
+            attributes=tuple(map(_attribute, space["attributes"].list())),
+            shapes={
+                name: tuple(side.whole(high=LONGEST_SIDE) for side in shape.list(16))
+                for name, shape in space["shapes"].items()
+            },
+            trainable=frozenset(name.text() for name in space["trainable"].list()),
+            item_bytes={name: size.whole(1, 64) for name, size in space["item_bytes"].items()},
+            fixed_macs=space["fixed_macs"].whole(),
+            name=space.get("name", "generator").words(),
+            notes=tuple(note.words() for note in space["notes"].list()),
+            knobs=tuple(map(_knob, space.get("knobs", []).list())),
             branches=tuple(
-                Branch(module=branch["module"], groups=tuple(branch["groups"])) for branch in data.get("branches", ())
+                Branch(module=branch["module"].text(), groups=_names(branch["groups"]))
+                for branch in space.get("branches", []).list()
             ),
         )
+        _check_axes(found, space.name)
+        return found
+
+
+LONGEST_SIDE = 2**31
+"""Of a tensor."""
+MOST_ENTRIES = 2**24
+"""Of all axes of a space together: carving lists them."""
+
+
+def _group(group: Field) -> ChannelGroup:
+    return ChannelGroup(
+        name=group["name"].text(),
+        size=group["size"].whole(high=LONGEST_SIDE),
+        axes=tuple(map(_axis, group["axes"].list())),
+        floor=group.get("floor", 1).whole(),
+        frozen=group.get("frozen", "").words(),
+    )
+
+
+def _axis(axis: Field) -> Axis:
+    return Axis(
+        axis["tensor"].text(),
+        axis["dim"].whole(high=15),
+        axis.get("start", 0).whole(high=LONGEST_SIDE),
+        axis.get("unit", 1).whole(1, LONGEST_SIDE),
+    )
+
+
+def _op(op: Field) -> Op:
+    return Op(
+        weight=op["weight"].text(),
+        bias=None if op["bias"].value is None else op["bias"].text(),
+        positions=op["positions"].whole(),
+        paper_positions=op["paper_positions"].whole(),
+        in_dim=None if op["in_dim"].value is None else op["in_dim"].whole(high=15),
+        out_dim=op["out_dim"].whole(high=15),
+        module=op["module"].text(),
+    )
+
+
+def _norm(norm: Field) -> NormOp:
+    return NormOp(
+        positions=norm["positions"].whole(),
+        constant=norm["constant"].whole(-LARGEST),
+        widths=_pairs(norm["widths"]),
+        module=norm.get("module", "").text(),
+    )
+
+
+def _attribute(attribute: Field) -> Attribute:
+    return Attribute(
+        module=attribute["module"].text(),
+        name=attribute["name"].text(),
+        constant=attribute["constant"].whole(-LONGEST_SIDE, LONGEST_SIDE),
+        widths=_pairs(attribute["widths"]),
+    )
+
+
+def _knob(knob: Field) -> Knob:
+    choices = tuple(choice.whole(high=LONGEST_SIDE) for choice in knob["choices"].list())
+    if not choices or not knob["widths"].list():
+        raise knob.refused("choices and widths")
+    # Spaces that do not say whether a knob is tied are of when every one was.
+    tied = knob.get("tied", True).flag()
+    return Knob(name=knob["name"].text(), choices=choices, widths=_pairs(knob["widths"]), tied=tied)
+
+
+def _pairs(rows: Field) -> tuple[tuple[str, int], ...]:
+    pairs = (row.list(2) for row in rows.list())
+    return tuple((group.text(), unit.whole(-LONGEST_SIDE, LONGEST_SIDE)) for group, unit in pairs)
+
+
+def _names(names: Field) -> tuple[str, ...]:
+    return tuple(name.text() for name in names.list())
+
+
+def _check_axes(space: Space, name: str) -> None:
+    """Raise ValueError unless every axis lies within its tensor, and all can be listed."""
+    entries = 0
+    for group in space.groups:
+        for axis in group.axes:
+            shape = space.shapes.get(axis.tensor, ())
+            reach = axis.start + group.size * axis.unit
+            if axis.dim >= len(shape) or reach > shape[axis.dim]:
+                raise ValueError(
+                    f"{name}: the group {shown(group.name)} reaches to {reach:,} in dimension {axis.dim} of "
+                    f"{shown(axis.tensor)}, which is {shape or 'missing'}"
+                )
+            entries += group.size * axis.unit
+    if entries > MOST_ENTRIES:
+        raise ValueError(f"{name}: its groups reach over {entries:,} entries of tensors, more than {MOST_ENTRIES:,}")
 
 
 def is_within(name: str, modules: Iterable[str]) -> bool:
@@ -271,7 +357,8 @@ class Plan(Mapping[str, tuple[int, ...]]):
                 raise ContractError(f"A plan names the group {name!r}, which this generator does not have.")
             if list(kept) != sorted(set(kept)) or (kept and (kept[0] < 0 or kept[-1] >= group.size)):
                 raise ContractError(
-                    f"A plan keeps {kept} of group {name!r}; ids must ascend and lie within 0 and {group.size - 1}."
+                    f"A plan keeps {_shown_ids(kept)} of group {name!r}; ids must ascend and lie within 0 and "
+                    f"{group.size - 1}."
                 )
             if not kept and group.floor > 0:
                 raise ContractError(
@@ -286,9 +373,14 @@ class Plan(Mapping[str, tuple[int, ...]]):
         return {name: list(kept) for name, kept in self.keep.items()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, list[int]]) -> Plan:
-        """The inverse of `to_dict`."""
-        return cls({name: tuple(int(i) for i in kept) for name, kept in data.items()})
+    def from_dict(cls, data: Mapping[str, list[int]] | Field) -> Plan:
+        """The inverse of `to_dict`, for data of anybody's.
+
+        Raises:
+            ValueError: a field is not what `to_dict` writes; it is named.
+        """
+        plan = data if isinstance(data, Field) else Field(data, "plan")
+        return cls({name: tuple(index.whole() for index in kept.list()) for name, kept in plan.items()})
 
     def then(self, later: Plan) -> Plan:
         """The plan that equals carving by this one and then by `later` (whose ids count kept channels)."""
@@ -297,3 +389,7 @@ class Plan(Mapping[str, tuple[int, ...]]):
             base = keep.get(name)
             keep[name] = kept if base is None else tuple(base[i] for i in kept)
         return Plan(keep)
+
+
+def _shown_ids(kept: tuple[int, ...]) -> str:
+    return str(kept) if len(kept) <= 12 else f"{str(kept[:10])[:-1]}, ... {kept[-1]})"

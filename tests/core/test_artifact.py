@@ -1,5 +1,7 @@
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,12 +16,20 @@ from torch import Tensor, nn
 import gansdk
 from gansdk import saving
 from gansdk.adapter import Adapter, Generator, WrappedAdapter
-from gansdk.artifact import check_saved, load, load_generator
+from gansdk.artifact import check_saved, load, load_generator, sealed
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, GansdkWarning, NothingPruned, OutputError, PluginNotFound, VerificationError
+from gansdk.errors import (
+    CheckpointError,
+    GansdkWarning,
+    IntegrityError,
+    NothingPruned,
+    OutputError,
+    PluginNotFound,
+    VerificationError,
+)
 from gansdk.evaluate import inferring
-from gansdk.files import UNFINISHED, unfinished_name
+from gansdk.files import UNFINISHED, sha256_of, unfinished_name
 from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
@@ -136,6 +146,14 @@ def same(one: nn.Module, other: nn.Module, shape=(2, 3, 12, 20)) -> bool:
 
 def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    seal(path.parent)
+
+
+def seal(folder: Path) -> None:
+    """Give a changed folder checksums of its own, as somebody who means harm does."""
+    config = folder / "config.json"
+    files = {path.name: sha256_of(path) for path in folder.iterdir() if path != config}
+    config.write_text(json.dumps(sealed(json.loads(config.read_text()), files)))
 
 
 KINDS = {
@@ -562,9 +580,10 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
 def test_a_damaged_folder_is_refused_in_one_paragraph(file, content, tmp_path):
     folder = family().save(tmp_path / "student")
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
-    with pytest.raises(CheckpointError, match="student") as caught:
-        load(folder)
-    assert "\n" not in str(caught.value)
+    for verify in (True, False):
+        with pytest.raises(CheckpointError, match="student") as caught:
+            load(folder, verify=verify)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -598,6 +617,7 @@ def test_weights_of_another_student_are_refused_by_name(tmp_path):
     folder = family().save(tmp_path / "student")
     other = family(lambda: SRResNet(replace(SIZES, width=8))).save(tmp_path / "other")
     os.replace(other / "model.safetensors", folder / "model.safetensors")
+    seal(folder)
     with pytest.raises(CheckpointError, match=r"has other shapes for conv1\.0\.bias"):
         load(folder)
 
@@ -607,6 +627,7 @@ def test_weights_with_more_or_less_than_the_network_are_refused(tmp_path):
     weights = load_file(folder / "model.safetensors")
     weights["more"] = weights.pop("conv3.bias")
     save_file(weights, folder / "model.safetensors")
+    seal(folder)
     with pytest.raises(CheckpointError, match=r"lacks conv3\.bias"):
         load(folder)
 
@@ -622,3 +643,194 @@ def test_a_newer_layout_asks_for_a_newer_version(tmp_path):
 def test_a_folder_without_a_student_is_named(name, tmp_path):
     with pytest.raises(CheckpointError, match="not the folder of a saved student"):
         load(tmp_path / name)
+
+
+def in_config(*path: str | int, value: object):
+    """Puts a value into config.json, or leaves it out if it is `...`."""
+
+    def change(folder: Path) -> None:
+        put_at(folder / "config.json", path, value)
+
+    return change
+
+
+def in_plan(*path: str | int, value: object):
+    def change(folder: Path) -> None:
+        put_at(folder / "plan.json", path, value)
+
+    return change
+
+
+def put_at(file: Path, path: tuple[str | int, ...], value: object) -> None:
+    data = json.loads(file.read_text())
+    part = data
+    for key in path[:-1]:
+        part = part[key]
+    if value is ...:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    file.write_text(json.dumps(data))
+
+
+AXIS = ("space", "groups", 0, "axes", 0)
+HUGE = {"width": 4, "blocks": 10**8, "scale": 2, "per_channel_slopes": True}
+STRANGE = {
+    r"contract\.size\[0\] is '4'": in_config("contract", "size", value=["4", 4]),
+    r"contract\.size is a list": in_config("contract", "size", value=[2**15, 2**15]),
+    r"contract\.size\[1\]": in_config("contract", "size", value=[4, 2**40]),
+    r"contract\.channels_in": in_config("contract", "channels_in", value=True),
+    r"contract\.input_range\[1\]": in_config("contract", "input_range", value=[0, None]),
+    r"contract\.strange is unknown": in_config("contract", "strange", value=1),
+    r"contract\.labels\.classes": in_config("contract", "labels", value={"classes": "x"}),
+    r"contract: input_range": in_config("contract", "input_range", value=[2, 1]),
+    r"way is 'sideways'": in_config("way", value="sideways"),
+    r"form is 3": in_config("form", value=3),
+    r"adapter\.name": in_config("adapter", "name", value=["sr"]),
+    r"adapter\.options": in_config("adapter", "options", value=[1]),
+    r"taps is a list": in_config("taps", value=["stem"]),
+    r"taps\.stem": in_config("taps", "stem", value={}),
+    r"taps\.stem is 'elsewhere'": in_config("taps", "stem", value="elsewhere"),
+    r"shared is 'x'": in_config("shared", value="x"),
+    r"schema_version is 0": in_config("schema_version", value=0),
+    r"schema_version is '1'": in_config("schema_version", value="1"),
+    r"schema_version is missing": in_config("schema_version", value=...),
+    r"described has more parts than the \d+ tensors of plan\.json": in_config(
+        "builder", value={"network": "srresnet", "sizes": HUGE}
+    ),
+    r"builder is a list": in_config("builder", value=[]),
+    r"64 deep": in_config("builder", "sizes", value=[[[]]] and json.loads("[" * 100 + "]" * 100)),
+    r"earlier is a list": in_plan("earlier", value=[{}] * 1000),
+    r"earlier is 3": in_plan("earlier", value=3),
+    r"space\.groups\[0\]\.size": in_plan("space", "groups", 0, "size", value=2**60),
+    r"reaches to": in_plan("space", "groups", 0, "size", value=2**20),
+    r"axes\[0\]\.start is -5": in_plan(*AXIS, "start", value=-5),
+    r"axes\[0\]\.dim": in_plan(*AXIS, "dim", value=1.0),
+    r"axes\[0\]\.tensor": in_plan(*AXIS, "tensor", value="x" * 10**6),
+    r"space\.shapes\.x\[0\]": in_plan("space", "shapes", "x", value=["1"]),
+    r"space\.fixed_macs is missing": in_plan("space", "fixed_macs", value=...),
+    r"space\.knobs\[0\]": in_plan("space", "knobs", value=[{"name": "a", "choices": [], "widths": []}]),
+    r"no number '__class__'": in_plan(
+        "space", "attributes", value=[{"module": "conv1.0", "name": "__class__", "constant": 1, "widths": []}]
+    ),
+    r"plan\.strange\[0\]": in_plan("plan", "strange", value=[-1]),
+    r"names the group 'strange'": in_plan("plan", "strange", value=[0]),
+}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    return family().save(tmp_path_factory.mktemp("saved") / "student")
+
+
+@pytest.fixture
+def copied(student, tmp_path) -> Path:
+    shutil.copytree(student, tmp_path / "student")
+    return tmp_path / "student"
+
+
+@pytest.mark.parametrize(("words", "change"), STRANGE.items(), ids=STRANGE)
+def test_every_strange_value_is_refused_by_the_name_of_its_field(words, change, copied):
+    change(copied)
+    seal(copied)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_generator(copied)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ['{"a": 1e400}', '{"a": ' + "9" * 5000 + "}", "[" * 10**6, '{"a": 1, "a": 2}', "NaN"])
+@pytest.mark.parametrize("name", ["config.json", "plan.json"])
+def test_numbers_and_nesting_that_json_allows_are_refused(name, text, copied):
+    (copied / name).write_text(text)
+    with pytest.raises(CheckpointError):
+        load(copied, verify=False)
+
+
+def test_files_that_are_mostly_holes_are_refused_before_they_are_read(copied):
+    with (copied / "model.safetensors").open("r+b") as file:
+        file.truncate(12 * 2**30)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors|bytes"):
+        load(copied, verify=False)
+    with pytest.raises(CheckpointError, match="bytes"):
+        load(copied)
+
+
+def test_a_damaged_discriminator_is_named(copied):
+    (copied / "discriminator.safetensors").write_bytes(b"\xff" * 100)
+    seal(copied)
+    with pytest.raises(CheckpointError, match=r"discriminator\.safetensors"):
+        load_generator(copied)
+
+
+# Checksums.
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_no_file_with_a_flipped_bit_loads_in_silence(name, copied):
+    original = (copied / name).read_bytes()
+    rng = random.Random(name)
+    expected = load(copied)
+    for _ in range(40):
+        changed = bytearray(original)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        (copied / name).write_bytes(changed)
+        if name in ("README.md", "report.json", "report.html"):
+            with pytest.warns(GansdkWarning, match=name):
+                assert same(load(copied), expected)
+        else:
+            try:
+                loaded = load(copied)
+            except CheckpointError:
+                continue
+            else:  # a space became another
+                assert name == "config.json"
+                assert same(loaded, expected)
+
+
+def test_a_file_that_differs_is_named_with_the_way_to_skip_the_check(copied, monkeypatch):
+    weights = load_file(copied / "model.safetensors")
+    weights["conv3.bias"] += 1
+    save_file(weights, copied / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"model\.safetensors.*verify=False.*GANSDK_VERIFY=0"):
+        load(copied)
+    with pytest.raises(IntegrityError):
+        load_generator(copied)
+    assert torch.equal(load(copied, verify=False).conv3.bias, weights["conv3.bias"])
+    monkeypatch.setenv("GANSDK_VERIFY", "0")
+    assert torch.equal(open_generator(copied).module.conv3.bias, weights["conv3.bias"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "plan.json"])
+def test_a_missing_file_is_named(name, copied):
+    (copied / name).unlink()
+    with pytest.raises(IntegrityError, match=rf"{name}' is missing"):
+        load(copied)
+
+
+def test_a_file_that_was_added_is_not_taken_for_the_students(copied):
+    save_file({"x": torch.zeros(1)}, copied / "discriminator.safetensors")
+    with pytest.raises(IntegrityError, match=r"discriminator\.safetensors' was not saved with"):
+        load_generator(copied)
+
+
+def test_missing_texts_cause_a_warning_alone(copied):
+    (copied / "README.md").unlink()
+    (copied / "report.html").write_text("changed")
+    with pytest.warns(GansdkWarning, match=r"README\.md and report\.html are missing or not as saved"):
+        load(copied)
+
+
+def test_folders_of_the_first_layout_have_no_checksums_and_load(copied):
+    config = json.loads((copied / "config.json").read_text())
+    del config["files"], config["checksum"]
+    (copied / "config.json").write_text(json.dumps({**config, "schema_version": 1}))
+    (copied / "README.md").unlink()
+    load(copied)
+
+
+def test_a_second_layout_without_checksums_is_refused(copied):
+    config = json.loads((copied / "config.json").read_text())
+    del config["checksum"]
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="checksum is missing"):
+        load(copied)

@@ -1,6 +1,4 @@
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,9 +8,9 @@ from torch.nn import functional as F
 
 import gansdk.export as exporting
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, InvalidOption, OutputError, Unsupported, VerificationError
+from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.export import export
-from gansdk.programs import inference_form, load_program, save_program, trace_program
+from gansdk.programs import inference_form, trace_program
 
 
 def fresh(make) -> nn.Module:
@@ -175,103 +173,3 @@ def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         export(fresh(SkipNet), skip_contract(), "pt2", tmp_path / "file" / "model.pt2")
-
-
-# Reading programs that somebody else sent.
-
-
-@pytest.fixture(scope="module")
-def program() -> bytes:
-    return save_program(trace_program(inference_form(fresh(SkipNet), skip_contract()), skip_contract()))
-
-
-def changed(program: bytes, name: str, change) -> bytes:
-    """The archive with one record replaced, or added."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(program)) as old, zipfile.ZipFile(buffer, "w") as new:
-        root = old.namelist()[0].split("/")[0]
-        names = dict.fromkeys([*old.namelist(), f"{root}/{name}"])
-        for record in names:
-            content = old.read(record) if record in old.namelist() else b""
-            new.writestr(record, change(content) if record == f"{root}/{name}" else content)
-    return buffer.getvalue()
-
-
-def replaced(old: str, new: str):
-    def change(content: bytes) -> bytes:
-        text = content.decode()
-        assert old in text
-        return text.replace(old, new, 1).encode()
-
-    return change
-
-
-def pickled(path: Path) -> bytes:
-    """A pickle that makes a file when it is read."""
-
-    class Touch:
-        def __reduce__(self):
-            return (Path.touch, (path,))
-
-    buffer = io.BytesIO()
-    torch.save((Touch(),), buffer)
-    return buffer.getvalue()
-
-
-def test_a_program_without_pickles_is_read_back_and_takes_any_size(program, tmp_path):
-    (tmp_path / "model.pt2").write_bytes(program)
-    loaded = load_program(tmp_path / "model.pt2").eval()
-    for shape in [(1, 3, 16, 16), (3, 3, 10, 30)]:
-        assert torch.equal(loaded(noise(*shape)), fresh(SkipNet)(noise(*shape)))
-    assert not any(b".pkl" in name.encode() for name in zipfile.ZipFile(io.BytesIO(program)).namelist())
-
-
-SYMBOL = '"expr_str": "'
-
-
-@pytest.mark.parametrize(
-    ("record", "old", "new"),
-    [
-        ("models/model.json", '"torch.ops.aten.tanh.default"', '"torch.os.system"'),
-        ("models/model.json", '"torch.ops.aten.tanh.default"', '"_operator.call"'),
-        ("models/model.json", '"torch.ops.aten.tanh.default"', '"torch.ops.aten.from_file.default"'),
-        ("models/model.json", '"torch.ops.aten.tanh.default"', '"#made.up"'),
-        ("models/model.json", SYMBOL, SYMBOL + "__import__('os').system('true') + "),
-        ("models/model.json", SYMBOL, SYMBOL + "(lambda: 1)() + "),
-        ("models/model.json", SYMBOL, SYMBOL + "Symbol('__import__(1)') + "),
-        ("models/model.json", SYMBOL, SYMBOL + "().__class__ + "),
-        ("models/model.json", '"builtins.tuple'.replace('"', '\\"'), '\\"os.environ'),
-        ("data/weights/model_weights_config.json", '"use_pickle": false', '"use_pickle": true'),
-    ],
-)
-def test_a_program_that_would_run_code_is_refused(record, old, new, program, tmp_path):
-    path = tmp_path / "model.pt2"
-    path.write_bytes(changed(program, record, replaced(old, new)))
-    with pytest.raises(CheckpointError, match="without executing it") as caught:
-        load_program(path)
-    assert "it " in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "record", ["data/sample_inputs/model.pt", "data/weights/model.pt", "data/constants/opaque_obj_0", "extra/x"]
-)
-def test_a_program_with_a_pickle_is_refused_unread(record, program, tmp_path):
-    path = tmp_path / "model.pt2"
-    path.write_bytes(changed(program, record, lambda _: pickled(tmp_path / "ran")))
-    with pytest.raises(CheckpointError, match="it holds"):
-        load_program(path)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
-def test_a_file_that_is_no_program_is_refused(content, tmp_path):
-    (tmp_path / "model.pt2").write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a program"):
-        load_program(tmp_path / "model.pt2")
-
-
-def test_a_truncated_program_is_refused(program, tmp_path):
-    (tmp_path / "model.pt2").write_bytes(program[: len(program) // 2])
-    with pytest.raises(CheckpointError, match="not a program"):
-        load_program(tmp_path / "model.pt2")
