@@ -18,6 +18,7 @@ from gansdk.interfaces import Distiller, Pruner
 from gansdk.job import Job
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
+from gansdk.signatures import fitting
 from gansdk.stages import (
     CARVED,
     TRACED,
@@ -93,7 +94,7 @@ def compress(
     Raises:
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
-    asked = locals()
+    asked = fitting(compress, locals())
     session = begin([Budget.parse(asked.pop("budget"))], run_in=out_dir, **asked)
     result = _make(session, session.jobs[0])
     session.finish([result], result)
@@ -138,7 +139,7 @@ def ladder(
     Raises:
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
-    asked = locals()
+    asked = fitting(ladder, locals())
     wanted = read_budgets(asked.pop("budgets"))
     # What the students share passes from one to the next through the run's folder.
     folder = nullcontext(out_dir) if out_dir is not None or dry_run else TemporaryDirectory(prefix="gansdk-")

@@ -22,12 +22,15 @@ from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
+from gansdk.paths import check_folder
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult
 from gansdk.run_folder import RunFolder
 from gansdk.saving import check_target, fingerprint
+from gansdk.signatures import fitting
 from gansdk.student import ElasticStudent
 
+SAMPLES = "samples"
 SHEET_ROWS = 4
 SHEET_STEP = 2 * 10**9
 """Images of the sample sheets are training images of a step no training reaches."""
@@ -56,7 +59,7 @@ class TrainedTeacher:
         Raises:
             OutputError: the folder cannot be written, or holds something else.
         """
-        root = Path(directory)
+        root = check_folder(directory, "directory")
         return {route: self._as_result(route).save(_place(root, route)) for route in self.generators}
 
     def _as_result(self, route: Route) -> CompressionResult:
@@ -123,11 +126,14 @@ def train_teacher(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
         TrainingDiverged: a loss or a weight is not finite, or the loss grew tenfold and stayed there.
     """
-    began = time.perf_counter()
+    given, began = fitting(train_teacher, locals()), time.perf_counter()
+    steps, batch_size, patch, seed = (given[name] for name in ("steps", "batch_size", "patch", "seed"))
+    learning_rate, sizes = given["learning_rate"], given["sizes"]
     check_numbers(
         steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate, least_steps=1
     )
     check_choices(resume=resume, device=device)
+    target = None if out_dir is None else check_folder(out_dir, "out_dir")
     generator = _beginning(adapter, architecture, sizes or {}, model, seed)
     family = generator.adapter
     known = _known_routes(generator)
@@ -155,11 +161,11 @@ def train_teacher(
         "learning_rate": rate,
         "processes": processes.count,
     }
-    target = None if out_dir is None else Path(out_dir)
     folder = RunFolder(target if processes.is_main else None, settings, resume=resume)
     if target is not None and processes.is_main:
         for route in learner.networks():
             check_target(_place(target / "teacher", route))
+        check_folder(target / SAMPLES, "out_dir")
     processes.wait()
     loop = Loop(
         source=source, processes=processes, folder=folder, seed=seed, batch_size=batch_size, observers=observers
@@ -262,7 +268,7 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
 
     def show(step: int) -> None:
         if target is not None and loop.processes.is_main:
-            _write_sheet(_sheet(learner, loop), target / "samples" / f"step-{step:07d}.png")
+            _write_sheet(_sheet(learner, loop), target / SAMPLES / f"step-{step:07d}.png")
 
     loop.train(
         "teach",

@@ -27,6 +27,7 @@ from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError
 from gansdk.evaluate import inferring
 from gansdk.opening import open_adapter
+from gansdk.paths import given_path
 from gansdk.programs import forget_statistics, inference_form, load_program
 from gansdk.result import SCHEMA_VERSION
 
@@ -94,7 +95,7 @@ def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
         CheckpointError: the folder is missing, damaged, foreign, or of a network that must be given.
         PluginNotFound: the adapter that builds the network is not installed.
     """
-    folder = _read(Path(directory))
+    folder = _read(given_path(directory, "directory"))
     with _readable(folder.path):
         module = _load(folder, network)[0]
     if folder.form != "program" and folder.contract.inference == "batch-statistics":

@@ -28,14 +28,21 @@ _LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 _TURNED_SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever a file's name ends in: Pillow runs other programs for some of the rest."""
+
 _UNREADABLE = (
     OSError,  # missing, not an image, truncated
     SyntaxError,  # broken PNG chunks and EXIF headers
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
     EOFError,
-    OverflowError,
+    MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -95,7 +102,9 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what matters for pixels raises
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                if min(image.size) < 1:
+                    raise ValueError("it has no pixels")
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"The image {str(path)!r} has too many pixels: {error} Cut it into pieces.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect as introspection
-import json
 import os.path
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import nn
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.checkpoints import detect, read_weights, recognise
-from gansdk.contracts import Pairing
+from gansdk.contracts import Contract, Pairing
 from gansdk.errors import (
     CheckpointError,
     ContractError,
@@ -28,11 +27,15 @@ from gansdk.errors import (
     PluginLoadError,
     PluginWarning,
     Unsupported,
+    quoted,
 )
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
+from gansdk.options import read_json
+from gansdk.paths import printable
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
+from gansdk.signatures import fitting
 from gansdk.wrapping import other_types, plain_module
 
 SIDES = {"direction", "input_column", "target_column"}
@@ -55,6 +58,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         return model
     model = from_json(model, "model")
     if isinstance(model, Mapping):
+        _check_routes(model)
         return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
     if isinstance(adapter, Mapping) and adapter.get("name") == "auto" and not _is_folder(model):
         # Which options there are only the family knows, so it is recognised without them first.
@@ -89,10 +93,23 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         return _open_folder(path, adapter)
     if not os.path.exists(path):  # no error for names too long to be one
         raise CheckpointError(
-            f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
+            f"{quoted(str(path))}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
-    return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
+    name = printable(path.name)
+    return recognise(state, _adapters(adapter), source=f"{name} ({container})" if container else name)
+
+
+def _check_routes(model: Mapping[Any, Any]) -> None:
+    """Raise InvalidOption for a mapping that names no routes, or has mappings for what is on them."""
+    if not model:
+        raise InvalidOption("model={} has no generator. Give one, or {route: generator, ...} for several routes.")
+    for route, part in model.items():
+        if not isinstance(route, str) or isinstance(from_json(part, "model"), Mapping):
+            raise InvalidOption(
+                f"model has {quoted(part)} for the route {quoted(route)}. Give {{route: generator, ...}}: text for the "
+                "route, and a path or a network for the generator."
+            )
 
 
 def _is_folder(model: object) -> bool:
@@ -119,6 +136,8 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
     """
     if transform is None:
         return generator
+    if not isinstance(transform, str):
+        raise InvalidOption(f"transform={quoted(transform)} must be the name of one of the family's, or left out.")
     if generator.routes:
         return together({route: transformed(part, transform, seed) for route, part in generator.routes.items()})
     with torch.random.fork_rng(devices=[]):
@@ -149,7 +168,7 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
 
 
 def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
-    if adapter == "auto":
+    if isinstance(adapter, str) and adapter == "auto":
         opened: dict[str, Adapter] = {}
         for name in registry().names("adapter"):
             try:
@@ -194,10 +213,10 @@ def _make(kind: Any, asked: Any, base: type) -> object:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise GansdkError(
-            f"{kind}={asked!r} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
+            f"{kind}={quoted(asked)} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
         )
     factory = registry().load(kind, name)
-    _check_options(kind, name, factory, options)
+    options = _fitting_options(kind, name, factory, options)
     try:
         made = factory(**options)
     except InvalidOption as error:  # several parts may have an option of that name
@@ -207,18 +226,25 @@ def _make(kind: Any, asked: Any, base: type) -> object:
     return made
 
 
-def _check_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Options that exist, and all that have no default; a factory without a signature is simply called."""
+def _fitting_options(
+    kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]
+) -> Mapping[str, Any]:
+    """Options that exist, of the types that the factory states, and all that have no default.
+
+    A factory without a signature is simply called.
+    """
+    if strange := [option for option in options if not isinstance(option, str)]:
+        raise InvalidOption(f"The {kind} {name!r} has no option {quoted(strange[0])}: the names of options are text.")
     try:
         parameters = introspection.signature(factory).parameters
     except (TypeError, ValueError):
-        return
+        return options
     named = {option: p for option, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:
         if option not in named and not takes_any:
             raise InvalidOption(
-                f"The {kind} {name!r} has no option {option!r}. Its options: {', '.join(named) or 'none'}."
+                f"The {kind} {name!r} has no option {quoted(option)}. Its options: {', '.join(named) or 'none'}."
             )
     missing = [option for option, p in named.items() if p.default is p.empty and option not in options]
     if missing:
@@ -226,6 +252,7 @@ def _check_options(kind: str, name: str, factory: Callable[..., Any], options: M
             f"The {kind} {name!r} has no default for {', '.join(missing)}. Pass {{'name': {name!r}, "
             f"{missing[0]!r}: value}}."
         )
+    return fitting(factory, options, whose=f"The {kind} {name!r}")
 
 
 def open_source(
@@ -250,7 +277,9 @@ def open_source(
     if patch is not None:
         known["patch"] = patch
     options = {**{option: value for option, value in known.items() if _takes(factory, option)}, **options}
-    _check_options("source", name, factory, options)
+    if not isinstance(options.get("contract", generator.contract), Contract):
+        raise InvalidOption(f"The source {name!r}: contract={quoted(options['contract'])} must be a gansdk.Contract.")
+    options = _fitting_options("source", name, factory, options)
     made = factory(**options)
     if not isinstance(made, DataSource):
         raise PluginLoadError(f"The factory of source {name!r} made a {type(made).__name__}, not a DataSource.")
@@ -266,9 +295,9 @@ def from_json(given: Any, option: str) -> Any:
     if not isinstance(given, str) or not given.lstrip().startswith("{"):
         return given
     try:
-        return json.loads(given)
+        return read_json(given)
     except ValueError as error:
-        raise InvalidOption(f'{option}={given!r} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
+        raise InvalidOption(f'{option}={quoted(given)} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
 
 
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
@@ -283,7 +312,7 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
         return data["name"], {option: value for option, value in data.items() if option != "name"}
     if isinstance(data, (str, Path)):
         problem = "is a file, not a folder" if os.path.isfile(data) else "no such folder"
-        shown = f"data={str(data)!r}: {problem}"
+        shown = f"data={quoted(str(data))}: {problem}"
     else:
         shown = f"data is a {type(data).__name__}, which gives no images by itself"
     raise DataError(

@@ -22,6 +22,7 @@ from gansdk.loop import Loop
 from gansdk.metrics import Metric
 from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
+from gansdk.paths import check_file, check_folder
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.result import REPORTS, CompressionResult, Ladder
@@ -170,6 +171,7 @@ def begin(
     numbers = {name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")}
     check_numbers(batch_size=batch_size, least_steps=0, **numbers)
     check_choices(resume=resume, device=device)
+    target = None if out_dir is None or dry_run else check_folder(out_dir, "out_dir")
     floor = QualityFloor.parse(quality)
     told: list[str] = []
     with collected(told):
@@ -196,7 +198,7 @@ def begin(
     session = Session(
         jobs=jobs,
         is_ladder=is_ladder,
-        target=None if out_dir is None or dry_run else Path(out_dir),
+        target=target,
         folder=folder,
         settings=shared,
         processes=processes,
@@ -211,6 +213,9 @@ def begin(
     if processes.is_main:
         for place in filter(None, map(session.place, jobs)):
             check_target(place / "student", jobs[0].generator.routes)
+        if is_ladder and target is not None:
+            for name in REPORTS:
+                check_file(target / name, "out_dir")
     processes.wait()
     loop = session.loop(jobs[0])
     for message in told:

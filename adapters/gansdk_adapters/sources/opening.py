@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import DataSource
+from gansdk.signatures import fitting
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.reading import Degrade
 from gansdk_adapters.sources.translation import Translation
@@ -52,4 +53,5 @@ def open_folder(
                 f"The folder {str(path)!r} is opened as {kind.__name__}, which has no option {option!r}. Its options: "
                 f"{', '.join(known)}."
             )
+    common = fitting(kind, common, whose=f"The folder {str(path)!r}")
     return kind(path, **common)  # type: ignore[call-arg]  # both take these

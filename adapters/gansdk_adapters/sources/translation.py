@@ -25,7 +25,7 @@ from gansdk_adapters.sources.layouts import (
     layout_of,
 )
 from gansdk_adapters.sources.metadata import find_described
-from gansdk_adapters.sources.preparing import Preprocess, SideOrSize, for_evaluation, for_training
+from gansdk_adapters.sources.preparing import SideOrSize, for_evaluation, for_training
 from gansdk_adapters.sources.scenes import Scene, SceneReader, Scenes, check_all
 
 
@@ -61,7 +61,7 @@ class Translation(DataSource):
         contract: Contract,
         layout: Layout = "auto",
         direction: Direction = "AtoB",
-        preprocess: Preprocess | None = None,
+        preprocess: str | None = None,
         load_size: SideOrSize | None = None,
         crop_size: SideOrSize | None = None,
         flip: bool = True,
