@@ -44,8 +44,9 @@ class Labels:
         _fit(self)
         if not 1 <= self.classes <= MOST_CHANNELS:
             raise ContractError(
-                f"{quoted(self)}: classes must be a whole number from 1 to {MOST_CHANNELS}. Channels for unknown pixels and edges are no classes; "
-                "say unknown=False or edges=False where the label map has no such channel."
+                f"{quoted(self)}: classes must be a whole number from 1 to {MOST_CHANNELS}. Channels for unknown "
+                "pixels and edges are no classes; say unknown=False or edges=False where the label map has no such "
+                "channel."
             )
 
     @property
@@ -93,7 +94,9 @@ class Contract:
             )
         height, width = self.size
         if height * width * max(self.channels_in, self.channels_out * self.scale**2) > MOST_VALUES:
-            raise ContractError(f"{quoted(self)}: an image of that size has more than {MOST_VALUES} values. Lower size.")
+            raise ContractError(
+                f"{quoted(self)}: an image of that size has more than {MOST_VALUES} values. Lower size."
+            )
         for name in ("input_range", "output_range", "inner_range"):
             given = getattr(self, name)
             if given is not None and not -math.inf < given[0] < given[1] < math.inf:

@@ -166,7 +166,7 @@ def suggestion(given: str, names: Sequence[str]) -> str:
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 300, 120, 60
 _SHORT.maxlevel = 3
 
 

@@ -49,7 +49,9 @@ def read_json(text: str) -> Any:
         InvalidOption: it is too long or too deep to be an option, or a key is given twice.
     """
     if len(text) > LONGEST_JSON:
-        raise InvalidOption(f"{quoted(text)} has {len(text):,} characters. Options in JSON have {LONGEST_JSON:,} at most.")
+        raise InvalidOption(
+            f"{quoted(text)} has {len(text):,} characters. Options in JSON have {LONGEST_JSON:,} at most."
+        )
     try:
         return json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
     except RecursionError as error:

@@ -24,7 +24,7 @@ def given_path(given: object, option: str, *, error: type[GansdkError] = Invalid
     Raises:
         InvalidOption: it is neither text nor a path, or has a character that no path has; or `error`.
     """
-    if not isinstance(given, (str, Path)):
+    if not isinstance(given, (str, Path)) or given == "":
         raise error(f"{option}={quoted(given)} is no path. Give one as text or as a pathlib.Path.")
     if "\0" in str(given):
         raise error(f"{option}={quoted(str(given))} has a null character, which no path has. Correct it.")
@@ -46,7 +46,10 @@ def output_path(given: object, option: str) -> Path:
         )
     whole = path.absolute()
     if file := next((parent for parent in whole.parents if os.path.isfile(parent)), None):
-        raise OutputError(f"'{file}' is a file, but '{path}' should lie below it. Choose another name, or move it.")
+        raise OutputError(
+            f"{quoted(str(file))} is a file, but {quoted(str(path))} should lie below it. Choose another name, or move "
+            "it."
+        )
     _look_at(path)
     if whole.name:
         _look_at(whole.with_name(whole.name + _BESIDE))
@@ -62,7 +65,7 @@ def check_folder(given: object, option: str) -> Path:
     path = output_path(given, option)
     mode = _look_at(path)
     if mode is not None and not os.path.isdir(path):
-        raise OutputError(f"'{path}' should be a folder, but is {_called(mode)}. Choose another name.")
+        raise OutputError(f"{quoted(str(path))} should be a folder, but is {_called(mode)}. Choose another name.")
     _check_writable(path)
     return path
 
@@ -76,7 +79,7 @@ def check_file(given: object, option: str) -> Path:
     path = output_path(given, option)
     mode = _look_at(path)
     if mode is not None and not stat.S_ISREG(mode):
-        raise OutputError(f"'{path}' should be a file, but is {_called(mode)}. Choose another name.")
+        raise OutputError(f"{quoted(str(path))} should be a file, but is {_called(mode)}. Choose another name.")
     _check_writable(path.absolute().parent)
     return path
 
@@ -101,7 +104,9 @@ def _check_writable(folder: Path) -> None:
     whole = folder.absolute()
     there = next(place for place in (whole, *whole.parents) if os.path.isdir(place))
     if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"'{folder}' cannot be written: you may not write to '{there}'. Choose another place.")
+        raise OutputError(
+            f"{quoted(str(folder))} cannot be written: you may not write to {quoted(str(there))}. Choose another place."
+        )
 
 
 def _called(mode: int) -> str:

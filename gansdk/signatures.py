@@ -19,7 +19,8 @@ from gansdk.errors import GansdkError, InvalidOption, quoted
 class _Kind:
     """A plain type: how messages call it, and the value it takes another for, which raises ValueError for none."""
 
-    one: str
+    one: tuple[str, ...]
+    """Its alternatives."""
     several: str
     take: Callable[[Any], Any]
 
@@ -48,7 +49,7 @@ def fitting(
             fitted[name] = kind.take(value)
         except ValueError:
             begun = f"{whose}: " if whose else ""
-            raise error(f"{begun}{name}={quoted(value)} must be {kind.one}.") from None
+            raise error(f"{begun}{name}={quoted(value)} is {_none_of(kind.one)}.") from None
     return fitted
 
 
@@ -99,15 +100,17 @@ def _kind(annotation: Any) -> _Kind | None:
         return _choice(arguments)
     container = origin or annotation
     if container is collections.abc.Callable:
-        return _Kind("a function", "functions", _if(callable))
+        return _Kind(("a function",), "functions", _if(callable))
     if container is tuple and arguments and arguments[-1] is not Ellipsis:
         return _row([_kind(argument) for argument in arguments])
     if container in (list, tuple, Sequence):
         items = _kind(arguments[0]) if arguments else None
-        return _Kind(*_named("list", items), lambda value: _listed(value, items, tuple if container is tuple else list))
+        of = "" if items is None else f" of {items.several}"
+        kept = tuple if container is tuple else list
+        return _Kind((f"a list{of}",), f"lists{of}", lambda value: _listed(value, items, kept))
     if container in (dict, Mapping):
         keys, values = map(_kind, arguments) if arguments else (None, None)
-        return _Kind("a mapping", "mappings", lambda value: _mapped(value, keys, values))
+        return _Kind(("a mapping",), "mappings", lambda value: _mapped(value, keys, values))
     return next((kind for known, kind in _SIMPLE.items() if annotation is known), None)
 
 
@@ -124,23 +127,24 @@ def _any_of(kinds: Sequence[_Kind | None]) -> _Kind | None:
                 continue
         raise ValueError
 
-    return _Kind(_or([kind.one for kind in known]), _or([kind.several for kind in known]), take)
+    return _Kind(sum((kind.one for kind in known), ()), _or([kind.several for kind in known]), take)
 
 
 def _choice(choices: Sequence[Any]) -> _Kind:
     def take(value: Any) -> Any:
         for choice in choices:
-            if isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool):
-                if value == choice:
-                    return choice
+            alike = isinstance(value, type(choice)) and isinstance(value, bool) == isinstance(choice, bool)
+            if alike and value == choice:
+                return choice
         raise ValueError
 
-    return _Kind(named := _or([repr(choice) for choice in choices]), named, take)
+    named = tuple(repr(choice) for choice in choices)
+    return _Kind(named, _or(named), take)
 
 
 def _row(kinds: Sequence[_Kind | None]) -> _Kind:
     """A tuple of so many."""
-    words = ", ".join("anything" if kind is None else kind.one for kind in kinds)
+    words = ", ".join("anything" if kind is None else _or(kind.one) for kind in kinds)
 
     def take(value: Any) -> tuple[Any, ...]:
         items = _items(value)
@@ -148,7 +152,7 @@ def _row(kinds: Sequence[_Kind | None]) -> _Kind:
             raise ValueError
         return tuple(item if kind is None else kind.take(item) for item, kind in zip(items, kinds, strict=True))
 
-    return _Kind(f"a list of {len(kinds)} ({words})", f"lists of {len(kinds)} ({words})", take)
+    return _Kind((f"a list of {len(kinds)} ({words})",), f"lists of {len(kinds)} ({words})", take)
 
 
 def _listed(value: Any, kind: _Kind | None, container: type) -> Any:
@@ -188,21 +192,20 @@ def _number(kind: type) -> Callable[[Any], Any]:
     return lambda value: plain_number(_if(lambda one: isinstance(one, kind) and not isinstance(one, bool))(value))
 
 
-def _named(container: str, items: _Kind | None) -> tuple[str, str]:
-    of = "" if items is None else f" of {items.several}"
-    return f"a {container}{of}", f"{container}s{of}"
-
-
 def _or(words: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+def _none_of(words: Sequence[str]) -> str:
+    return f"neither {' nor '.join(words)}" if len(words) > 1 else f"not {words[0]}"
+
+
 _SIMPLE = {
-    int: _Kind("a whole number", "whole numbers", _number(Integral)),
-    float: _Kind("a number", "numbers", _number(Real)),
-    bool: _Kind("true or false", "true or false", _of(bool)),
-    str: _Kind("text", "texts", _of(str)),
-    Path: _Kind("a path", "paths", _of(Path)),
-    None: _Kind("left out", "None", _if(lambda value: value is None)),
-    type(None): _Kind("left out", "None", _if(lambda value: value is None)),
+    int: _Kind(("a whole number",), "whole numbers", _number(Integral)),
+    float: _Kind(("a number",), "numbers", _number(Real)),
+    bool: _Kind(("true or false",), "true or false", _of(bool)),
+    str: _Kind(("text",), "texts", _of(str)),
+    Path: _Kind(("a path",), "paths", _of(Path)),
+    None: _Kind(("None",), "None", _if(lambda value: value is None)),
+    type(None): _Kind(("None",), "None", _if(lambda value: value is None)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os.path
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ def open_folder(
         InvalidOption: it has no such option.
     """
     makes_inputs = contract.scale > 1 or contract.pre_upsampled > 1 or degrade is not None
-    beside = any(all((Path(path) / role).is_dir() for role in roles) for roles in _BESIDE)
+    beside = any(all(os.path.isdir(Path(path) / role) for role in roles) for roles in _BESIDE)
     common: dict[str, Any] = {"contract": contract, "seed": seed, "split": split, **options}
     if patch is not None:
         common["patch"] = patch
