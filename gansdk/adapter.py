@@ -182,7 +182,7 @@ class Adapter(ABC):
             Unsupported: the family has no such transform, or this network does not allow it; the message says why.
         """
         raise Unsupported(
-            f"The family {self.name!r} has no transform {name!r}; it has {', '.join(self.transforms) or 'none'}."
+            f"The family {self.name!r} has no transform {quoted(name)}; it has {', '.join(self.transforms) or 'none'}."
         )
 
     def degrade(self, image: Tensor) -> Tensor:

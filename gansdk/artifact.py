@@ -24,7 +24,7 @@ from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import Contract, Labels, Way
-from gansdk.errors import CheckpointError
+from gansdk.errors import CheckpointError, InvalidOption, quoted
 from gansdk.evaluate import inferring
 from gansdk.opening import open_adapter
 from gansdk.paths import given_path
@@ -95,6 +95,8 @@ def load(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
         CheckpointError: the folder is missing, damaged, foreign, or of a network that must be given.
         PluginNotFound: the adapter that builds the network is not installed.
     """
+    if network is not None and not isinstance(network, nn.Module):
+        raise InvalidOption(f"network={quoted(network)} is no torch.nn.Module.")
     folder = _read(given_path(directory, "directory"))
     with _readable(folder.path):
         module = _load(folder, network)[0]

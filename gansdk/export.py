@@ -42,7 +42,7 @@ def export(module: nn.Module, contract: Contract, format: str, path: str | Path)
         VerificationError: the exported network gives other images; nothing is written.
         OutputError: the file cannot be written.
     """
-    write = _FORMATS[one_of(tuple(_FORMATS), format, "format")]
+    write = _FORMATS[check_format(format)]
     path = check_file(path, "path")
     if path.name == CHECK:
         raise InvalidOption(f"path={str(path)!r} is where the records of exports go. Choose another name.")
@@ -59,6 +59,15 @@ def export(module: nn.Module, contract: Contract, format: str, path: str | Path)
             f"The export cannot be written to '{path}': {error.strerror or error}. Choose a path that you may write to."
         ) from error
     return record
+
+
+def check_format(format: object) -> str:
+    """`format`, if it is one.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return one_of(tuple(_FORMATS), format, "format")
 
 
 def _to_onnx(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:
