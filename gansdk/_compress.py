@@ -20,6 +20,7 @@ from gansdk.job import Job
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
+from gansdk.signatures import fitting
 from gansdk.stages import (
     CARVED,
     TRACED,
@@ -97,7 +98,7 @@ def compress(
     Raises:
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
-    asked = locals()
+    asked = fitting(compress, locals())
     budgets = [Budget.parse(asked.pop("budget"))]
     processes = Processes(device)
     with processes.together(), begin(budgets, run_in=out_dir, processes=processes, **asked) as session:
@@ -145,7 +146,7 @@ def ladder(
     Raises:
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
     """
-    asked = locals()
+    asked = fitting(ladder, locals())
     wanted = read_budgets(asked.pop("budgets"))
     # What the students share passes from one to the next through the run's folder.
     folder = nullcontext(out_dir) if out_dir is not None or dry_run else temporary_folder()

@@ -24,11 +24,13 @@ from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
+from gansdk.paths import check_folder
 from gansdk.processes import Processes
 from gansdk.records import recorded
 from gansdk.result import CompressionResult
 from gansdk.run_folder import open_run
 from gansdk.saving import check_target, fingerprint
+from gansdk.signatures import fitting
 from gansdk.student import ElasticStudent
 
 TEACHER, SAMPLES = "teacher", "samples"
@@ -61,7 +63,7 @@ class TrainedTeacher:
         Raises:
             OutputError: the folder cannot be written, or holds something else.
         """
-        root = Path(directory)
+        root = check_folder(directory, "directory")
         return {route: self._as_result(route).save(_place(root, route)) for route in self.generators}
 
     def _as_result(self, route: Route) -> CompressionResult:
@@ -130,7 +132,7 @@ def train_teacher(
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
         TrainingDiverged: a loss or a weight is not finite, or the loss grew tenfold and stayed there.
     """
-    asked = locals()
+    asked = fitting(train_teacher, locals())
     processes = Processes(device)
     with processes.together():
         return _train(processes=processes, **asked)
@@ -161,6 +163,7 @@ def _train(
         steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate, least_steps=1
     )
     check_choices(resume=resume, device=device)
+    target = None if out_dir is None else check_folder(out_dir, "out_dir")
     generator = _beginning(adapter, architecture, sizes or {}, model, seed)
     family = generator.adapter
     known = _known_routes(generator)
@@ -188,8 +191,11 @@ def _train(
         "learning_rate": rate,
         "processes": processes.count,
     }
-    target = None if out_dir is None else Path(out_dir)
     places = [] if target is None else [_place(target / TEACHER, route) for route in learner.networks()]
+    if target is not None and processes.is_main:
+        for place in places:
+            check_target(place)
+        check_folder(target / SAMPLES, "out_dir")
     run = open_run(
         target if processes.is_main else None,
         settings,

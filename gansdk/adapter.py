@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
-from gansdk.errors import InvalidOption, Unsupported
+from gansdk.errors import ContractError, InvalidOption, Unsupported, quoted
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.signatures import fitting
 from gansdk.toolkit.degradation import shrunk
 
 
@@ -181,7 +182,7 @@ class Adapter(ABC):
             Unsupported: the family has no such transform, or this network does not allow it; the message says why.
         """
         raise Unsupported(
-            f"The family {self.name!r} has no transform {name!r}; it has {', '.join(self.transforms) or 'none'}."
+            f"The family {self.name!r} has no transform {quoted(name)}; it has {', '.join(self.transforms) or 'none'}."
         )
 
     def degrade(self, image: Tensor) -> Tensor:
@@ -287,6 +288,9 @@ def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None =
     from gansdk.wrapping import check_wrapped, plain_module
 
     net = plain_module(net)
+    if not isinstance(contract, Contract):
+        raise ContractError(f"contract={quoted(contract)} must be a gansdk.Contract.")
+    taps = fitting(wrap, {"taps": taps})["taps"]
     chosen = check_wrapped(net, contract, taps)
     return Generator(
         module=net,

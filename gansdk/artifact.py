@@ -28,13 +28,14 @@ from gansdk.channels.fold import fold
 from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
 from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
-from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError
+from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption, quoted
 from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of, printable
 from gansdk.json_fields import MOST_BYTES, Field, parse
 from gansdk.meta import at_most
 from gansdk.opening import open_adapter
+from gansdk.paths import given_path
 from gansdk.programs import forget_statistics, inference_form, load_program
 
 CONFIG = "config.json"
@@ -198,7 +199,9 @@ def load(directory: str | Path, network: nn.Module | None = None, *, verify: boo
         CheckpointError: the folder is missing, damaged, foreign, or of a network that must be given.
         PluginNotFound: the adapter that builds the network is not installed.
     """
-    folder = _read(Path(directory), verify)
+    if network is not None and not isinstance(network, nn.Module):
+        raise InvalidOption(f"network={quoted(network)} is no torch.nn.Module.")
+    folder = _read(given_path(directory, "directory"), verify)
     with _readable(folder.path):
         module = _load(folder, network)[0]
         folder.files.check_rest()

@@ -11,7 +11,8 @@ from functools import reduce
 from math import ceil, floor, inf
 from typing import Literal, NoReturn, get_args
 
-from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
+from gansdk.errors import BudgetSyntaxError, BudgetUnreachable, quoted
+from gansdk.signatures import plain_number
 
 Counting = Literal["true", "paper", "omgd"]
 """How MACs are counted: as a device executes them, or as papers print them: GAN Compression and CAT, or OMGD."""
@@ -28,6 +29,7 @@ _COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "para
 _MEASURED = ("latency", "peak_memory")
 _LARGEST = 10**18
 _DECIMALS = 12
+_LONGEST = 300  # characters
 _SEVERAL = "For several students pass a list to gansdk.ladder, or --budget several times to `gansdk compress`"
 ADVICE = "allow smaller widths (lower floors and multiples)"
 _NAMED = 5  # reasons that an error quotes
@@ -139,9 +141,9 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.bounds:
             raise BudgetSyntaxError(f"A budget without any bound was given; write one of {SPELLINGS}.")
-        if self.counting not in get_args(Counting):
+        if not isinstance(self.counting, str) or self.counting not in get_args(Counting):
             raise BudgetSyntaxError(
-                f'counting={self.counting!r} is unknown; choose "true" (what a device executes), "paper" (what '
+                f'counting={quoted(self.counting)} is unknown; choose "true" (what a device executes), "paper" (what '
                 f'GAN Compression and CAT print) or "omgd" (what OMGD prints, without norms).'
             )
 
@@ -158,6 +160,7 @@ class Budget:
         if isinstance(given, Budget):
             return given
         if isinstance(given, str):
+            _check_length(given)
             terms = [term.strip() for term in given.split(",")]
             if not all(terms) and len(terms) > 1:
                 raise BudgetSyntaxError(f"The budget {given!r} has a comma with nothing before or after it. Remove it.")
@@ -167,11 +170,11 @@ class Budget:
             bounds = [_read_item(metric, limit) for metric, limit in given.items()]
         elif isinstance(given, Sequence):
             raise BudgetSyntaxError(
-                f"{given!r} is a list of budgets, and one student has one. {_SEVERAL}; for one, pass it alone: "
+                f"{quoted(given)} is a list of budgets, and one student has one. {_SEVERAL}; for one, pass it alone: "
                 '"macs<=2.6G, params<=25%" for several limits.'
             )
         else:
-            _refuse_bare(str(given))
+            _refuse_bare(quoted(given))
         return cls(tuple(sorted(set(bounds), key=lambda bound: (_METRICS.index(bound.metric), str(bound)))), counting)
 
     @property
@@ -271,6 +274,11 @@ class Limits:
         return f", {self.counting} counting" if metric == "macs" else ""
 
 
+def _check_length(text: str) -> None:
+    if len(text) > _LONGEST:
+        raise BudgetSyntaxError(f"The budget {quoted(text)} is too long; write it like one of {SPELLINGS}.")
+
+
 def is_ratio(term: str) -> bool:
     """Whether the text is a bare ratio, "4x"."""
     return _TIMES.fullmatch(term) is not None
@@ -300,9 +308,18 @@ def _read_term(term: str) -> Share | Ceiling:
     raise BudgetSyntaxError(f"The budget term {term!r} cannot be read; write it like one of {SPELLINGS}.")
 
 
-def _read_item(metric: str, limit: str | int | float) -> Share | Ceiling:
+def _read_item(metric: object, limit: object) -> Share | Ceiling:
     """One item of a mapping: an amount without a sign means "at most"."""
-    text = f"{limit:f}".rstrip("0").rstrip(".") if isinstance(limit, float) else str(limit).strip()
+    limit = plain_number(limit)
+    if not isinstance(metric, str) or not isinstance(limit, (str, int, float)):
+        raise BudgetSyntaxError(
+            f"The budget {{{quoted(metric)}: {quoted(limit)}}} cannot be read; write a metric and a number or text, as "
+            'in {"macs": "10%"}.'
+        )
+    if isinstance(limit, float):
+        limit = f"{limit:f}".rstrip("0").rstrip(".")
+    text = limit.strip() if isinstance(limit, str) else quoted(limit)  # more digits than Python prints are no budget
+    _check_length(metric + text)
     return _read_term(f"{metric}{text}" if text.startswith(("/", "<=")) else f"{metric}<={text}")
 
 

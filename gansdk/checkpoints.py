@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Generator, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec
+from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec, quoted
 from gansdk.files import check_held
 from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
@@ -94,10 +95,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """As `read_state`, and the key of the container that they were in: "model.params_ema", or ""."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # no error for names too long to be one
         raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Give the file with the weights.")
-    if not path.is_file():
-        raise CheckpointError(f"There is no file '{path}'. Check the path of the checkpoint.")
+    if not os.path.isfile(path):
+        raise CheckpointError(f"There is no file {quoted(str(path))}. Check the path of the checkpoint.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     found, where = _weights_in(content, path)
     return _without_wrappers(found), ".".join(where)

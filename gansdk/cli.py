@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
-from gansdk.errors import GansdkError, PluginLoadError
+from gansdk.errors import GansdkError, PluginLoadError, quoted
 from gansdk.launch import is_main
+from gansdk.options import read_json
 from gansdk.printing import (
     add_row,
     cost_table,
@@ -328,7 +329,7 @@ def train_teacher(
             _part(family, adapter_option),
             data,
             architecture=architecture,
-            sizes=dict(_option(text) for text in size),
+            sizes=_options_of(size),
             model=model,
             steps=steps,
             batch_size=batch_size,
@@ -388,13 +389,15 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a student for other runtimes, compared with the original on three batches of different sizes."""
-    path = out or Path(student).with_suffix(f".{format}")
     with working():
+        from gansdk.export import check_format
         from gansdk.export import export as write
         from gansdk.opening import open_generator
         from gansdk.routes import the_only
 
+        check_format(format)
         generator = the_only(open_generator(student))
+        path = out or _beside(Path(student)).with_suffix(f".{format}")
         record = write(generator.module, generator.contract, format, path)
     if as_json:
         return print_json({"path": str(path), **record})
@@ -434,7 +437,12 @@ def plugins(
 
 def _part(name: str, options: Sequence[str]) -> dict[str, Any]:
     """The mapping that the library takes for a part with options."""
-    return {"name": name, **dict(_option(text) for text in options)}
+    return {"name": name, **_options_of(options, taken=("name",))}
+
+
+def _beside(folder: Path) -> Path:
+    """The folder by its own name, which "." and ".." have not."""
+    return folder if folder.name.strip(".") else folder.resolve()
 
 
 def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
@@ -442,14 +450,25 @@ def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
     return _part(name, options) if options else name
 
 
+def _options_of(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Any]:
+    """All of `KEY=VALUE`, each key once and none of those that are taken."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, value = _option(text)
+        if key in found or key in taken:
+            raise typer.BadParameter(f"{quoted(text)} gives {quoted(key)} a second value. Give it once.")
+        found[key] = value
+    return found
+
+
 def _option(text: str) -> tuple[str, Any]:
     """Read `keep=0.5` as ("keep", 0.5): the value is JSON, or else the text itself."""
     key, sign, value = text.partition("=")
     if not key or not sign:
-        raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE.")
+        raise typer.BadParameter(f"{quoted(text)} is not of the form KEY=VALUE.")
     try:
-        return key.replace("-", "_"), json.loads(value)
-    except json.JSONDecodeError:
+        return key.replace("-", "_"), read_json(value)
+    except ValueError:
         return key.replace("-", "_"), value
 
 
@@ -461,11 +480,13 @@ def _distillers(names: Sequence[str], options: Sequence[str]) -> list[dict[str, 
 def _parts(names: Sequence[str], options: Sequence[str]) -> list[dict[str, Any]]:
     """Each part with those options that begin with its name."""
     of = {name: list[str]() for name in names}
+    if len(of) < len(names):
+        raise typer.BadParameter(f"One of {', '.join(map(quoted, of))} is given twice. Give it once.")
     for text in options:
         name, dot, rest = text.partition(".")
         if not dot or name not in of:
             raise typer.BadParameter(
-                f"{text!r} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
+                f"{quoted(text)} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
             )
         of[name].append(rest)
     return [_part(name, own) for name, own in of.items()]

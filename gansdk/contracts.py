@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Literal
 
 from torch import Tensor
 
-from gansdk.errors import ContractError
+from gansdk.errors import ContractError, quoted
+from gansdk.signatures import fitting
 
 Route = str
 """One direction of a generator: "main" for most; "A2B" and "B2A" for a CycleGAN pair."""
@@ -18,6 +20,10 @@ MAIN: Route = "main"
 
 Way = Literal["forward", "backward"]
 """Where a route goes: from a source's inputs to its targets, or from its targets to its inputs."""
+
+MOST_CHANNELS = 2**12
+MOST_VALUES = 2**28
+"""Of one image that goes in or comes out: a gigabyte."""
 
 Metrics = Mapping[str, Tensor]
 """Stable names to detached 0-d tensors: {"loss": ..., "gka/body3": ...}."""
@@ -35,10 +41,12 @@ class Labels:
     """A last channel: 1 where a pixel's instance differs from its left, right, upper or lower neighbour."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.classes, int) or self.classes < 1:
+        _fit(self)
+        if not 1 <= self.classes <= MOST_CHANNELS:
             raise ContractError(
-                f"{self}: classes must be a whole number from 1. Channels for unknown pixels and edges are no classes; "
-                "say unknown=False or edges=False where the label map has no such channel."
+                f"{quoted(self)}: classes must be a whole number from 1 to {MOST_CHANNELS}. Channels for unknown "
+                "pixels and edges are no classes; say unknown=False or edges=False where the label map has no such "
+                "channel."
             )
 
     @property
@@ -74,16 +82,27 @@ class Contract:
     """The input is a label map with these channels; None for images."""
 
     def __post_init__(self) -> None:
-        if min(self.channels_in, self.channels_out, self.scale, self.pre_upsampled, self.multiple_of) < 1:
-            raise ContractError(f"{self}: channels, scale, pre_upsampled and multiple_of must be at least 1.")
-        if len(self.size) != 2 or min(self.size) < 1 or any(side % self.multiple_of for side in self.size):
+        _fit(self)
+        counts = (self.channels_in, self.channels_out, self.scale, self.pre_upsampled, self.multiple_of)
+        if not 1 <= min(counts) <= max(counts) <= MOST_CHANNELS:
             raise ContractError(
-                f"size={self.size} must be (height, width), each a positive multiple of {self.multiple_of}."
+                f"{quoted(self)}: channels, scale, pre_upsampled and multiple_of must be from 1 to {MOST_CHANNELS}."
+            )
+        if min(self.size) < 1 or any(side % self.multiple_of for side in self.size):
+            raise ContractError(
+                f"size={quoted(self.size)} must be (height, width), each a positive multiple of {self.multiple_of}."
+            )
+        height, width = self.size
+        if height * width * max(self.channels_in, self.channels_out * self.scale**2) > MOST_VALUES:
+            raise ContractError(
+                f"{quoted(self)}: an image of that size has more than {MOST_VALUES} values. Lower size."
             )
         for name in ("input_range", "output_range", "inner_range"):
             given = getattr(self, name)
-            if given is not None and not given[0] < given[1]:
-                raise ContractError(f"{name}={given} must be (low, high) with low < high.")
+            if given is not None and not -math.inf < given[0] < given[1] < math.inf:
+                raise ContractError(f"{name}={quoted(given)} must be (low, high) with low < high.")
+        if self.labels is not None and not isinstance(self.labels, Labels):
+            raise ContractError(f"labels={quoted(self.labels)} must be gansdk.Labels(classes=...), or left out.")
         if self.labels is not None and self.labels.channels != self.channels_in:
             raise ContractError(
                 f"{self.labels} has {self.labels.channels} channels, but the generator takes {self.channels_in}."
@@ -147,3 +166,14 @@ class Observation:
         """The same without gradient."""
         image = None if self.image is None else self.image.detach()
         return Observation(image, {tap: feature.detach() for tap, feature in self.features.items()})
+
+
+def _fit(data: Labels | Contract) -> None:
+    """Check the types of all fields; numbers of other libraries become Python's, which JSON can hold.
+
+    Raises:
+        ContractError: a field has a value of another type.
+    """
+    given = {one.name: getattr(data, one.name) for one in fields(data)}
+    for name, value in fitting(type(data), given, whose=type(data).__name__, error=ContractError).items():
+        object.__setattr__(data, name, value)

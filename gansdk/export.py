@@ -19,8 +19,10 @@ from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.files import put
 from gansdk.foreign import guarded, in_words
+from gansdk.paths import check_file
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
+from gansdk.toolkit.options import one_of
 
 CHECK = "check.json"
 """Name of the file beside the exports that holds their records."""
@@ -44,11 +46,13 @@ def export(module: nn.Module, contract: Contract, format: str, path: str | Path)
         VerificationError: the exported network gives other images; nothing is written.
         OutputError: the file cannot be written.
     """
-    if format not in _FORMATS:
-        raise InvalidOption(f"format={format!r} is unknown. Export as one of: {', '.join(_FORMATS)}.")
-    path = Path(path)
+    write = _FORMATS[check_format(format)]
+    path = check_file(path, "path")
+    if path.name == CHECK:
+        raise InvalidOption(f"path={str(path)!r} is where the records of exports go. Choose another name.")
+    check_file(path.with_name(CHECK), "path")
     original = inference_form(module, contract)
-    content, run, facts = _FORMATS[format](trace_program(original, contract))
+    content, run, facts = write(trace_program(original, contract))
     record = {"format": format, "torch": torch.__version__, **facts, **_compare(original, run, contract, format)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +63,15 @@ def export(module: nn.Module, contract: Contract, format: str, path: str | Path)
             f"The export cannot be written to '{path}': {error.strerror or error}. Choose a path that you may write to."
         ) from error
     return record
+
+
+def check_format(format: object) -> str:
+    """`format`, if it is one.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return one_of(tuple(_FORMATS), format, "format")
 
 
 def _to_onnx(program: ExportedProgram) -> tuple[bytes, _Runner, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -28,14 +29,24 @@ _LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 _TURNED_SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever a file's name ends in: Pillow runs other programs for some of the rest."""
+
+LARGEST_FILE, LARGEST_SEARCHED = 2**28, 2**25
+"""Bytes of an image file, and of a GIF or JPEG, in which Pillow looks for its parts byte by byte."""
+
 _UNREADABLE = (
     OSError,  # missing, not an image, truncated
     SyntaxError,  # broken PNG chunks and EXIF headers
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
     EOFError,
-    OverflowError,
+    MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -95,7 +106,10 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what matters for pixels raises
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            _check_size(path)
+            with Image.open(path, formats=FORMATS) as image:
+                if min(image.size) < 1:
+                    raise ValueError("it has no pixels")
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"The image {str(path)!r} has too many pixels: {error} Cut it into pieces.") from error
@@ -104,6 +118,14 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             f"The file {str(path)!r} cannot be read as an image ({type(error).__name__}: {error}). "
             "Replace it or take it out of the folder."
         ) from error
+
+
+def _check_size(path: str | Path) -> None:
+    """Raise ValueError for a file of more bytes than any image to learn from has."""
+    with Path(path).open("rb") as file:
+        most = LARGEST_SEARCHED if file.read(3) in (b"GIF", b"\xff\xd8\xff") else LARGEST_FILE
+        if os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

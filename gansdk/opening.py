@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect as introspection
-import json
 import os.path
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import nn
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.checkpoints import bound_adapter, detect, read_weights, recognise
-from gansdk.contracts import Pairing
+from gansdk.contracts import Contract, Pairing
 from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
     CheckpointError,
@@ -28,12 +27,16 @@ from gansdk.errors import (
     NeedsContract,
     PluginLoadError,
     Unsupported,
+    quoted,
 )
 from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
+from gansdk.options import read_json
+from gansdk.paths import printable
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
+from gansdk.signatures import fitting
 from gansdk.wrapping import other_types, plain_module
 
 SIDES = {"direction", "input_column", "target_column"}
@@ -57,6 +60,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         return model
     model = from_json(model, "model")
     if isinstance(model, Mapping):
+        _check_routes(model)
         return together({route: the_only(open_generator(part, adapter)) for route, part in model.items()})
     if isinstance(adapter, Mapping) and adapter.get("name") == "auto" and not _is_folder(model):
         # Which options there are only the family knows, so it is recognised without them first.
@@ -91,10 +95,23 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         return _open_folder(path, adapter)
     if not os.path.exists(path):  # no error for names too long to be one
         raise CheckpointError(
-            f"{path}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
+            f"{quoted(str(path))}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
-    return recognise(state, _adapters(adapter), source=f"{path.name} ({container})" if container else path.name)
+    name = printable(path.name)
+    return recognise(state, _adapters(adapter), source=f"{name} ({container})" if container else name)
+
+
+def _check_routes(model: Mapping[Any, Any]) -> None:
+    """Raise InvalidOption for a mapping that names no routes, or has mappings for what is on them."""
+    if not model:
+        raise InvalidOption("model={} has no generator. Give one, or {route: generator, ...} for several routes.")
+    for route, part in model.items():
+        if not isinstance(route, str) or isinstance(from_json(part, "model"), Mapping):
+            raise InvalidOption(
+                f"model has {quoted(part)} for the route {quoted(route)}. Give {{route: generator, ...}}: text for the "
+                "route, and a path or a network for the generator."
+            )
 
 
 def _is_folder(model: object) -> bool:
@@ -122,6 +139,8 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
     """
     if transform is None:
         return generator
+    if not isinstance(transform, str):
+        raise InvalidOption(f"transform={quoted(transform)} must be the name of one of the family's, or left out.")
     if generator.routes:
         return together({route: transformed(part, transform, seed) for route, part in generator.routes.items()})
     with torch.random.fork_rng(devices=[]):
@@ -152,7 +171,7 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
 
 
 def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
-    if adapter == "auto":
+    if isinstance(adapter, str) and adapter == "auto":
         opened: dict[str, Adapter] = {}
         for name in registry().names("adapter"):
             entry = registry().find("adapter", name)
@@ -197,7 +216,7 @@ def _make(kind: Any, asked: Any, base: type) -> object:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise GansdkError(
-            f"{kind}={asked!r} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
+            f"{kind}={quoted(asked)} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
         )
     return _made(kind, name, registry().load(kind, name), options, base)
 
@@ -218,14 +237,14 @@ def _made(
         PluginFailed: it raised anything but an error of ours.
     """
     known = known or {}
-    _check_options(kind, name, factory, {**known, **options})
+    given = _fitting_options(kind, name, factory, {**known, **options})
     entry = registry().find(kind, name)
     defaults = {option: value for option, value in _defaults(factory).items() if option not in known}
     origin = Origin(
         kind=kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={**defaults, **options}
     )
     try:
-        made = factory(**{**known, **options})
+        made = factory(**given)
     except InvalidOption as error:  # several parts may have an option of that name
         raise InvalidOption(f"The {kind} {name!r}: {error}") from error
     except BaseException as error:  # a stranger's factory may raise anything
@@ -249,18 +268,25 @@ def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
     return {option: p.default for option, p in parameters.items() if p.default is not p.empty}
 
 
-def _check_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Options that exist, and all that have no default; a factory without a signature is simply called."""
+def _fitting_options(
+    kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]
+) -> Mapping[str, Any]:
+    """Options that exist, of the types that the factory states, and all that have no default.
+
+    A factory without a signature is simply called.
+    """
+    if strange := [option for option in options if not isinstance(option, str)]:
+        raise InvalidOption(f"The {kind} {name!r} has no option {quoted(strange[0])}: the names of options are text.")
     try:
         parameters = introspection.signature(factory).parameters
     except (TypeError, ValueError):
-        return
+        return options
     named = {option: p for option, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:
         if option not in named and not takes_any:
             raise InvalidOption(
-                f"The {kind} {name!r} has no option {option!r}. Its options: {', '.join(named) or 'none'}."
+                f"The {kind} {name!r} has no option {quoted(option)}. Its options: {', '.join(named) or 'none'}."
             )
     missing = [option for option, p in named.items() if p.default is p.empty and option not in options]
     if missing:
@@ -268,6 +294,7 @@ def _check_options(kind: str, name: str, factory: Callable[..., Any], options: M
             f"The {kind} {name!r} has no default for {', '.join(missing)}. Pass {{'name': {name!r}, "
             f"{missing[0]!r}: value}}."
         )
+    return fitting(factory, options, whose=f"The {kind} {name!r}")
 
 
 @guarded("opening the data")
@@ -293,6 +320,8 @@ def open_source(
     if patch is not None:
         known["patch"] = patch
     known = {option: value for option, value in known.items() if option not in options and _takes(factory, option)}
+    if not isinstance(options.get("contract", generator.contract), Contract):
+        raise InvalidOption(f"The source {name!r}: contract={quoted(options['contract'])} must be a gansdk.Contract.")
     made = _made("source", name, factory, options, DataSource, known)
     assert isinstance(made, DataSource)
     if not backward or made.pairing is Pairing.INPUTS_ONLY:
@@ -311,9 +340,9 @@ def from_json(given: Any, option: str) -> Any:
     if not isinstance(given, str) or not given.lstrip().startswith("{"):
         return given
     try:
-        return json.loads(given)
+        return read_json(given)
     except ValueError as error:
-        raise InvalidOption(f'{option}={given!r} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
+        raise InvalidOption(f'{option}={quoted(given)} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
 
 
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
@@ -328,7 +357,7 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
         return data["name"], {option: value for option, value in data.items() if option != "name"}
     if isinstance(data, (str, Path)):
         problem = "is a file, not a folder" if os.path.isfile(data) else "no such folder"
-        shown = f"data={str(data)!r}: {problem}"
+        shown = f"data={quoted(str(data))}: {problem}"
     else:
         shown = f"data is a {type(data).__name__}, which gives no images by itself"
     raise DataError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, quoted
 from gansdk.interfaces import Quality
 
 _FORM = re.compile(r"\s*([a-z0-9-]+(?:\([^()\s]+\))?)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?(?:e-?\d+)?)\s*")
@@ -30,9 +31,9 @@ class QualityFloor:
         if text is None:
             return None
         match = _FORM.fullmatch(text)
-        if match is None:
+        if match is None or not isfinite(float(match[3])):
             raise InvalidOption(
-                f"quality={text!r} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5' or "
+                f"quality={quoted(text)} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5' or "
                 "'kid(efficientnet-lite0)<=0.05'."
             )
         return cls(match[1], match[2], float(match[3]))

@@ -23,6 +23,7 @@ from gansdk.errors import (
     PluginLoadError,
     PluginNotFound,
     PluginWarning,
+    quoted,
     suggestion,
 )
 from gansdk.events import Event
@@ -443,7 +444,7 @@ class Registry:
         reasons = [f"{skipped.plugin} ({skipped.reason})" for skipped in self._skipped if skipped.is_plugin]
         reasons += [f"{entry.identity} (blocked)" for entry in self._entries if self._is_blocked(entry)]
         skipped = f" Skipped: {'; '.join(reasons)}." if reasons else ""
-        return f"No {kind} is called {name!r}.{suggestion(name, names)}{available}{skipped}"
+        return f"No {kind} is called {quoted(name)}.{suggestion(name, names)}{available}{skipped}"
 
 
 @functools.cache

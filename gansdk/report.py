@@ -16,6 +16,7 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.figures import front, losses, png
 from gansdk.files import put
+from gansdk.paths import check_file
 from gansdk.pictures import compared
 from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
@@ -84,7 +85,7 @@ def write_text(path: str | Path, html: Callable[[], str], json: Callable[[], str
         InvalidOption: it has another extension.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
+    path = check_file(path, "path")
     if path.suffix not in (".html", ".json"):
         raise InvalidOption(f"report({str(path)!r}): the extension is {path.suffix!r}. Give a path in .html or .json.")
     text = html() if path.suffix == ".html" else json()

@@ -18,6 +18,7 @@ from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
 from gansdk.evaluate import Evaluation, joined_evaluation
 from gansdk.interfaces import Quality
+from gansdk.paths import check_folder
 
 SCHEMA_VERSION = 1
 """Of the folder of a student and of its report; higher ones are refused."""
@@ -205,7 +206,7 @@ class Ladder:
         """
         from gansdk.ladder_report import write_ladder
 
-        root = Path(directory)
+        root = check_folder(directory, "directory")
         for result in self.results:
             result.save(root / self.label(result) / "student")
         for name in REPORTS:

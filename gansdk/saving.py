@@ -34,6 +34,7 @@ from gansdk.artifact import (
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
+from gansdk.paths import check_file, check_folder
 from gansdk.program_file import read_program
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
@@ -47,7 +48,7 @@ RELOAD_CHECK = "saved -> loaded"
 
 def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
-    target = Path(directory).absolute()
+    target = check_folder(directory, "directory").absolute()
     if result.routes:
         return _save_routes(result, target)
     with _writing(target), collected(result.warnings):
@@ -94,13 +95,14 @@ def check_target(target: Path, routes: Iterable[Route] = ()) -> None:
     if routes := tuple(routes):
         for route in routes:
             check_target(target / route)
+        for name in REPORTS:
+            check_file(target / name, "directory")
         return
-    if file := next((parent for parent in target.parents if parent.is_file()), None):
-        raise OutputError(f"'{file}' is a file, but '{target}' should lie below it. Choose another name, or move it.")
+    check_folder(target, "directory")
+    if target.is_symlink():
+        raise OutputError(f"'{target}' is a symbolic link, and a student is not written over one. Choose another name.")
     if target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file():
         raise OutputError(f"'{target}' holds files that are not a student. Choose a new or an empty folder.")
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"'{target}' is a file, but a student is a folder. Choose another name.")
 
 
 def _write(result: CompressionResult, folder: Path) -> None:

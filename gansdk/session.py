@@ -22,6 +22,7 @@ from gansdk.loop import Loop
 from gansdk.metrics import Metric
 from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
+from gansdk.paths import check_file, check_folder
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.records import recorded
@@ -189,6 +190,7 @@ def begin(
     numbers = {name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")}
     check_numbers(batch_size=batch_size, least_steps=0, **numbers)
     check_choices(resume=resume, device=device)
+    target = None if out_dir is None or dry_run else check_folder(out_dir, "out_dir")
     floor = QualityFloor.parse(quality)
     told: list[str] = []
     with collected(told):
@@ -208,8 +210,13 @@ def begin(
     if is_ladder:
         shared["ladder"] = [str(budget) for budget in budgets]
     settings = {**jobs[0].settings(), **shared}
-    target = None if out_dir is None or dry_run else Path(out_dir)
     students = [] if target is None else [target / _rung(job, is_ladder) / STUDENT for job in jobs]
+    if processes.is_main:
+        for student in students:
+            check_target(student, jobs[0].generator.routes)
+        if is_ladder and target is not None:
+            for name in REPORTS:
+                check_file(target / name, "out_dir")
     # Only the main process has the folder; the others are told what is in it.
     kept = run_in is not None and not dry_run and processes.is_main
     run = open_run(
@@ -237,9 +244,6 @@ def begin(
             told=told,
             began=began,
         )
-        if processes.is_main:
-            for student in students:
-                check_target(student, jobs[0].generator.routes)
         processes.wait()
         loop = session.loop(jobs[0])
         for message in told:

@@ -7,12 +7,15 @@ from dataclasses import fields
 from inspect import signature
 from typing import Any, TypeVar, get_args
 
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, quoted
+from gansdk.signatures import plain_number
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, share
 from gansdk_adapters.networks.norms import Norm
 from gansdk_adapters.networks.spade import Upsampling
 
 T = TypeVar("T")
+
+LARGEST = 2**12
 
 
 def rate(given: object, option: str) -> float:
@@ -23,7 +26,7 @@ def rate(given: object, option: str) -> float:
     """
     if (found := share(given, option)) < 1:
         return found
-    raise InvalidOption(f"{option}={given!r} must be a rate from 0 to below 1: with 1 nothing would be left.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a rate from 0 to below 1: with 1 nothing would be left.")
 
 
 def kernels(given: object, option: str) -> tuple[int, ...]:
@@ -32,18 +35,34 @@ def kernels(given: object, option: str) -> tuple[int, ...]:
     Raises:
         InvalidOption: it is not.
     """
-    if isinstance(given, (list, tuple)) and given and all(isinstance(side, int) and side % 2 == 1 for side in given):
-        return tuple(given)
-    raise InvalidOption(f"{option}={given!r} must be a list of odd numbers, as [1, 3, 5].")
+    if isinstance(given, (list, tuple)) and given and all(map(_is_odd, given)):
+        return tuple(int(side) for side in given)
+    raise InvalidOption(f"{option}={quoted(given)} must be a list of odd numbers, as [1, 3, 5].")
+
+
+def _is_odd(side: object) -> bool:
+    plain = plain_number(side)
+    return isinstance(plain, int) and not isinstance(plain, bool) and 0 < plain <= LARGEST and plain % 2 == 1
+
+
+def size_of(given: object, option: str) -> int:
+    """`given`, if it is a whole number that a network can have of anything.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if (found := count(given, option)) <= LARGEST:
+        return found
+    raise InvalidOption(f"{option}={quoted(given)} is more than {LARGEST}, and no network here is as large.")
 
 
 CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("width", "blocks", "downs", "labels", "channels_in", "channels_out"), count),
+    **dict.fromkeys(("width", "blocks", "downs", "labels", "channels_in", "channels_out"), size_of),
     "norm": lambda given, option: one_of(get_args(Norm), given, option),
     "upsampling": lambda given, option: one_of(get_args(Upsampling), given, option),
     "dropout": lambda given, option: None if given is None else rate(given, option),
     "kernels": kernels,
-    **dict.fromkeys(("share", "hidden"), count),
+    **dict.fromkeys(("share", "hidden"), size_of),
     "slope": at_least_zero,
     **dict.fromkeys(("separable", "spectral", "deep"), flag),
 }
@@ -62,6 +81,6 @@ def sizes_from(kind: type[T], of: Callable[..., T], given: Mapping[str, Any], ar
     for name in given:
         if name not in names:
             raise InvalidOption(
-                f"The architecture {architecture!r} has no size {name!r}. Its sizes: {', '.join(names)}."
+                f"The architecture {quoted(architecture)} has no size {quoted(name)}. Its sizes: {', '.join(names)}."
             )
     return of(**{name: CHECKS[name](value, name) for name, value in given.items()})

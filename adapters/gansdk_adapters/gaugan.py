@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from gansdk.adapter import Adapter, Variant
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
-from gansdk.errors import CheckpointError, InvalidOption, Unsupported
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported, quoted
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
-from gansdk_adapters.creating import sizes_from
+from gansdk_adapters.creating import size_of, sizes_from
 from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
     FIRST_LAYER,
@@ -214,9 +214,11 @@ class GauGAN(Adapter):
         kinds = {"": ("spade", {}), "spade": ("spade", {}), "mobile": ("spade", {"separable": True})}
         kind, fixed = {**kinds, "inception": ("inception", {})}.get(architecture, (None, {}))
         if kind is None:
-            raise InvalidOption(f"The family 'gaugan' has no {architecture!r}; it has spade, mobile and inception.")
+            raise InvalidOption(
+                f"The family 'gaugan' has no {quoted(architecture)}; it has spade, mobile and inception."
+            )
         network, table = NETWORKS[kind]
-        labels = sizes.get("labels", 36)
+        labels = size_of(sizes.get("labels", 36), "labels")
         options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
         if kind == "inception":
             options.setdefault("slope", self._slope)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, InvalidOption, Unsupported
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported, quoted
 from gansdk.interfaces import Task
+from gansdk.signatures import fitting
 from gansdk.toolkit.degradation import shrunk
+from gansdk_adapters.creating import size_of
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
@@ -36,7 +38,7 @@ class SuperResolution(Adapter):
     name = "sr"
 
     def __init__(self, *, pre_upsampled: int = 4) -> None:
-        self._pre_upsampled = pre_upsampled
+        self._pre_upsampled = size_of(pre_upsampled, "pre_upsampled")
         self._contract: Contract | None = None
 
     def bind(self, module: nn.Module) -> SuperResolution:
@@ -121,15 +123,18 @@ class SuperResolution(Adapter):
         layout = next((layout for layout in LAYOUTS if layout.name == (architecture or "srresnet")), None)
         if layout is None:
             names = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-            raise InvalidOption(f"architecture={architecture!r} is none of those of the adapter 'sr': {names}.")
+            raise InvalidOption(f"architecture={quoted(architecture)} is none of those of the adapter 'sr': {names}.")
         if layout.upsampling is None and "scale" in sizes:
             raise InvalidOption(
                 f"{layout.title} does not enlarge; its inputs are enlarged before it. Give the factor to the adapter: "
                 f"pre_upsampled={sizes['scale']}."
             )
         usual = {"blocks": 18, "channels": 1} if layout.upsampling is None else {"blocks": 16, "scale": 4}
-        chosen = {"width": 64, **usual, **sizes}
-        if layout.sizes is EDSRSizes and isinstance(chosen["width"], int):
+        chosen = fitting(layout.sizes, {"width": 64, **usual, **sizes}, whose=f"The architecture {layout.name!r}")
+        for name in ("width", "blocks", "channels", "scale"):
+            if name in chosen:
+                size_of(chosen[name], name)
+        if layout.sizes is EDSRSizes:
             chosen.setdefault("res_scale", published_res_scale(chosen["width"]))
         try:
             return layout.network(layout.sizes(**chosen))

@@ -12,7 +12,7 @@ from torch.nn.utils import spectral_norm
 from gansdk.adapter import Adapter, Variant, reset_parameters
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
-from gansdk.errors import CheckpointError, InvalidOption, Unsupported
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported, quoted
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
@@ -249,7 +249,7 @@ class Translation(Adapter):
         chosen = architecture or next(iter(ARCHITECTURES))
         if chosen not in ARCHITECTURES:
             raise InvalidOption(
-                f"architecture={architecture!r} is none of those of the adapter {self.name!r}: "
+                f"architecture={quoted(architecture)} is none of those of the adapter {self.name!r}: "
                 f"{', '.join(ARCHITECTURES)}."
             )
         made = sizes_from(*ARCHITECTURES[chosen], sizes, chosen)
@@ -337,7 +337,7 @@ def _labels_of(given: int | Mapping[str, Any]) -> Labels:
     fields = given if isinstance(given, Mapping) else {"classes": given}
     if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
         raise InvalidOption(
-            f"labels={given!r} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
+            f"labels={quoted(given)} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
             "'unknown': false, 'edges': false}, of which the last two may be left out."
         )
     return Labels(**{name: checks[name](value, f"labels.{name}") for name, value in fields.items()})

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from gansdk.errors import InvalidOption, suggestion
+from gansdk.errors import InvalidOption, quoted, suggestion
+from gansdk.signatures import plain_number
 
 T = TypeVar("T")
+
+LARGEST_SIDE = 2**16
+"""Pixels of a side of an image that can be asked for."""
 
 
 def one_of(choices: Sequence[T], given: object, option: str) -> T:
@@ -18,11 +22,13 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     Raises:
         InvalidOption: it is not; the message names them.
     """
+    plain = plain_number(given)
     for choice in choices:
-        if choice == given:
+        if isinstance(plain, type(choice)) and choice == plain:
             return choice
-    hint = suggestion(str(given), [choice for choice in choices if isinstance(choice, str)])
-    raise InvalidOption(f"{option}={given!r} is not known; choose one of {', '.join(map(repr, choices))}.{hint}")
+    named = [choice for choice in choices if isinstance(choice, str)]
+    hint = suggestion(given, named) if isinstance(given, str) else ""
+    raise InvalidOption(f"{option}={quoted(given)} is not known; choose one of {', '.join(map(repr, choices))}.{hint}")
 
 
 def positive(given: object, option: str, *, without: str | None = "") -> float:
@@ -37,7 +43,7 @@ def positive(given: object, option: str, *, without: str | None = "") -> float:
     if (number := _number(given)) > 0:
         return number
     advice = "" if without is None else f"; to do without, {f'give {without}' if without else 'leave it out'}"
-    raise InvalidOption(f"{option}={given!r} must be a finite number above zero{advice}.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a finite number above zero{advice}.")
 
 
 def at_least_zero(given: object, option: str) -> float:
@@ -48,7 +54,7 @@ def at_least_zero(given: object, option: str) -> float:
     """
     if (number := _number(given)) >= 0:
         return number
-    raise InvalidOption(f"{option}={given!r} must be a finite number from zero.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a finite number from zero.")
 
 
 def share(given: object, option: str) -> float:
@@ -59,7 +65,7 @@ def share(given: object, option: str) -> float:
     """
     if 0 <= (number := _number(given)) <= 1:
         return number
-    raise InvalidOption(f"{option}={given!r} must be a number from 0 to 1.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a number from 0 to 1.")
 
 
 def shares(given: object, option: str) -> tuple[float, ...]:
@@ -71,30 +77,32 @@ def shares(given: object, option: str) -> tuple[float, ...]:
     listed = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if listed and all(0 <= _number(item) <= 1 for item in listed):
         return tuple(float(item) for item in listed)
-    raise InvalidOption(f"{option}={given!r} must be a list of numbers from 0 to 1, as [1, 0.5, 0.25].")
+    raise InvalidOption(f"{option}={quoted(given)} must be a list of numbers from 0 to 1, as [1, 0.5, 0.25].")
 
 
-def count(given: object, option: str, *, least: int = 1) -> int:
+def count(given: Any, option: str, *, least: int = 1) -> int:
     """`given`, if it is a whole number from `least`.
 
     Raises:
         InvalidOption: it is not.
     """
-    if isinstance(given, int) and not isinstance(given, bool) and given >= least:
-        return given
-    raise InvalidOption(f"{option}={given!r} must be a whole number from {least}.")
+    if _is_whole(given, least):
+        return int(given)
+    raise InvalidOption(f"{option}={quoted(given)} must be a whole number from {least}.")
 
 
-def height_width(given: object, option: str) -> tuple[int, int]:
+def height_width(given: Any, option: str) -> tuple[int, int]:
     """`given` as (height, width), if it is a side of a square in pixels, or two sides.
 
     Raises:
         InvalidOption: it is not.
     """
     sides = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given, given)
-    if len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        return sides[0], sides[1]
-    raise InvalidOption(f"{option}={given!r} is neither a side in pixels nor (height, width).")
+    if len(sides) == 2 and all(_is_whole(side, 1) and side <= LARGEST_SIDE for side in sides):
+        return int(sides[0]), int(sides[1])
+    raise InvalidOption(
+        f"{option}={quoted(given)} is neither a side in pixels nor (height, width), with sides of 1 to {LARGEST_SIDE}."
+    )
 
 
 def flag(given: object, option: str) -> bool:
@@ -105,7 +113,7 @@ def flag(given: object, option: str) -> bool:
     """
     if isinstance(given, bool):
         return given
-    raise InvalidOption(f"{option}={given!r} must be true or false.")
+    raise InvalidOption(f"{option}={quoted(given)} must be true or false.")
 
 
 def names(given: object, option: str) -> tuple[str, ...]:
@@ -117,11 +125,17 @@ def names(given: object, option: str) -> tuple[str, ...]:
     listed = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if listed and all(isinstance(name, str) for name in listed) and len(set(listed)) == len(listed):
         return listed
-    raise InvalidOption(f"{option}={given!r} must be a list of different names, or left out.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a list of different names, or left out.")
 
 
 def _number(given: object) -> float:
     """`given` as a float; NaN, which no comparison holds for, where it is no finite number."""
-    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max:
-        return float(given)
+    plain = plain_number(given)
+    if isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= sys.float_info.max:
+        return float(plain)
     return math.nan
+
+
+def _is_whole(given: object, least: int) -> bool:
+    plain = plain_number(given)
+    return isinstance(plain, int) and not isinstance(plain, bool) and plain >= least

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.checkpoints import COUNTER, read_state
-from gansdk.errors import CheckpointError, ContractError, InvalidOption
+from gansdk.errors import CheckpointError, ContractError, InvalidOption, quoted
 
 LITE0, INCEPTION = "efficientnet-lite0", "inception-v3"
 _LITE0_MODEL = "tf_efficientnet_lite0"
@@ -77,7 +77,7 @@ def open_extractor(
             raise InvalidOption("weights were given for an extractor that is a network already. Load them into it.")
         return _own(extractor, label)
     if not isinstance(extractor, str):
-        raise InvalidOption(f"extractor={extractor!r} is neither a name nor a torch.nn.Module.")
+        raise InvalidOption(f"extractor={quoted(extractor)} is neither a name nor a torch.nn.Module.")
     if extractor == LITE0 and weights is None:
         weights = _installed_lite0()
     if extractor == INCEPTION:
@@ -130,8 +130,8 @@ def _timm(name: str, weights: str | Path | None, label: str | None) -> Extractor
     model = _LITE0_MODEL if name == LITE0 else name
     if model.partition(".")[0] not in timm.list_models():
         raise InvalidOption(
-            f"extractor={name!r} is not known. Choose {LITE0!r}, {INCEPTION!r} or the name of a timm model, or pass a "
-            "torch.nn.Module."
+            f"extractor={quoted(name)} is not known. Choose {LITE0!r}, {INCEPTION!r} or the name of a timm model, or "
+            "pass a torch.nn.Module."
         )
     if weights is None:
         raise InvalidOption(_how_to_get(name))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch, Contract, Labels
-from gansdk.errors import ContractError, DataError, InvalidOption
+from gansdk.errors import ContractError, DataError, InvalidOption, quoted
 from gansdk.metrics import REAL, Measured, Metric
 from gansdk_metrics.segmenter import load_unet
 
@@ -36,7 +36,7 @@ class MeanIoU(Metric):
         elif isinstance(segmenter, (str, Path)):
             self._network, found = load_unet(segmenter), Path(segmenter).stem
         else:
-            raise InvalidOption(f"segmenter={segmenter!r} is neither a file nor a torch.nn.Module.")
+            raise InvalidOption(f"segmenter={quoted(segmenter)} is neither a file nor a torch.nn.Module.")
         self._segmenter = (label or found).replace(" ", "-").replace("(", "").replace(")", "")
         self.name = f"miou({self._segmenter})"
         self._labels = Labels(classes=1)

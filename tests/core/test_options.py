@@ -2,9 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from gansdk.errors import InvalidOption
+from gansdk.options import check_numbers, read_json
+from gansdk.testing import hostile
 from gansdk.toolkit import options
 
 NO_NUMBERS = ("x", None, True, [1], math.nan, math.inf, -math.inf, 10**400, 1 + 1j)
@@ -43,3 +47,73 @@ def test_choices_and_least_counts_are_named():
     assert options.count(0, "x", least=0) == 0
     with pytest.raises(InvalidOption, match="whole number from 2"):
         options.count(1, "x", least=2)
+
+
+def test_numbers_of_numpy_are_numbers_and_come_back_as_pythons():
+    assert type(options.count(np.int64(3), "x")) is int
+    assert options.positive(np.float32(0.5), "x") == 0.5
+    assert options.height_width([np.int64(4), 6], "x") == (4, 6)
+    assert options.one_of((2, 4), np.int32(4), "x") == 4
+    with pytest.raises(InvalidOption, match=r"x=.*True.* must be a whole number"):
+        options.count(np.bool_(True), "x")
+
+
+CHECKS = (
+    options.positive,
+    options.share,
+    options.count,
+    options.height_width,
+    options.flag,
+    options.names,
+    options.shares,
+    lambda given, option: options.one_of(("a", "b"), given, option),
+)
+
+
+@pytest.mark.parametrize("value", hostile.VALUES)
+@pytest.mark.parametrize("check", CHECKS)
+def test_no_value_gives_anything_but_itself_or_a_short_refusal(check, value):
+    try:
+        check(hostile.VALUES[value](), "an_option")
+    except InvalidOption as refused:
+        assert str(refused).startswith("an_option=")
+        assert len(str(refused)) < 1000
+        assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' twice"),
+        ('"' + "n" * 2**20 + '"', "characters"),
+    ],
+)
+def test_json_that_is_too_deep_too_long_or_says_two_things_is_refused(text, says):
+    with pytest.raises(InvalidOption, match=says) as refused:
+        read_json(text)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["{", "NaN", "[Infinity]", "1" * 5000])
+def test_what_is_no_json_is_none(text):
+    with pytest.raises(ValueError, match="."):
+        read_json(text)
+
+
+NUMBERS = {"steps": 1, "seed": 0, "batch_size": 1, "patch": None, "learning_rate": None, "least_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 2**64), ("seed", -1), ("steps", 2**70), ("batch_size", 2**70), ("patch", 10**400)]
+    + [("learning_rate", value) for value in (0, math.nan, math.inf, 10**400)],
+)
+def test_numbers_that_nothing_can_be_done_with_are_refused_with_their_range(name, value):
+    with pytest.raises(InvalidOption, match=rf"^{name}=.* must be a (whole number from \d+ to \d+|finite number)"):
+        check_numbers(**{**NUMBERS, name: value})
+
+
+def test_every_seed_of_64_bits_is_one():
+    check_numbers(**{**NUMBERS, "seed": 2**64 - 1})
+    torch.Generator().manual_seed(2**64 - 1)

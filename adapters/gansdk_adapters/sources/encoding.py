@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gansdk.contracts import Contract, Labels
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError, InvalidOption, quoted
 from gansdk.images import paint_labels, read_ids, to_tensor
 
 Ids = NDArray[np.int32]
@@ -95,7 +95,7 @@ class Encoding:
         if self.labels is None or not self.labels.unknown:
             if asked:
                 raise InvalidOption(
-                    f"unknown_ids={list(asked)}, but the generator has no channel for pixels of no class."
+                    f"unknown_ids={quoted(list(asked))}, but the generator has no channel for pixels of no class."
                 )
             return ()
         if asked is None:

@@ -113,14 +113,3 @@ def matched(files: Sequence[Mapping[str, Path]]) -> list[tuple[str, tuple[Path, 
             "Add the partners, or take these files out."
         )
     return [(key, tuple(some[key] for some in files)) for key in sorted(common)]
-
-
-def the_folder(path: Path) -> Path:
-    """Return the folder itself.
-
-    Raises:
-        DataError: it does not exist.
-    """
-    if not path.is_dir():
-        raise DataError(f"The folder {str(path)!r} does not exist, or is no folder. Give a folder with images.")
-    return path

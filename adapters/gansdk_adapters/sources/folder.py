@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from gansdk.contracts import Batch, Contract
-from gansdk.errors import DataError
+from gansdk.errors import DataError, quoted
 from gansdk.interfaces import DataSource
+from gansdk.paths import printable
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
 
@@ -56,9 +58,8 @@ class ImageFolder(DataSource):
         seed: int = 0,
         split: Literal["train", "all"] = "train",
     ) -> None:
-        if not 0 <= holdout < 1:
-            raise DataError(f"holdout={holdout} must be a share of the images from 0 to below 1.")
-        self._path = Path(path)
+        check_holdout(holdout)
+        self._path = the_folder(Path(path))
         self._skipped: dict[str, str] = {}
         self._listing = listing(image_files(self._path))
         reader = Reader(contract=contract, degrade=degrade)
@@ -78,13 +79,30 @@ class ImageFolder(DataSource):
     def describe(self) -> dict[str, Any]:
         return {
             "source": "folder",
-            "path": str(self._path),
+            "path": printable(self._path),
             "pairing": self.pairing.value,
             "files": self._listing,
             "train": len(self._train.names),
             "held_out": list(self._held_out.names),
             "skipped": {**self._skipped, **self._train.skipped, **self._held_out.skipped},
         }
+
+
+def the_folder(path: Path) -> Path:
+    """Return the folder itself.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if not os.path.isdir(path):  # no error for names too long to be one
+        raise DataError(f"The folder {quoted(str(path))} does not exist, or is no folder. Give a folder with images.")
+    return path
+
+
+def check_holdout(share: float) -> None:
+    """Raise DataError for what is no share of the images."""
+    if not 0 <= share < 1:
+        raise DataError(f"holdout={quoted(share)} must be a share of the images from 0 to below 1.")
 
 
 def listing(files: Mapping[str, Path]) -> str:
@@ -107,10 +125,8 @@ def find_entries(folder: Path, *, skipped: dict[str, str]) -> tuple[Entry, ...]:
     """Return the images or pairs below `folder`; what has no partner among pairs joins `skipped` (name -> reason).
 
     Raises:
-        DataError: the folder is missing, or holds no image file.
+        DataError: the folder holds no image file.
     """
-    if not folder.is_dir():
-        raise DataError(f"The folder {str(folder)!r} does not exist, or is no folder. Give a folder with images.")
     files = image_files(folder)
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
@@ -129,12 +145,15 @@ def find_entries(folder: Path, *, skipped: dict[str, str]) -> tuple[Entry, ...]:
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Name relative to the folder -> path, sorted by name; hidden files and other kinds of files are left out."""
+    """Name relative to the folder -> path, sorted by name; hidden files and other kinds of files are left out.
+
+    Bytes of a name that are not UTF-8 are escaped in it, for reports to hold it; the path has them as they are.
+    """
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
     visible = {
-        name.as_posix(): path
+        printable(name.as_posix()): path
         for name, path in found.items()
-        if path.is_file() and not any(part.startswith(".") for part in name.parts)
+        if os.path.isfile(path) and not any(part.startswith(".") for part in name.parts)
     }
     return dict(sorted(visible.items()))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gansdk.contracts import Contract
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError, InvalidOption, quoted
 from gansdk.images import image_size
 from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, Role, by_first_folder, matched, splits
 from gansdk_adapters.sources.folder import image_files
@@ -190,5 +190,5 @@ def _directed(a: View, b: View, direction: Direction) -> tuple[View, View]:
 
 def _forwards(direction: Direction) -> bool:
     if direction not in ("AtoB", "BtoA"):
-        raise InvalidOption(f"direction={direction!r} is neither 'AtoB' nor 'BtoA'.")
+        raise InvalidOption(f"direction={quoted(direction)} is neither 'AtoB' nor 'BtoA'.")
     return direction == "AtoB"

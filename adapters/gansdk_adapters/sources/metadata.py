@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os.path
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Any
 
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError, InvalidOption, quoted
+from gansdk.paths import printable
 from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, split_of
 from gansdk_adapters.sources.scenes import Scene, View
 
@@ -17,6 +20,9 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 INPUTS = ("input", "conditioning", "conditioning_image", "source", "original", "label")
 TARGETS = ("target", "output", "edited", "edited_image", "ground_truth")
 """Columns by their role, with or without `_file_name` or `_image` behind; `file_name` has the role that is left."""
+
+LARGEST_TABLE = 2**28
+"""Bytes: a description of more than a million images."""
 
 Row = Mapping[str, Any]
 
@@ -59,18 +65,18 @@ def _folders(path: Path) -> list[Path]:
 
 def _scenes(table: Path, root: Path, input_column: str | None, target_column: str | None) -> Iterator[Scene]:
     rows = _rows(table)
-    columns = list(rows[0]) if rows else []
+    columns = [column for column in rows[0] if column is not None] if rows else []  # None: more values than columns
     for option, column in {"input_column": input_column, "target_column": target_column}.items():
         if column is not None and column not in columns:
-            raise InvalidOption(f"{option}={column!r}, but {str(table)!r} has the columns {', '.join(columns)}.")
+            raise InvalidOption(f"{option}={quoted(column)}, but {str(table)!r} has the columns {_named(columns)}.")
     inputs, targets = _columns(columns, input_column, target_column)
     if inputs is None:
-        raise DataError(f"{str(table)!r} has no column file_name, but {', '.join(columns) or 'none at all'}.")
+        raise DataError(f"{str(table)!r} has no column file_name, but {_named(columns)}.")
     seen: set[str] = set()
     for number, row in enumerate(rows):
         image = _file(table, row, inputs, number)
         target = None if targets is None else View(_file(table, row, targets, number))
-        name = image.relative_to(root).as_posix()
+        name = printable(image.relative_to(root).as_posix())
         # One photograph may be in several rows, with another target in each.
         yield Scene(f"{name} (row {number + 1})" if name in seen else name, View(image), target)
         seen.add(name)
@@ -86,17 +92,28 @@ def _columns(columns: list[str], input_column: str | None, target_column: str | 
     return inputs, targets if targets is not None or left == inputs else left
 
 
+def _is_below(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _named(columns: list[str]) -> str:
+    return shorten(", ".join(columns), 200) or "none at all"
+
+
 def _means(column: str, roles: tuple[str, ...]) -> bool:
     return any(column in (role, f"{role}_file_name", f"{role}_image", f"{role}_image_file_name") for role in roles)
 
 
 def _rows(table: Path) -> list[Row]:
+    if table.stat().st_size > LARGEST_TABLE:
+        raise DataError(f"{str(table)!r} has more than {LARGEST_TABLE:,} bytes. Split the folder.")
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
             rows = (
                 list(csv.DictReader(lines)) if table.suffix == ".csv" else [json.loads(x) for x in lines if x.strip()]
             )
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"{str(table)!r} cannot be read: {error}. Every line describes one image.") from error
     if not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{str(table)!r} has lines that are no objects. Write {{"file_name": ...}} in every line.')
@@ -105,6 +122,6 @@ def _rows(table: Path) -> list[Row]:
 
 def _file(table: Path, row: Row, column: str, number: int) -> Path:
     name = row.get(column)
-    if not isinstance(name, str) or Path(name).is_absolute() or not (table.parent / name).is_file():
-        raise DataError(f"Row {number + 1} of {str(table)!r} has {column}={name!r}, which is no file beside it.")
+    if not isinstance(name, str) or not _is_below(name) or not os.path.isfile(table.parent / name):
+        raise DataError(f"Row {number + 1} of {str(table)!r} has {column}={quoted(name)}, which is no file beside it.")
     return table.parent / name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os.path
 from pathlib import Path
 from typing import Any, Literal
 
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import DataSource
+from gansdk.signatures import fitting
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.reading import Degrade
 from gansdk_adapters.sources.translation import Translation
@@ -38,7 +40,7 @@ def open_folder(
         InvalidOption: it has no such option.
     """
     makes_inputs = contract.scale > 1 or contract.pre_upsampled > 1 or degrade is not None
-    beside = any(all((Path(path) / role).is_dir() for role in roles) for roles in _BESIDE)
+    beside = any(all(os.path.isdir(Path(path) / role) for role in roles) for roles in _BESIDE)
     common: dict[str, Any] = {"contract": contract, "seed": seed, "split": split, **options}
     if patch is not None:
         common["patch"] = patch
@@ -52,4 +54,5 @@ def open_folder(
                 f"The folder {str(path)!r} is opened as {kind.__name__}, which has no option {option!r}. Its options: "
                 f"{', '.join(known)}."
             )
+    common = fitting(kind, common, whose=f"The folder {str(path)!r}")
     return kind(path, **common)  # type: ignore[call-arg]  # both take these

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
+from gansdk_adapters.sources.folder import check_holdout
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
 
@@ -49,6 +50,7 @@ class Photographs(DataSource):
         holdout: float = 1 / 3,
         seed: int = 0,
     ) -> None:
+        check_holdout(holdout)
         kept_back = HELD_OUT[: ceil(holdout * len(PHOTOGRAPHS))]
         self._skipped: dict[str, str] = {}
         reader = Reader(contract=contract, degrade=degrade)

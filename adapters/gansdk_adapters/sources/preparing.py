@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from gansdk.contracts import Contract
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError, InvalidOption, quoted
 from gansdk.toolkit.options import flag, height_width
 from gansdk_adapters.sources.reading import Size
 
@@ -17,6 +17,8 @@ Preprocess = Literal["resize-and-crop", "resize", "scale-width", "scale-width-an
 SideOrSize = int | Sequence[int]
 """Pixels of a square's side, or (H, W)."""
 
+MOST_PIXELS = 2**27
+"""Of an enlarged image: about what Pillow reads."""
 LOAD, CROP = 286, 256
 """pix2pix, CycleGAN and GauGAN on COCO load images at 286x286 and train on random crops of 256x256."""
 
@@ -37,16 +39,20 @@ class Preparation:
         """The size an image of `size` is resized to.
 
         Raises:
-            DataError: the image is smaller than the network's multiple, before or after.
+            DataError: the image is smaller than the network's multiple, before or after; or it would be too large.
         """
         self._check(size, "")
         if self.kind == "keep":
             return size
-        if self.kind == "fixed":
-            return self.load
-        width = self.load[1]
-        height = round(size[0] * width / size[1] / self.multiple) * self.multiple
-        self._check((height, width), f", scaled to {height}x{width},")
+        height, width = self.load
+        if self.kind == "width":
+            height = round(size[0] * width / size[1] / self.multiple) * self.multiple
+            self._check((height, width), f", scaled to {height}x{width},")
+        if height * width > MOST_PIXELS:
+            raise DataError(
+                f"It is {size[0]}x{size[1]} pixels, and {height}x{width} would be more than {MOST_PIXELS:,}. Lower "
+                "load_size or crop_size."
+            )
         return height, width
 
     def cropped(self, sizes: Sequence[Size]) -> Size:
@@ -71,7 +77,7 @@ class Preparation:
 def for_training(
     contract: Contract,
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: str | None = None,
     load_size: SideOrSize | None = None,
     crop_size: SideOrSize | None = None,
     flip: bool = True,
@@ -87,9 +93,9 @@ def for_training(
         InvalidOption: a value that does not exist, or a crop that is no multiple, or larger than what is loaded.
     """
     usual_kind = "scale-width" if contract.labels and len(set(contract.size)) > 1 else "resize-and-crop"
-    kind = usual_kind if preprocess is None else str(preprocess).replace("_", "-")
+    kind = usual_kind if preprocess is None else preprocess.replace("_", "-")
     if kind not in get_args(Preprocess):
-        raise InvalidOption(f"preprocess={preprocess!r} is none of {', '.join(get_args(Preprocess))}.")
+        raise InvalidOption(f"preprocess={quoted(preprocess)} is none of {', '.join(get_args(Preprocess))}.")
     crop = contract.size if crop_size is None else height_width(crop_size, "crop_size")
     if any(side % contract.multiple_of for side in crop):
         raise InvalidOption(

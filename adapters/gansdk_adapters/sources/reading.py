@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gansdk.contracts import Contract, Pairing
-from gansdk.errors import ContractError, DataError, GansdkWarning
+from gansdk.errors import ContractError, DataError, GansdkWarning, quoted
 from gansdk.images import Pixels, image_size, read_image, resize_bicubic, to_tensor, to_uint8
 
 Degrade = Callable[[Tensor], Tensor]
@@ -136,7 +136,7 @@ class Reader:
 
     def _degraded(self, target: Pixels, degrade: Degrade) -> Pixels:
         with torch.no_grad():
-            image = degrade(to_tensor(target, self.contract.output_range)[None])
+            image = _called(degrade, to_tensor(target, self.contract.output_range)[None])
         height, width = (side // self.contract.scale for side in _size(target))
         if image.shape != (1, self.contract.channels_in, height, width):
             raise ContractError(
@@ -201,6 +201,16 @@ def _reasons(skipped: dict[str, str]) -> str:
     named = " ".join([reason for _, reason in sorted(skipped.items())][:_NAMED_AT_MOST])
     more = f" And {len(skipped) - _NAMED_AT_MOST} more." if len(skipped) > _NAMED_AT_MOST else ""
     return f"{len(skipped)} skipped: {named}{more}"
+
+
+def _called(degrade: Degrade, target: Tensor) -> Tensor:
+    try:
+        image: object = degrade(target)
+    except Exception as error:  # anybody's function
+        raise ContractError(f"degrade() failed on an image ({type(error).__name__}: {quoted(str(error))}).") from error
+    if not isinstance(image, Tensor):
+        raise ContractError(f"degrade() made {quoted(image)} of an image. Give a function of tensors, or leave it out.")
+    return image
 
 
 def _channels(number: int) -> Literal[1, 3]:

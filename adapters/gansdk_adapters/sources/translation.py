@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError, InvalidOption, quoted
 from gansdk.interfaces import DataSource
+from gansdk.paths import printable
 from gansdk_adapters.sources.encoding import Encoding
-from gansdk_adapters.sources.finding import Found, the_folder
-from gansdk_adapters.sources.folder import every_nth, listing
+from gansdk_adapters.sources.finding import Found
+from gansdk_adapters.sources.folder import check_holdout, every_nth, listing, the_folder
 from gansdk_adapters.sources.layouts import (
     Direction,
     Layout,
@@ -25,7 +26,7 @@ from gansdk_adapters.sources.layouts import (
     layout_of,
 )
 from gansdk_adapters.sources.metadata import find_described
-from gansdk_adapters.sources.preparing import Preprocess, SideOrSize, for_evaluation, for_training
+from gansdk_adapters.sources.preparing import SideOrSize, for_evaluation, for_training
 from gansdk_adapters.sources.scenes import Scene, SceneReader, Scenes, check_all
 
 
@@ -61,7 +62,7 @@ class Translation(DataSource):
         contract: Contract,
         layout: Layout = "auto",
         direction: Direction = "AtoB",
-        preprocess: Preprocess | None = None,
+        preprocess: str | None = None,
         load_size: SideOrSize | None = None,
         crop_size: SideOrSize | None = None,
         flip: bool = True,
@@ -73,8 +74,7 @@ class Translation(DataSource):
         seed: int = 0,
         split: Literal["train", "all"] = "train",
     ) -> None:
-        if not 0 <= holdout < 1:
-            raise DataError(f"holdout={holdout} must be a share of the images from 0 to below 1.")
+        check_holdout(holdout)
         if contract.scale != 1:
             raise DataError(f"Images for translation keep their size, but this generator enlarges x{contract.scale}.")
         self._path = the_folder(Path(path))
@@ -110,7 +110,7 @@ class Translation(DataSource):
             encoding.scan([scene.input.path for scene in (*trained, *shown)])
 
         used = [file for scene in (*trained, *others, *shown, *references) for file in scene.files()]
-        self._listing = listing({file.relative_to(self._path).as_posix(): file for file in used})
+        self._listing = listing({printable(file.relative_to(self._path).as_posix()): file for file in used})
         paired = any(scene.target is not None for scene in (*trained, *shown))
         unpaired = Pairing.UNPAIRED if found.others else Pairing.INPUTS_ONLY
         self.pairing = Pairing.PAIRED if paired else unpaired
@@ -150,7 +150,7 @@ class Translation(DataSource):
         stores = [scenes.store for scenes in (self._train, self._others, *shown) if scenes]
         return {
             "source": self._layout,
-            "path": str(self._path),
+            "path": printable(self._path),
             "pairing": self.pairing.value,
             "files": self._listing,
             "train": len(self._train.store.entries),
@@ -213,4 +213,4 @@ def _find(
         return find_labels(path)
     if layout == "images":
         return find_images(path)
-    raise InvalidOption(f"layout={layout!r} does not exist.")
+    raise InvalidOption(f"layout={quoted(layout)} does not exist.")
