@@ -26,9 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     target.mkdir()
-    built = subprocess.run(
-        [sys.executable, "-c", BUILD, str(target)], cwd=source, capture_output=True, text=True
-    )
+    built = subprocess.run([sys.executable, "-c", BUILD, str(target)], cwd=source, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return zipfile.Path(next(target.glob("*.whl")))
 
@@ -70,7 +68,5 @@ import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin, 
 assert gansdk_adapters.plugin.__file__.startswith({str(tmp_path)!r})
 assert "torch" not in sys.modules
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
