@@ -65,10 +65,19 @@ class Launch:
 
 def is_main() -> bool:
     """Whether this process is the one that speaks, as far as its environment can be read."""
+    return _read_or_alone().rank == 0
+
+
+def process_count() -> int:
+    """The processes of the run, as far as the environment can be read."""
+    return _read_or_alone().count
+
+
+def _read_or_alone() -> Launch:
     try:
-        return Launch.read(os.environ).rank == 0
+        return Launch.read(os.environ)
     except ProcessError:
-        return True
+        return Launch()
 
 
 def _number(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from gansdk.launch import is_main
+from gansdk.launch import is_main, process_count
 from gansdk.words import visible
 
 GRACE_S = 10.0
@@ -104,7 +104,9 @@ def _last_words(stopped: Stopped, arguments: Sequence[str]) -> str:
     kept = f"Kept: {stopped.kept}." if stopped.kept else "This start has saved nothing yet."
     # Once something is saved, the same command again would move it aside.
     given = [text for text in arguments if text != "--no-resume"] if stopped.kept else arguments
-    return visible(f"Stopped by {by}. {kept} To go on: {shlex.join(['gansdk', *given])}")
+    count = process_count()
+    again = f", with {count} processes again" if count > 1 else ""
+    return visible(f"Stopped by {by}. {kept} To go on{again}: {shlex.join(['gansdk', *given])}")
 
 
 def _say(line: str) -> None:

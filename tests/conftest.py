@@ -3,12 +3,12 @@
 import os
 import sys
 
+from hypothesis import HealthCheck, settings
+
 # Before torch loads its threads, which read these once. Workers and what tests start inherit them: with two threads
 # for each of two workers, two cores spend most of their time in waiting threads.
 for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}.items():
     os.environ.setdefault(name, value)
-
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "gansdk",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from gansdk.demo import check_against_bicubic, demo_checkpoint
 from gansdk.errors import QualityFloorMissed
 from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
 from gansdk.opening import open_adapter, open_generator
+from gansdk.printing import print_json, print_rows
 from gansdk.progress import ProgressObserver
 from gansdk.registry import registry
 from gansdk.specs import PrunerSpec
@@ -445,3 +448,81 @@ def test_the_demo_makes_a_student_four_times_smaller_and_better_than_bicubic(
     assert quality["student"] > quality["extra"]["bicubic"] + 1
     assert quality["student"] > quality["teacher"] - 0.5
     assert gansdk.load(made["student"])(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 32, 32)
+
+
+def test_a_stopped_run_says_how_to_go_on_and_goes_on_from_there_to_the_same_student(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = [*short_run(checkpoint, images, tmp_path / "out"), "--no-resume", "--steps", "4"]
+    assert call(*short_run(checkpoint, images, tmp_path / "straight"), "--steps", "4") == 0
+    advance = ProgressObserver._advance
+
+    def stop(observer: ProgressObserver, event: StepDone) -> None:
+        advance(observer, event)
+        if event.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressObserver, "_advance", stop)
+        capsys.readouterr()
+        assert call(*run) == 143
+    stopped = capsys.readouterr().err.splitlines()[-1]
+    assert f"Kept: everything up to 'distil', step 2 of 4, in {tmp_path / 'out' / 'run'}." in stopped
+    program, *again = shlex.split(stopped.split("To go on: ")[1])
+    assert program == "gansdk"
+    assert "--no-resume" not in again
+    assert call(*again) == 0
+    assert "continues 'distil' from step 2 of 4" in capsys.readouterr().err
+    first, second = (tmp_path / name / "student" / "model.safetensors" for name in ("straight", "out"))
+    assert first.read_bytes() == second.read_bytes()
+    assert not list(tmp_path.glob("out.old-*"))
+
+
+def test_in_python_an_interrupt_stays_an_interrupt(checkpoint: str, images: str) -> None:
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gansdk.compress(checkpoint, budget="macs<=60%", distiller="pixel", data=images, steps=1, observers=[interrupt])
+
+
+@pytest.mark.parametrize("command", [["plugins"], ["plugins", "--json"], ["--help"]])
+def test_a_reader_that_goes_away_gets_no_traceback(command: list[str]) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "gansdk", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait() == 1
+
+
+def test_what_was_typed_is_quoted_without_its_terminal_codes_and_not_at_length(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for text in ("a\x1b[31mb\nc", "k" * 10**6):
+        assert call("plan", "demo", "-b", "2x", "--pruner-option", text) == 2
+        assert call("inspect", text) == 2
+        shown = capsys.readouterr().err
+        assert "\x1b" not in shown
+        assert len(shown) < 20_000
+
+
+def test_texts_of_plugins_and_files_are_shown_as_they_are_but_for_terminal_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_rows([{"name": "[bold]odd[/nothing]", "summary": "\x1b[2J\n\u202etxt :smile:"}])
+    shown = capsys.readouterr().out
+    assert "[bold]odd[/nothing]" in shown
+    assert "\\x1b[2J\\n\\u202etxt :smile:" in shown
+    print_json({"name": "\x9b2J\u202e"})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"name": "\x9b2J\u202e"}
+    assert "\x9b" not in shown
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with ProgressObserver(console) as progress:
+        progress(StageStarted(stage="[/b]\x1b[2J", steps=2))
+        progress(StepDone(stage="[/b]\x1b[2J", step=2, steps=2, metrics={"[/i]\x07": 1.0}, rate=0.0))
+    assert "[/b]\\x1b[2J" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[/i]\\x07 1.0000" in console.file.getvalue()  # type: ignore[attr-defined]

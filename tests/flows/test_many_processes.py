@@ -1,6 +1,9 @@
 """Two processes on one machine, over gloo."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -378,3 +381,170 @@ def test_a_ladder_is_the_same_in_all_processes_with_a_folder_and_without(tmp_pat
         "ladder.json",
         "run",
     ]
+
+
+ONE_FAILS = """
+import os, sys, torch, gansdk
+from gansdk.contracts import MAIN, Batch, Pairing
+from gansdk.errors import DataError, GansdkError
+from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+photos, out_dir, state, told = sys.argv[1:5]
+how, rank = sys.argv[5], int(os.environ["RANK"])
+
+class Colours(gansdk.DataSource):
+    pairing = Pairing.PAIRED
+
+    def train_batch(self, size, *, seed, step):
+        if how == "data" and step == 3:
+            raise DataError("photo 3 is gone")
+        x = torch.rand(size, 3, 8, 8, generator=torch.Generator().manual_seed(step % 997))
+        if how == "nan" and step == 3:
+            x = x + float("nan")
+        if how == "plugin" and step == 3:
+            raise ZeroDivisionError("a plugin's fault")
+        if how == "killed" and step == 3:
+            os._exit(9)
+        return Batch({MAIN: x}, {MAIN: x.repeat_interleave(2, 2).repeat_interleave(2, 3)})
+
+    def images(self, split):
+        yield self.train_batch(1, seed=0, step=1)
+
+def watch(event):
+    if how == "observer" and type(event).__name__ == "StepDone":
+        raise OSError("the log's disk is full")
+
+def run(source, **kept):
+    net = SRResNet(SRResNetSizes(width=6, blocks=1, scale=2))
+    net.load_state_dict(torch.load(state))
+    settings = dict(budget="macs<=60%", distiller="pixel", steps=4, batch_size=2, data=source, observers=[watch])
+    return gansdk.compress(net.eval(), **settings, **kept)
+
+if how == "file" and rank == 0:
+    open(out_dir, "w").close()
+try:
+    run(Colours(), out_dir=out_dir)
+except Exception as error:
+    said = f"{type(error).__name__}: {error}"
+else:
+    said = "nothing"
+open(f"{told}-{rank}.txt", "w").write(said)
+if how != "killed":  # all are free to go on together
+    how = ""
+    run(Colours())
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "own", "other"),
+    [
+        ("data", "DataError: photo 3 is gone", "ProcessError: Process 1 of 2 failed, so all end. DataError: photo 3"),
+        ("plugin", "ZeroDivisionError: a plugin's fault", "ProcessError: Process 1 of 2 failed, so all end. ZeroDiv"),
+        ("nan", "TrainingDiverged: task and pixel is no longer", "TrainingDiverged: task and pixel is no longer"),
+        ("file", "ProcessError: Process 0 of 2 failed, so all end. OutputError", "OutputError: out_dir="),
+        ("observer", "ProcessError: Process 0 of 2 failed, so all end. OSError: the log", "OSError: the log's disk"),
+    ],
+)
+def test_where_one_process_fails_both_end_and_say_why_and_can_go_on(how, own, other, tmp_path, photos, build):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    done = launch(2, tmp_path, photos, script=ONE_FAILS, resume=how)
+    assert done.returncode == 0, done.stderr
+    said = [(tmp_path / f"told-2-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[1].startswith(own)
+    assert said[0].startswith(other)
+
+
+def test_a_process_that_vanishes_leaves_an_error_in_words(tmp_path, photos, build):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    done = launch(2, tmp_path, photos, script=ONE_FAILS, resume="killed")
+    assert done.returncode != 0
+    told = tmp_path / "told-2-0.txt"  # torchrun may be faster and end the other process too
+    assert not told.exists() or told.read_text().startswith("ProcessError: Another process of this run ended")
+
+
+def start(photos: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line, as one of several processes that a launcher started."""
+    run = [
+        "compress",
+        "demo",
+        "-b",
+        "4x",
+        "--data",
+        str(photos),
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--out",
+        str(out),
+    ]
+    code = f"import gansdk.processes as p; p.JOIN_S = 2; from gansdk.cli import main; main({run})"
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_a_process_whose_others_never_come_says_so_after_the_stated_time(tmp_path, photos):
+    others = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = start(photos, tmp_path / "out", RANK="0", **others)
+    assert done.returncode == 2
+    assert "ProcessError: Process 0 of 2 could not be set up within 2 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_of_another_program_is_refused_in_words(tmp_path, photos):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = start(photos, tmp_path / "out", WORLD_SIZE="2", RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert done.returncode == 2
+    assert "ProcessError: Process 0 of 2 could not be set up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_of_a_launcher_that_make_no_sense_are_refused_in_words(tmp_path, photos):
+    done = start(photos, tmp_path / "out", WORLD_SIZE="two", RANK="0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ProcessError: WORLD_SIZE='two'")
+    assert done.stderr.count("\n") == 1
+
+
+def torchrun(*arguments: str) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*torchrun, "-m", "gansdk", *arguments]
+
+
+def test_the_command_line_uses_all_processes_and_prints_one_result(tmp_path, photos):
+    """With device="auto", which without GPUs was two runs in one folder."""
+    run = ("compress", "demo", "-b", "4x", "--data", str(photos), "--steps", "2", "--batch-size", "2", "--patch", "8")
+    done = subprocess.run(
+        torchrun(*run, "--out", str(tmp_path / "out"), "--json"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["settings"]["processes"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_one_line_with_the_command_that_goes_on(number, tmp_path, photos):
+    run = ["compress", "demo", "-b", "4x", "--data", str(photos), "--steps", "80", "--batch-size", "2", "--patch", "8"]
+    running = subprocess.Popen(
+        torchrun(*run, "--out", str(tmp_path / "out")), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    for line in running.stderr:
+        if "16/80 steps" in line:
+            running.send_signal(number)
+            break
+    said = running.stderr.read()
+    assert running.wait() != 0
+    assert said.count("Stopped by") == 1
+    assert "Kept: everything up to 'distil', step " in said
+    assert f"To go on, with 2 processes again: gansdk compress demo -b 4x --data {photos}" in said
