@@ -1,0 +1,467 @@
+"""Kills at random moments of every command that writes, and whether it goes on to the same files as if nobody had.
+
+    python benchmarks/kills.py --kills 200 --seed 0 --out runs/kills --json kills.json
+
+Every scenario runs straight through first, twice: forked, and from a fresh interpreter. Then case after case starts
+the same command, kills it one to three times in a row, starts it again after each, lets the last start end, and
+compares every file with the straight run's: weights, plans, reports without seconds, exports, and the state of the
+run, value by value. A kill is SIGKILL to all processes, or now and then SIGTERM or SIGINT, at one of three moments:
+
+- time: anywhere in the time that the straight run took
+- change: a moment after a file appears or changes
+- operation: right before the command opens, renames or removes a file for the n-th time
+
+After every kill whatever a user would open (a student, an export) has to be absent, the old one or the new one.
+A failed case is repeated by `--case SCENARIO:NUMBER`, with the same seed. Exits with 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from remains import Facts, differences, facts, snapshot
+from starting import COMMAND_LINE, Command, Fault, Place, Start, in_child, prepare, start
+
+POLL_S = 0.002
+SIGNALS = (signal.SIGKILL,) * 4 + (signal.SIGTERM, signal.SIGINT)
+MOMENTS = ("time", "change", "operation")
+GAN = ("--adapter-option", "size=[32,32]", "--adapter-option", "discriminator_width=4")
+ONCE = ("--pruner", "once-for-all")
+for _option in ("steps=6", "population=6", "iterations=2", "multiple_of=1"):
+    ONCE += ("--pruner-option", _option)
+SAVE = """
+import sys, gansdk
+result = gansdk.compress(sys.argv[1], budget="3x", pruner="uniform", distiller=None, device="cpu")
+result.save("student")
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that writes."""
+
+    name: str
+    command: Command
+    lasting: tuple[str, ...] = ("out/student",)
+    """What a user opens; each is whole at every moment."""
+    lay: Callable[[Path, Path], None] = lambda assets, work: None
+    """Puts earlier files, of the assets, where the command works."""
+
+
+@dataclass(frozen=True)
+class Straight:
+    """What is known of a scenario that nobody killed."""
+
+    seconds: float
+    fresh_s: float
+    changes: int
+    operations: int
+    files: Facts
+    temporary: tuple[str, ...]
+    """Names that stay in the folder for temporary files."""
+    lasting: dict[str, tuple[Facts, Facts]]
+    """Of each lasting thing: before and after."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a start is killed, and how."""
+
+    kind: Literal["time", "change", "operation"]
+    share: float
+    """Of the straight run's time, changes or operations."""
+    delay_s: float
+    signal: signal.Signals
+    rank: int | None
+    """Which one of several processes gets the signal; None for all."""
+
+
+@dataclass
+class Outcome:
+    """One case."""
+
+    name: str
+    fresh: bool
+    kills: Counter[str] = field(default_factory=Counter)
+    """By signal."""
+    moments: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    aside: int = 0
+    """Kills after which the earlier one was whole, but under its name.old-N."""
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything was not as it should be."""
+        return bool(self.failures or self.left_over)
+
+
+def scenarios(assets: Path) -> dict[str, Scenario]:
+    """All of them, by name; small, so that a start takes seconds."""
+    photos = json.dumps({"name": "folder", "path": str(assets / "photos"), "holdout": 0.4})
+    small = ("--batch-size", "2", "--device", "cpu", "--out", "out")
+    upscaler = ("compress", str(assets / "upscaler.safetensors"), *small, "--patch", "16")
+    pixel = ("--distiller", "pixel", "--data", photos)
+    without_vgg = [f"--distiller-option=omgd.{name}_weight=0" for name in ("style", "feature")]
+    free = [f"--distiller-option=data-free.{option}" for option in ("student_steps=2", "latent=8")]
+    domains = ("--data", str(assets / "domains"), *small, *GAN)
+    pairs = ("--data", str(assets / "pairs"), *small, *GAN, "--size", "width=4", "--size", "blocks=1")
+    one_step = (*upscaler, "-b", "3x", "--pruner-option", "multiple_of=1", "--distiller", "gka", *pixel)
+
+    def earlier_student(assets: Path, work: Path) -> None:
+        shutil.copytree(assets / "earlier" / "student", work / "student")
+
+    def earlier_export(assets: Path, work: Path) -> None:
+        (work / "small").mkdir()
+        for kind in ("onnx", "pt2"):
+            shutil.copy(assets / f"earlier.{kind}", work / "small" / f"student.{kind}")
+
+    def exported(kind: str) -> Scenario:
+        file = f"small/student.{kind}"
+        command = Command(("export", str(assets / "later" / "student"), kind, "--out", file))
+        return Scenario(f"export {kind}", command, (file,), earlier_export)
+
+    known = (
+        Scenario("compress", Command((*one_step, "--steps", "24"))),
+        Scenario("once-for-all", Command((*upscaler, "-b", "3x", *ONCE, *pixel, "--steps", "8"))),
+        Scenario("omgd", Command((*upscaler, "-b", "3x", "--distiller", "omgd", *without_vgg, *pixel, "--steps", "8"))),
+        Scenario(
+            "data-free",
+            Command((*upscaler, "-b", "3x", "--distiller", "data-free", *free, "--eval-data", photos, "--steps", "8")),
+        ),
+        Scenario(
+            "two routes",
+            Command(
+                ("compress", str(assets / "cyclegan" / "teacher"), "-b", "2x", "--adapter", "cyclegan", *domains)
+                + ("--distiller", "gka", "--distiller", "wavelet", "--steps", "8")
+            ),
+            ("out/student/A2B", "out/student/B2A"),
+        ),
+        Scenario(
+            "ladder",
+            Command((*upscaler, "-b", "2x,4x", *ONCE, *pixel, "--steps", "6")),
+            ("out/2x/student", "out/4x/student"),
+        ),
+        Scenario(
+            "train-teacher", Command(("train-teacher", "pix2pix", *pairs, "--steps", "24")), ("out/teacher",)
+        ),
+        Scenario("save", Command((str(assets / "upscaler.safetensors"),), SAVE), ("student",), earlier_student),
+        exported("onnx"),
+        exported("pt2"),
+        Scenario("two processes", Command((*one_step, "--steps", "12"), processes=2)),
+    )
+    return {scenario.name: scenario for scenario in known}
+
+
+def make_assets(assets: Path) -> None:
+    """Images, teachers and earlier students that the scenarios need."""
+    if (assets / "made").exists():
+        return
+    shutil.rmtree(assets, ignore_errors=True)
+    assets.mkdir(parents=True)
+    in_child(_draw, str(assets))
+    place = Place(assets / "making").make()
+    small = ("--device", "cpu", "--steps", "1", "--batch-size", "1")
+    domains = ("--data", str(assets / "domains"))
+    uniform = ("--pruner", "uniform", "--distiller", "none")
+    commands = [
+        Command(
+            ("train-teacher", "cyclegan", *domains, *small, *GAN, "--size", "width=8", "--size", "blocks=1")
+            + ("--out", str(assets / "cyclegan"))
+        ),
+        *(
+            Command(
+                ("compress", str(assets / "upscaler.safetensors"), "-b", budget, *uniform, "--device", "cpu")
+                + ("--out", str(assets / name))
+            )
+            for name, budget in (("earlier", "2x"), ("later", "3x"))
+        ),
+        *(
+            Command(("export", str(assets / "earlier" / "student"), kind, "--out", str(assets / f"earlier.{kind}")))
+            for kind in ("onnx", "pt2")
+        ),
+    ]
+    for command in commands:
+        made = start(command, place)
+        if not made.wait(600) or made.code:
+            raise RuntimeError(f"{' '.join(command.arguments)}: {_last_line(place)}")
+    (assets / "made").touch()
+
+
+def _draw(assets: str) -> None:
+    """Crops of photographs in the layouts of the families, and a network that enlarges without having learned it."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+    from skimage import data
+
+    from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
+
+    torch.manual_seed(0)
+    save_file(SRResNet(SRResNetSizes(width=8, blocks=2, scale=2)).state_dict(), Path(assets, "upscaler.safetensors"))
+
+    def crop(number: int, side: int) -> Any:
+        photo = (data.astronaut, data.chelsea, data.coffee)[number % 3]()
+        top, left = 60 + 20 * number, 40 + 20 * number
+        return photo[top : top + side, left : left + side]
+
+    images = {f"photos/{number}": crop(number, 48) for number in range(10)}
+    for number in range(4):
+        photo = crop(number, 32)
+        for folder in ("train", "val"):
+            images[f"pairs/{folder}/{number}"] = np.concatenate([photo, photo[:, :, ::-1]], axis=1)
+        for offset, folder in enumerate(("trainA", "trainB", "testA", "testB")):
+            images[f"domains/{folder}/{number}"] = crop(number + offset, 32)
+    for name, pixels in images.items():
+        path = Path(assets, f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -> tuple[Straight, list[str]]:
+    """Run a scenario that nobody kills, and say how a second run of it, which may be a fresh start, differs."""
+    place = _laid(scenario, assets, root / "straight")
+    before = {name: _facts(place.work / name) for name in scenario.lasting}
+    began = time.monotonic()
+    changes, last = 0, snapshot(place.work)
+    running = start(scenario.command, place)
+    while running.running():
+        time.sleep(POLL_S)
+        changes += (now := snapshot(place.work)) != last
+        last = now
+    seconds = time.monotonic() - began
+    if running.code:
+        raise RuntimeError(f"{scenario.name}: {_last_line(place)}")
+    again = _laid(scenario, assets, root / "again")
+    began = time.monotonic()
+    second = start(scenario.command, again, fresh=fresh)
+    if not second.wait(600) or second.code:
+        raise RuntimeError(f"{scenario.name}: {_last_line(again)}")
+    straight = Straight(
+        seconds=seconds,
+        fresh_s=time.monotonic() - began,
+        changes=changes,
+        operations=len(place.operations.read_text().splitlines()),
+        files=_facts(place.work),
+        temporary=tuple(os.listdir(place.temporary)),
+        lasting={name: (before[name], _facts(place.work / name)) for name in scenario.lasting},
+    )
+    extra, changed = differences(_facts(again.work), straight.files)
+    return straight, extra + changed
+
+
+def run_case(scenario: Scenario, straight: Straight, assets: Path, root: Path, name: str, *, fresh: bool) -> Outcome:
+    """Kill a scenario, let it go on, and compare; all choices follow the name."""
+    rng = random.Random(name)
+    outcome = Outcome(name, fresh)
+    place = _laid(scenario, assets, root / "case")
+    began = time.monotonic()
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        moment = draw(rng, scenario.command.processes, fresh=fresh)
+        if not _killed(scenario, straight, place, moment, outcome):
+            break
+        _check_whole(scenario, straight, place, outcome)
+    if outcome.kills and not outcome.failures:
+        _check_continued(scenario, straight, place, outcome)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def draw(rng: random.Random, processes: int, *, fresh: bool) -> Moment:
+    """A moment to kill at; a fresh start has no operations that could be counted."""
+    kind = rng.choice(MOMENTS)
+    return Moment(
+        kind="change" if fresh and kind == "operation" else kind,  # type: ignore[arg-type]
+        share=rng.random(),
+        delay_s=rng.choice((0.0, 0.0, rng.uniform(0, 0.02))),
+        signal=rng.choice(SIGNALS),
+        rank=rng.choice((None, *range(processes))) if processes > 1 else None,
+    )
+
+
+def _killed(scenario: Scenario, straight: Straight, place: Place, moment: Moment, outcome: Outcome) -> bool:
+    """Start the command and kill it; False if it ended before."""
+    fault = None
+    if moment.kind == "operation":
+        number = 1 + int(moment.share * straight.operations)
+        fault = Fault(number, moment.signal, everybody=moment.rank is None)
+    running = start(scenario.command, place, fresh=outcome.fresh, fault=fault)
+    hit = _wait_for(moment, straight, place, running, fresh=outcome.fresh)
+    if hit:
+        running.send(moment.signal, rank=moment.rank)
+    if not running.wait(_patience(straight)):
+        outcome.failures.append(f"hangs after {moment.signal.name}")
+    operations = place.operations.read_text().splitlines() if place.operations.exists() else []
+    hit = hit or (fault is not None and len(operations) >= fault.number)
+    if hit:
+        outcome.kills[moment.signal.name] += 1
+        who = "" if moment.rank is None else f" of process {0 if fault else moment.rank}"
+        where = f"before {operations[fault.number - 1]}" if fault else f"{moment.kind} {moment.share:.3f}"
+        outcome.moments.append(f"{moment.signal.name}{who} {where}")
+        if scenario.command.processes == 1 and "Traceback" in place.log.read_text():
+            outcome.failures.append(f"a traceback after {moment.signal.name}: {_last_line(place)}")
+            place.log.unlink()
+    elif running.code:
+        outcome.failures.append(f"exit code {running.code}: {_last_line(place)}")
+    return hit
+
+
+def _wait_for(moment: Moment, straight: Straight, place: Place, running: Start, *, fresh: bool) -> bool:
+    """Return at the moment; False if the command ends before, or if the moment is an operation."""
+    if moment.kind == "operation":
+        return False
+    if moment.kind == "time":
+        end = time.monotonic() + moment.share * (straight.fresh_s if fresh else straight.seconds)
+        while time.monotonic() < end and running.running():
+            time.sleep(POLL_S)
+        return running.running()
+    wanted, last = 1 + int(moment.share * straight.changes), snapshot(place.work)
+    while wanted and running.running():
+        time.sleep(POLL_S)
+        wanted -= (now := snapshot(place.work)) != last
+        last = now
+    time.sleep(moment.delay_s)
+    return running.running()
+
+
+def _check_whole(scenario: Scenario, straight: Straight, place: Place, outcome: Outcome) -> None:
+    for name in scenario.lasting:
+        before, after = straight.lasting[name]
+        found = _facts(path := place.work / name)
+        if found in (before, after):
+            continue
+        if not found and any(_facts(aside) == before for aside in path.parent.glob(f"{path.name}.old-*")):
+            outcome.aside += 1
+            continue
+        extra, changed = differences(found, after)
+        outcome.failures.append(f"{name} is neither the old one nor the new one: {', '.join(extra + changed)}")
+
+
+def _check_continued(scenario: Scenario, straight: Straight, place: Place, outcome: Outcome) -> None:
+    running = start(scenario.command, place, fresh=outcome.fresh)
+    if not running.wait(_patience(straight)):
+        outcome.failures.append("hangs when it is continued")
+    elif running.code:
+        outcome.failures.append(f"exit code {running.code} when it is continued: {_last_line(place)}")
+    else:
+        extra, changed = differences(_facts(place.work), straight.files)
+        outcome.failures += [f"not as the straight run: {', '.join(changed)}"] if changed else []
+        temporary = sorted(set(os.listdir(place.temporary)) - set(straight.temporary))
+        outcome.left_over += [*extra, *(f"TMPDIR/{name}" for name in temporary)]
+
+
+def _laid(scenario: Scenario, assets: Path, root: Path) -> Place:
+    shutil.rmtree(root, ignore_errors=True)
+    place = Place(root).make()
+    scenario.lay(assets, place.work)
+    return place
+
+
+def _facts(path: Path) -> Facts:
+    found: Facts = in_child(facts, path)
+    return found
+
+
+def _patience(straight: Straight) -> float:
+    return 60 + 10 * max(straight.seconds, straight.fresh_s)
+
+
+def _last_line(place: Place) -> str:
+    lines = place.log.read_text(errors="replace").strip().splitlines() if place.log.exists() else []
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
+def tell(
+    name: str, straight: Straight, cases: Sequence[Outcome], differs: Sequence[str], seconds: float
+) -> dict[str, Any]:
+    """A row of the table."""
+    kills = sum((case.kills for case in cases), Counter[str]())
+    return {
+        "scenario": name,
+        "kills": sum(kills.values()),
+        **{short: kills[short] for short in ("SIGKILL", "SIGTERM", "SIGINT")},
+        "cases": len(cases),
+        "equal": sum(not case.failures for case in cases),
+        "left_overs": sum(bool(case.left_over) for case in cases),
+        "aside": sum(case.aside for case in cases),
+        "failed": sum(case.failed for case in cases),
+        "repeats_itself": not differs,
+        "straight_s": round(straight.seconds, 1),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> int:
+    """Kill what was asked for; print a line per failure, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="at least, over all scenarios")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="a folder of its own; assets are kept in it")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--scenario", action="append", help="only this one; repeatable")
+    parser.add_argument("--case", help="SCENARIO:NUMBER, to repeat one case; its folder is kept")
+    parser.add_argument("--fresh", type=int, default=1, help="cases of a scenario that are started without a fork")
+    asked = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"}
+    out = asked.out.resolve()
+    assets = out / "assets"
+    only, _, number = (asked.case or "").partition(":")
+    names = [only] if only else asked.scenario or list(scenarios(assets))
+    if unknown := set(names) - set(scenarios(assets)):
+        parser.error(f"No scenario {', '.join(sorted(unknown))}; there are {', '.join(scenarios(assets))}.")
+    prepare()
+    make_assets(assets)
+    rows, details = [], []
+    for name in names:
+        began = time.monotonic()
+        scenario, root = scenarios(assets)[name], out / name.replace(" ", "-")
+        straight, differs = run_straight(scenario, assets, root, fresh=asked.fresh > 0)
+        if differs:
+            print(f"{name}: two straight runs differ: {', '.join(differs)}", flush=True)
+        cases: list[Outcome] = []
+        share = -(-asked.kills // len(names))
+        count = int(number) if number else 0
+        while sum(sum(case.kills.values()) for case in cases) < (1 if number else share):
+            seed = f"{asked.seed}/{name}/{count}"
+            case = run_case(scenario, straight, assets, root, seed, fresh=count < asked.fresh)
+            cases.append(case)
+            count += 1
+            if case.failed:
+                what = [*case.failures, *(f"left over: {item}" for item in case.left_over)]
+                print(f"{name}:{count - 1} --seed {asked.seed}: {'; '.join(case.moments)} | {'; '.join(what)}", flush=True)
+            if number:
+                break
+        rows.append(tell(name, straight, cases, differs, time.monotonic() - began))
+        details += [vars(case) for case in cases]
+        print(json.dumps(rows[-1]), flush=True)
+    _print_table(rows)
+    if asked.json:
+        asked.json.write_text(json.dumps({"seed": asked.seed, "rows": rows, "cases": details}, indent=1))
+    return int(any(row["failed"] or not row["repeats_itself"] for row in rows))
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    columns = list(rows[0])
+    total = {key: sum(row[key] for row in rows) for key in columns if key not in ("scenario", "repeats_itself")}
+    lines = [dict(zip(columns, columns, strict=True)), *rows, {**total, "scenario": "all", "repeats_itself": ""}]
+    widths = {key: max(len(str(line[key])) for line in lines) for key in columns}
+    for line in lines:
+        print("  ".join(str(line[key]).ljust(widths[key]) for key in columns).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
