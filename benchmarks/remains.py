@@ -83,9 +83,7 @@ def _digest(path: Path) -> str:
 def _lasting(value: Any, folder: Path) -> Any:
     """JSON data without seconds; a checksum that belongs to a file of the folder becomes a word."""
     if isinstance(value, dict):
-        return {
-            key: _checked(key, item, folder) for key, item in value.items() if key != "seconds"
-        }
+        return {key: _checked(key, item, folder) for key, item in value.items() if key != "seconds"}
     return [_lasting(item, folder) for item in value] if isinstance(value, list) else value
 
 

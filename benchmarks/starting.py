@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 
 PACKAGES = ("gansdk", "gansdk_pruners", "gansdk_distillers", "gansdk_adapters", "gansdk_metrics")
 SLOW = (
+    "accelerate.accelerator",
+    "accelerate.utils",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "onnxscript",
