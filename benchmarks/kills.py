@@ -26,37 +26,20 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from commands import Scenario, make_assets, scenarios
 from remains import Facts, differences, facts, snapshot
-from starting import Command, Fault, Place, Start, in_child, prepare, start
+from starting import Fault, Place, Start, in_child, last_line, prepare, start
 
 POLL_S = 0.002
+MOST_CASES = 1000
 SIGNALS = (signal.SIGKILL,) * 4 + (signal.SIGTERM, signal.SIGINT)
-MOMENTS = ("time", "change", "operation")
-GAN = ("--adapter-option", "size=[32,32]", "--adapter-option", "discriminator_width=4")
-_SEARCH = ("steps=6", "population=6", "iterations=2", "multiple_of=1")
-ONCE = ("--pruner", "once-for-all", *(f"--pruner-option={option}" for option in _SEARCH))
-SAVE = """
-import sys, gansdk
-result = gansdk.compress(sys.argv[1], budget="3x", pruner="uniform", distiller=None, device="cpu")
-result.save("student")
-"""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A command that writes."""
-
-    name: str
-    command: Command
-    lasting: tuple[str, ...] = ("out/student",)
-    """What a user opens; each is whole at every moment."""
-    lay: Callable[[Path, Path], None] = lambda assets, work: None
-    """Puts earlier files, of the assets, where the command works."""
+Kind = Literal["time", "change", "operation"]
+KINDS: tuple[Kind, ...] = ("time", "change", "operation")
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,7 @@ class Straight:
 class Moment:
     """When a start is killed, and how."""
 
-    kind: Literal["time", "change", "operation"]
+    kind: Kind
     share: float
     """Of the straight run's time, changes or operations."""
     delay_s: float
@@ -108,135 +91,6 @@ class Outcome:
         return bool(self.failures or self.left_over)
 
 
-def scenarios(assets: Path) -> dict[str, Scenario]:
-    """All of them, by name; small, so that a start takes seconds."""
-    photos = json.dumps({"name": "folder", "path": str(assets / "photos"), "holdout": 0.4})
-    small = ("--batch-size", "2", "--device", "cpu", "--out", "out")
-    upscaler = ("compress", str(assets / "upscaler.safetensors"), *small, "--patch", "16")
-    pixel = ("--distiller", "pixel", "--data", photos)
-    without_vgg = [f"--distiller-option=omgd.{name}_weight=0" for name in ("style", "feature")]
-    free = [f"--distiller-option=data-free.{option}" for option in ("student_steps=2", "latent=8")]
-    domains = ("--data", str(assets / "domains"), *small, *GAN)
-    two_routes = (*domains, "--adapter", "cyclegan", "--distiller", "gka", "--distiller", "wavelet")
-    pairs = ("--data", str(assets / "pairs"), *small, *GAN, "--size", "width=4", "--size", "blocks=1")
-    one_step = (*upscaler, "-b", "3x", "--pruner-option", "multiple_of=1", "--distiller", "gka", *pixel)
-
-    def earlier_student(assets: Path, work: Path) -> None:
-        shutil.copytree(assets / "earlier" / "student", work / "student")
-
-    def earlier_export(assets: Path, work: Path) -> None:
-        (work / "small").mkdir()
-        for kind in ("onnx", "pt2"):
-            shutil.copy(assets / f"earlier.{kind}", work / "small" / f"student.{kind}")
-
-    def exported(kind: str) -> Scenario:
-        file = f"small/student.{kind}"
-        command = Command(("export", str(assets / "later" / "student"), kind, "--out", file))
-        return Scenario(f"export {kind}", command, (file,), earlier_export)
-
-    known = (
-        Scenario("compress", Command((*one_step, "--steps", "24"))),
-        Scenario("once-for-all", Command((*upscaler, "-b", "3x", *ONCE, *pixel, "--steps", "8"))),
-        Scenario("omgd", Command((*upscaler, "-b", "3x", "--distiller", "omgd", *without_vgg, *pixel, "--steps", "8"))),
-        Scenario(
-            "data-free",
-            Command((*upscaler, "-b", "3x", "--distiller", "data-free", *free, "--eval-data", photos, "--steps", "8")),
-        ),
-        Scenario(
-            "two routes",
-            Command(("compress", str(assets / "cyclegan" / "teacher"), "-b", "2x", "--steps", "8", *two_routes)),
-            ("out/student/A2B", "out/student/B2A"),
-        ),
-        Scenario(
-            "ladder",
-            Command((*upscaler, "-b", "2x,4x", *ONCE, *pixel, "--steps", "6")),
-            ("out/2x/student", "out/4x/student"),
-        ),
-        Scenario("train-teacher", Command(("train-teacher", "pix2pix", *pairs, "--steps", "24")), ("out/teacher",)),
-        Scenario("save", Command((str(assets / "upscaler.safetensors"),), SAVE), ("student",), earlier_student),
-        exported("onnx"),
-        exported("pt2"),
-        Scenario(
-            "two processes", Command((*one_step, "--pruner-option", "recovery=none", "--steps", "12"), processes=2)
-        ),
-    )
-    return {scenario.name: scenario for scenario in known}
-
-
-def make_assets(assets: Path) -> None:
-    """Images, teachers and earlier students that the scenarios need."""
-    if (assets / "made").exists():
-        return
-    shutil.rmtree(assets, ignore_errors=True)
-    assets.mkdir(parents=True)
-    in_child(_draw, str(assets))
-    place = Place(assets / "making").make()
-    small = ("--device", "cpu", "--steps", "1", "--batch-size", "1", "--size", "blocks=1")
-    domains = ("--data", str(assets / "domains"))
-    pruned = ("--pruner", "uniform", "--distiller", "none", "--device", "cpu")
-    commands = [
-        Command(
-            (
-                "train-teacher",
-                "cyclegan",
-                *domains,
-                *small,
-                *GAN,
-                "--size",
-                "width=8",
-                "--out",
-                str(assets / "cyclegan"),
-            )
-        ),
-        *(
-            Command(
-                ("compress", str(assets / "upscaler.safetensors"), "-b", budget, *pruned, "--out", str(assets / name))
-            )
-            for name, budget in (("earlier", "2x"), ("later", "3x"))
-        ),
-        *(
-            Command(("export", str(assets / "earlier" / "student"), kind, "--out", str(assets / f"earlier.{kind}")))
-            for kind in ("onnx", "pt2")
-        ),
-    ]
-    for command in commands:
-        made = start(command, place)
-        if not made.wait(600) or made.code:
-            raise RuntimeError(f"{' '.join(command.arguments)}: {_last_line(place)}")
-    (assets / "made").touch()
-
-
-def _draw(assets: str) -> None:
-    """Crops of photographs in the layouts of the families, and a network that enlarges without having learned it."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from safetensors.torch import save_file
-    from skimage import data
-
-    from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
-
-    torch.manual_seed(0)
-    save_file(SRResNet(SRResNetSizes(width=8, blocks=1, scale=2)).state_dict(), Path(assets, "upscaler.safetensors"))
-
-    def crop(number: int, side: int) -> Any:
-        photo = (data.astronaut, data.chelsea, data.coffee)[number % 3]()
-        top, left = 60 + 20 * number, 40 + 20 * number
-        return photo[top : top + side, left : left + side]
-
-    images = {f"photos/{number}": crop(number, 48) for number in range(10)}
-    for number in range(4):
-        photo = crop(number, 32)
-        for folder in ("train", "val"):
-            images[f"pairs/{folder}/{number}"] = np.concatenate([photo, photo[:, :, ::-1]], axis=1)
-        for offset, folder in enumerate(("trainA", "trainB", "testA", "testB")):
-            images[f"domains/{folder}/{number}"] = crop(number + offset, 32)
-    for name, pixels in images.items():
-        path = Path(assets, f"{name}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-
 def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -> tuple[Straight, list[str]]:
     """Run a scenario that nobody kills, and say how a second run of it, which may be a fresh start, differs."""
     place = _laid(scenario, assets, root / "straight")
@@ -250,12 +104,12 @@ def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -
         last = now
     seconds = time.monotonic() - began
     if running.code:
-        raise RuntimeError(f"{scenario.name}: {_last_line(place)}")
+        raise RuntimeError(f"{scenario.name}: {last_line(place)}")
     again = _laid(scenario, assets, root / "again")
     began = time.monotonic()
     second = start(scenario.command, again, fresh=fresh)
     if not second.wait(600) or second.code:
-        raise RuntimeError(f"{scenario.name}: {_last_line(again)}")
+        raise RuntimeError(f"{scenario.name}: {last_line(again)}")
     straight = Straight(
         seconds=seconds,
         fresh_s=time.monotonic() - began,
@@ -269,14 +123,15 @@ def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -
     return straight, extra + changed
 
 
-def run_case(scenario: Scenario, straight: Straight, assets: Path, root: Path, name: str, *, fresh: bool) -> Outcome:
+def run_case(
+    scenario: Scenario, straight: Straight, place: Place, name: str, kinds: Sequence[Kind], *, fresh: bool
+) -> Outcome:
     """Kill a scenario, let it go on, and compare; all choices follow the name."""
     rng = random.Random(name)
     outcome = Outcome(name, fresh)
-    place = _laid(scenario, assets, root / "case")
     began = time.monotonic()
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        moment = draw(rng, scenario.command.processes, fresh=fresh)
+        moment = draw(rng, kinds, scenario.command.processes)
         if not _killed(scenario, straight, place, moment, outcome):
             break
         _check_whole(scenario, straight, place, outcome)
@@ -286,11 +141,10 @@ def run_case(scenario: Scenario, straight: Straight, assets: Path, root: Path, n
     return outcome
 
 
-def draw(rng: random.Random, processes: int, *, fresh: bool) -> Moment:
-    """A moment to kill at; a fresh start has no operations that could be counted."""
-    kind = rng.choice(MOMENTS)
+def draw(rng: random.Random, kinds: Sequence[Kind], processes: int) -> Moment:
+    """A moment to kill at."""
     return Moment(
-        kind="change" if fresh and kind == "operation" else kind,  # type: ignore[arg-type]
+        kind=rng.choice(kinds),
         share=rng.random(),
         delay_s=rng.choice((0.0, 0.0, rng.uniform(0, 0.02))),
         signal=rng.choice(SIGNALS),
@@ -318,12 +172,10 @@ def _killed(scenario: Scenario, straight: Straight, place: Place, moment: Moment
         where = f"before {operations[fault.number - 1]}" if fault else f"{moment.kind} {moment.share:.3f}"
         outcome.moments.append(f"{moment.signal.name}{who} {where}")
         if scenario.command.processes == 1 and "Traceback" in place.log.read_text():
-            outcome.failures.append(
-                f"a traceback after {moment.signal.name}: {_last_frame(place)}, {_last_line(place)}"
-            )
+            outcome.failures.append(f"a traceback after {moment.signal.name}: {_last_frame(place)}, {last_line(place)}")
             place.log.unlink()
     elif running.code:
-        outcome.failures.append(f"exit code {running.code}: {_last_line(place)}")
+        outcome.failures.append(f"exit code {running.code}: {last_line(place)}")
     return hit
 
 
@@ -363,7 +215,7 @@ def _check_continued(scenario: Scenario, straight: Straight, place: Place, outco
     if not running.wait(_patience(straight)):
         outcome.failures.append("hangs when it is continued")
     elif running.code:
-        outcome.failures.append(f"exit code {running.code} when it is continued: {_last_line(place)}")
+        outcome.failures.append(f"exit code {running.code} when it is continued: {last_line(place)}")
     else:
         extra, changed = differences(_facts(place.work), straight.files)
         outcome.failures += [f"not as the straight run: {', '.join(changed)}"] if changed else []
@@ -380,7 +232,10 @@ def _is_probe(place: Place, name: str) -> bool:
 def _laid(scenario: Scenario, assets: Path, root: Path) -> Place:
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root).make()
-    scenario.lay(assets, place.work)
+    for name, where in scenario.earlier.items():
+        target = place.work / where
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (assets / name).is_dir() else shutil.copy)(assets / name, target)
     return place
 
 
@@ -396,11 +251,6 @@ def _patience(straight: Straight) -> float:
 def _last_frame(place: Place) -> str:
     lines = place.log.read_text(errors="replace").splitlines()
     return [line.strip() for line in lines if line.lstrip().startswith("File ")][-1]
-
-
-def _last_line(place: Place) -> str:
-    lines = place.log.read_text(errors="replace").strip().splitlines() if place.log.exists() else []
-    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def tell(
@@ -423,6 +273,30 @@ def tell(
     }
 
 
+def attack(
+    scenario: Scenario, assets: Path, root: Path, numbers: Iterable[int], *, kills: int, asked: argparse.Namespace
+) -> tuple[dict[str, Any], list[Outcome]]:
+    """Run cases of a scenario until they have met `kills`; returns the row of the table and the cases."""
+    began = time.monotonic()
+    straight, differs = run_straight(scenario, assets, root, fresh=asked.fresh > 0)
+    if differs:
+        print(f"{scenario.name}: two straight runs differ: {', '.join(differs)}", flush=True)
+    cases: list[Outcome] = []
+    for number in numbers:
+        fresh = number < asked.fresh
+        # A fresh start has no operations that could be counted.
+        kinds = [kind for kind in asked.moment or KINDS if not (fresh and kind == "operation")]
+        seed = f"{asked.seed}/{scenario.name}/{number}"
+        case = run_case(scenario, straight, _laid(scenario, assets, root / "case"), seed, kinds, fresh=fresh)
+        cases.append(case)
+        if case.failed:
+            what = "; ".join([*case.failures, *(f"left over: {item}" for item in case.left_over)])
+            print(f"{scenario.name}:{number} --seed {asked.seed}: {'; '.join(case.moments)} | {what}", flush=True)
+        if sum(sum(case.kills.values()) for case in cases) >= kills:
+            break
+    return tell(scenario.name, straight, cases, differs, time.monotonic() - began), cases
+
+
 def main() -> int:
     """Kill what was asked for; print a line per failure, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -432,42 +306,28 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--scenario", action="append", help="only this one; repeatable")
     parser.add_argument("--case", help="SCENARIO:NUMBER, to repeat one case; its folder is kept")
+    parser.add_argument("--moment", action="append", choices=KINDS, help="only this kind; repeatable")
     parser.add_argument("--fresh", type=int, default=1, help="cases of a scenario that are started without a fork")
     asked = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"}
     out = asked.out.resolve()
+    if asked.fresh and asked.moment == ["operation"]:
+        parser.error("A fresh start has no operations that could be counted: with --moment operation, use --fresh 0.")
     assets = out / "assets"
     only, _, number = (asked.case or "").partition(":")
     names = [only] if only else asked.scenario or list(scenarios(assets))
     if unknown := set(names) - set(scenarios(assets)):
         parser.error(f"No scenario {', '.join(sorted(unknown))}; there are {', '.join(scenarios(assets))}.")
     prepare()
-    make_assets(assets)
+    make_assets(assets, {need for name in names for need in scenarios(assets)[name].needs})
     rows, details = [], []
     for name in names:
-        began = time.monotonic()
         scenario, root = scenarios(assets)[name], out / name.replace(" ", "-")
-        straight, differs = run_straight(scenario, assets, root, fresh=asked.fresh > 0)
-        if differs:
-            print(f"{name}: two straight runs differ: {', '.join(differs)}", flush=True)
-        cases: list[Outcome] = []
-        share = -(-asked.kills // len(names))
-        count = int(number) if number else 0
-        while sum(sum(case.kills.values()) for case in cases) < (1 if number else share):
-            seed = f"{asked.seed}/{name}/{count}"
-            case = run_case(scenario, straight, assets, root, seed, fresh=count < asked.fresh)
-            cases.append(case)
-            count += 1
-            if case.failed:
-                what = [*case.failures, *(f"left over: {item}" for item in case.left_over)]
-                print(
-                    f"{name}:{count - 1} --seed {asked.seed}: {'; '.join(case.moments)} | {'; '.join(what)}", flush=True
-                )
-            if number:
-                break
-        rows.append(tell(name, straight, cases, differs, time.monotonic() - began))
+        numbers = [int(number)] if number else range(MOST_CASES)
+        row, cases = attack(scenario, assets, root, numbers, kills=-(-asked.kills // len(names)), asked=asked)
+        rows.append(row)
         details += [vars(case) for case in cases]
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(row), flush=True)
     _print_table(rows)
     if asked.json:
         asked.json.write_text(json.dumps({"seed": asked.seed, "rows": rows, "cases": details}, indent=1))

@@ -210,6 +210,12 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     return json.loads(text)
 
 
+def last_line(place: Place) -> str:
+    """What the starts in a place printed last."""
+    lines = place.log.read_text(errors="replace").strip().splitlines() if place.log.exists() else []
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
 def _fork(place: Place, variables: Mapping[str, str], group: int, go_on: Callable[[], int]) -> int:
     pid = os.fork()
     if pid:
