@@ -93,7 +93,7 @@ class Outcome:
 
 def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -> tuple[Straight, list[str]]:
     """Run a scenario that nobody kills, and say how a second run of it, which may be a fresh start, differs."""
-    place = _laid(scenario, assets, root / "straight")
+    place = laid(scenario, assets, root / "straight")
     before = {name: _facts(place.work / name) for name in scenario.lasting}
     began = time.monotonic()
     changes, last = 0, snapshot(place.work)
@@ -105,7 +105,7 @@ def run_straight(scenario: Scenario, assets: Path, root: Path, *, fresh: bool) -
     seconds = time.monotonic() - began
     if running.code:
         raise RuntimeError(f"{scenario.name}: {last_line(place)}")
-    again = _laid(scenario, assets, root / "again")
+    again = laid(scenario, assets, root / "again")
     began = time.monotonic()
     second = start(scenario.command, again, fresh=fresh)
     if not second.wait(600) or second.code:
@@ -171,7 +171,7 @@ def _killed(scenario: Scenario, straight: Straight, place: Place, moment: Moment
         who = "" if moment.rank is None else f" of process {0 if fault else moment.rank}"
         where = f"before {operations[fault.number - 1]}" if fault else f"{moment.kind} {moment.share:.3f}"
         outcome.moments.append(f"{moment.signal.name}{who} {where}")
-        if scenario.command.processes == 1 and "Traceback" in place.log.read_text():
+        if scenario.command.is_of_users and "Traceback" in place.log.read_text(errors="replace"):
             outcome.failures.append(f"a traceback after {moment.signal.name}: {_last_frame(place)}, {last_line(place)}")
             place.log.unlink()
     elif running.code:
@@ -229,7 +229,8 @@ def _is_probe(place: Place, name: str) -> bool:
     return file.is_file() and file.read_bytes() in (b"", b"blat")
 
 
-def _laid(scenario: Scenario, assets: Path, root: Path) -> Place:
+def laid(scenario: Scenario, assets: Path, root: Path) -> Place:
+    """A new place for a scenario, with the earlier files that it begins with."""
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root).make()
     for name, where in scenario.earlier.items():
@@ -287,7 +288,7 @@ def attack(
         # A fresh start has no operations that could be counted.
         kinds = [kind for kind in asked.moment or KINDS if not (fresh and kind == "operation")]
         seed = f"{asked.seed}/{scenario.name}/{number}"
-        case = run_case(scenario, straight, _laid(scenario, assets, root / "case"), seed, kinds, fresh=fresh)
+        case = run_case(scenario, straight, laid(scenario, assets, root / "case"), seed, kinds, fresh=fresh)
         cases.append(case)
         if case.failed:
             what = "; ".join([*case.failures, *(f"left over: {item}" for item in case.left_over)])

@@ -65,6 +65,11 @@ class Command:
     processes: int = 1
     """With more than one, they are started as torchrun starts them."""
 
+    @property
+    def is_of_users(self) -> bool:
+        """Whether a user types it, who should see no traceback, also of Ctrl-C."""
+        return self.code == COMMAND_LINE and self.processes == 1
+
 
 @dataclass(frozen=True)
 class Fault:
