@@ -239,9 +239,13 @@ def _made(
     known = known or {}
     given = _fitting_options(kind, name, factory, {**known, **options})
     entry = registry().find(kind, name)
-    defaults = {option: value for option, value in _defaults(factory).items() if option not in known}
+    said = {**_defaults(factory), **given}
     origin = Origin(
-        kind=kind, name=entry.spec.name, plugin=entry.origin, version=entry.version, options={**defaults, **options}
+        kind=kind,
+        name=entry.spec.name,
+        plugin=entry.origin,
+        version=entry.version,
+        options={option: value for option, value in said.items() if option not in known},
     )
     try:
         made = factory(**given)
