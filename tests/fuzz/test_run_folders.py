@@ -23,7 +23,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 NET = randomise(SRResNet(SRResNetSizes(width=8, blocks=1, scale=2)), seed=0)
 SETTINGS: dict[str, Any] = {
     "budget": "2x",
-    "pruner": {"name": "once-for-all", "steps": 2, "population": 3, "generations": 2, "space": "groups"},
+    "pruner": {
+        "name": "once-for-all",
+        "steps": 2,
+        "space": "groups",
+        "population": 4,
+        "iterations": 2,
+        "scored_images": 2,
+        "calibration": 1,
+    },
     "distiller": "pixel",
     "data": "photos",
     "steps": 3,
