@@ -43,7 +43,7 @@ def check_checkpoint(file: BinaryIO) -> None:
 
 def _check_archive(file: BinaryIO) -> None:
     # The reader of torch.load itself: another one could see other records in a crafted archive.
-    reader = torch._C.PyTorchFileReader(file)  # type: ignore[arg-type]
+    reader = torch._C.PyTorchFileReader(file)
     names = reader.get_all_records()
     if len(set(names)) < len(names):
         raise ValueError("it holds a record twice")
@@ -69,7 +69,7 @@ def _check_pickle(file: BinaryIO) -> None:
         elif opcode.name in _PUT:
             memo[len(memo) if argument is None else int(argument)] = (stack[-1] if stack else 0) or 0
         elif opcode.name in _GET:
-            stack.append(memo.get(int(argument), 0))
+            stack.append(memo.get(int(argument or 0), 0))
         else:
             inside = _popped(stack, opcode)
             depth = inside + 1 if opcode.stack_before else 0
