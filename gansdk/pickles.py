@@ -95,5 +95,5 @@ def _popped(stack: list[int | None], opcode: pickletools.OpcodeInfo) -> int:
 def _check_global(name: str) -> None:
     """Refuse what torch would make of a number alone, or of memory that it does not check."""
     module, _, kind = name.partition(" ")
-    if (module == "torch._utils" and kind not in _TENSORS) or name == "builtins bytearray":
+    if (module == "torch._utils" and kind not in _TENSORS) or kind == "bytearray":
         raise ValueError(f"it holds values of a kind that no weights have ({name[:60]})")
