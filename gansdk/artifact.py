@@ -33,7 +33,7 @@ from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of, printable
 from gansdk.json_fields import MOST_BYTES, Field, parse
-from gansdk.meta import at_most
+from gansdk.meta import at_most, hollow
 from gansdk.opening import open_adapter
 from gansdk.paths import given_path
 from gansdk.programs import forget_statistics, inference_form, load_program
@@ -281,9 +281,10 @@ def _tensors(content: bytes, name: str) -> dict[str, Tensor]:
     from safetensors.torch import load as tensors_of
 
     try:
-        return tensors_of(content)
+        tensors = tensors_of(content)
+        return {Field(key, "the name of a tensor").text(): tensor for key, tensor in tensors.items()}
     except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} is no safetensors file: {error}") from error
+        raise ValueError(f"{name} cannot be read: {str(error)[:300]}") from error
 
 
 def check_saved(directory: str | Path, student: nn.Module, example: Tensor) -> float:
@@ -445,8 +446,7 @@ def _built(adapter: Adapter, description: Mapping[str, Any], space: Space) -> nn
     """
     tensors = min(8 * len(space.shapes) + 100, MOST_TENSORS)
     of = f"the {len(space.shapes):,} tensors of {PLAN}"
-    with torch.device("meta"), at_most(tensors, of):
-        network = adapter.build(description)
+    network = hollow(lambda: adapter.build(description), tensors, of)
     hidden = [value for part in network.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     if hidden:
         values = (*hidden, *network.parameters(), *network.buffers())

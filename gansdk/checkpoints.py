@@ -23,7 +23,7 @@ from gansdk.files import check_held
 from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
 from gansdk.json_fields import shown
-from gansdk.meta import at_most
+from gansdk.meta import hollow
 from gansdk.pickles import check_checkpoint
 
 CONTAINERS = (
@@ -239,8 +239,7 @@ def _paths_as_named_by(variant: Variant, module: nn.Module) -> dict[str, str]:
 def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
     """The variant on the meta device, and every difference between its state dict and `weights` in words."""
     # Variants whose keys are not there are guessed whole, so that the nearest can be named.
-    with torch.device("meta"), at_most(2 * len(weights) + 2000, f"the {len(weights):,} tensors of the checkpoint"):
-        network = variant.build()
+    network = hollow(variant.build, 2 * len(weights) + 2000, f"the {len(weights):,} tensors of the checkpoint")
     tensors = network.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     given = {key: tuple(tensor.shape) for key, tensor in weights.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -41,3 +42,17 @@ def at_most(tensors: int, of: str) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def hollow(build: Callable[[], nn.Module], tensors: int, of: str) -> nn.Module:
+    """What `build` makes, without values: its sizes can be compared before any memory is spent.
+
+    Raises:
+        CheckpointError: it has far more parts than so many tensors fill (`of` names them), or impossible sizes.
+    """
+    try:
+        with torch.device("meta"), at_most(tensors, of):
+            return build()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise CheckpointError(f"The network that {of} describe cannot be built: {reason}.") from error

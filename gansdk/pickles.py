@@ -43,7 +43,7 @@ def check_checkpoint(file: BinaryIO) -> None:
 
 def _check_archive(file: BinaryIO) -> None:
     # The reader of torch.load itself: another one could see other records in a crafted archive.
-    reader = torch._C.PyTorchFileReader(file)  # type: ignore[arg-type]
+    reader = torch._C.PyTorchFileReader(file)
     names = reader.get_all_records()
     if len(set(names)) < len(names):
         raise ValueError("it holds a record twice")
@@ -69,7 +69,7 @@ def _check_pickle(file: BinaryIO) -> None:
         elif opcode.name in _PUT:
             memo[len(memo) if argument is None else int(argument)] = (stack[-1] if stack else 0) or 0
         elif opcode.name in _GET:
-            stack.append(memo.get(int(argument), 0))
+            stack.append(memo.get(int(argument or 0), 0))
         else:
             inside = _popped(stack, opcode)
             depth = inside + 1 if opcode.stack_before else 0
@@ -95,5 +95,5 @@ def _popped(stack: list[int | None], opcode: pickletools.OpcodeInfo) -> int:
 def _check_global(name: str) -> None:
     """Refuse what torch would make of a number alone, or of memory that it does not check."""
     module, _, kind = name.partition(" ")
-    if (module == "torch._utils" and kind not in _TENSORS) or name == "builtins bytearray":
+    if (module == "torch._utils" and kind not in _TENSORS) or kind == "bytearray":
         raise ValueError(f"it holds values of a kind that no weights have ({name[:60]})")

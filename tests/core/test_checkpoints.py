@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import pickle
+import struct
+import time
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -13,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from gansdk.adapter import WrappedAdapter
+from gansdk.adapter import Variant, WrappedAdapter
 from gansdk.checkpoints import CONTAINERS, detect, read_state, read_weights, recognise
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
@@ -202,6 +207,127 @@ def test_damaged_files_are_refused_or_read_but_never_crash(tmp_path_factory, cut
     except CheckpointError:
         return
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+
+
+# Files that were made to do harm.
+
+
+def deep(file, content: bytes) -> None:
+    """torch's archive around a pickle written by hand."""
+    torch.save({}, file)
+    repacked(file, {"data.pkl": content})
+
+
+def repacked(file, changes, compression=zipfile.ZIP_STORED) -> None:
+    """The archive with the contents of some records replaced, by the end of their names."""
+    with zipfile.ZipFile(file) as old:
+        records = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as new:
+        for name, content in records.items():
+            new.writestr(name, next((text for end, text in changes.items() if name.endswith(end)), content))
+
+
+def bomb(file) -> None:
+    torch.save({"a.weight": torch.zeros(2, 2)}, file)
+    repacked(file, {"data/0": bytes(5 * 10**7)}, zipfile.ZIP_DEFLATED)
+
+
+def hole(file) -> None:
+    torch.save(WEIGHTS, file)
+    with file.open("r+b") as opened:
+        opened.truncate(12 * 2**30)
+
+
+def made_of(name: str, *arguments: object):
+    """What unpickles as a call of the function with that name."""
+    module, _, kind = name.rpartition(".")
+    function = getattr(importlib.import_module(module), kind)
+    return type("Made", (), {"__reduce__": lambda self: (function, arguments)})()
+
+
+def exploding() -> dict:
+    inner = {"x": 1}
+    for _ in range(5):
+        inner = {f"key{index}": inner for index in range(300)}
+    return inner
+
+
+HARMFUL = {
+    "deep tuples as a key": lambda file: deep(file, b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."),
+    "deep tuples, kept and fetched": lambda file: deep(file, b"\x80\x02})" + b"\x85q\x000h\x00" * 10**5 + b"K\x01s."),
+    "deep lists": lambda file: deep(file, b"\x80\x02}X\x01\0\0\0a" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"s."),
+    "archive that unpacks to more": bomb,
+    "hole": hole,
+    "stride of 0": lambda file: torch.save({"a.weight": torch.zeros(1).expand(20_000, 20_000, 3, 3)}, file),
+    "stride of 0, old format": lambda file: torch.save(
+        {"a.weight": torch.zeros(1).expand(20_000, 20_000)}, file, _use_new_zipfile_serialization=False
+    ),
+    "a thousand names of one tensor": lambda file: torch.save(
+        dict.fromkeys((f"a{index}.weight" for index in range(1000)), torch.zeros(500, 500)), file
+    ),
+    "overlapping windows": lambda file: torch.save({"a.weight": torch.zeros(20_000).unfold(0, 10_000, 1)}, file),
+    "nested": lambda file: torch.save({"a.weight": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}, file),
+    "quantized": lambda file: torch.save(
+        {"a.weight": torch.quantize_per_tensor(torch.zeros(2, 2), 0.1, 0, torch.qint8)}, file
+    ),
+    "complex": lambda file: torch.save({"a.weight": torch.zeros(2, 2, dtype=torch.complex64)}, file),
+    "key with NUL": lambda file: torch.save({"a\0.weight": torch.zeros(2, 2)}, file),
+    "key of a megabyte": lambda file: torch.save({"a" * 10**6 + ".weight": torch.zeros(2, 2)}, file),
+    "keys that are no text": lambda file: torch.save({("a" * 10**6,): torch.zeros(2, 2)}, file),
+    "container of a megabyte": lambda file: torch.save({"a" * 10**6: {"b" * 10**6: 3}}, file),
+    "tensor as a key": lambda file: torch.save({torch.zeros(2): torch.zeros(2, 2)}, file),
+    "shared references": lambda file: torch.save(exploding(), file),
+    "endless container": lambda file: torch.save({"x": 1, **loop()}, file),
+    "very many tensors": lambda file: torch.save(
+        dict.fromkeys((f"body.{index}.conv1.weight" for index in range(20_000)), torch.zeros(1, 1, 1, 1)), file
+    ),
+}
+
+
+def loop() -> dict:
+    endless: dict = {}
+    endless.update({f"key{index}": endless for index in range(50)})
+    return endless
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", HARMFUL.values(), ids=HARMFUL)
+def test_what_claims_more_than_it_holds_or_nests_without_end_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "net.pth")
+    began = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        read_state(tmp_path / "net.pth")
+    assert time.monotonic() - began < 20
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+def test_a_number_is_never_made_into_memory(tmp_path):
+    torch.save({"a": made_of("builtins.bytearray", 10)}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="no weights have"):
+        read_state(tmp_path / "net.pth")
+
+
+def test_a_safetensors_file_that_is_a_hole_is_refused_unread(tmp_path):
+    header = json.dumps({"a.weight": {"dtype": "F32", "shape": [3 * 2**30], "data_offsets": [0, 12 * 2**30]}}).encode()
+    with (tmp_path / "net.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 12 * 2**30)
+    with pytest.raises(CheckpointError, match="are on the disk"):
+        read_state(tmp_path / "net.safetensors")
+
+
+def test_tied_weights_are_read(tmp_path):
+    shared = torch.rand(4, 4)
+    torch.save({f"block{index}.weight": shared for index in range(30)}, tmp_path / "net.pth")
+    assert len(read_state(tmp_path / "net.pth")) == 30
+
+
+def test_a_network_that_a_few_tensors_cannot_fill_is_not_built(monkeypatch):
+    endless = Variant(name="endless", build=lambda: nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(10**7))))
+    monkeypatch.setattr(SuperResolution, "variants", lambda self, state: [endless])
+    with pytest.raises(CheckpointError, match="more parts than the 2 tensors of the checkpoint"):
+        recognise(WEIGHTS, adapters())
 
 
 # Recognition.

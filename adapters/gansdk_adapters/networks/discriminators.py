@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.errors import CheckpointError, ContractError, InvalidOption
+from gansdk.meta import hollow
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm, norm_in, unused_statistics
 
 
@@ -90,9 +91,7 @@ def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:
     convolutions = sum(tensor.ndim == 4 for tensor in state.values())
     norm = norm_in(state, "model.2", "model.3")
     sizes = PatchSizes(channels_in=head.shape[1], width=head.shape[0], layers=max(1, convolutions - 2), norm=norm)
-    # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        network = PatchDiscriminator(sizes).float()
+    network = hollow(lambda: PatchDiscriminator(sizes), 2 * len(state) + 100, f"the {len(state)} tensors")
     unused = unused_statistics(state, norm)
     given = {key: tensor for key, tensor in state.items() if key not in unused}
     wanted = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -104,5 +103,8 @@ def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:
             f"{sizes.width}, {sizes.layers} strided layers and norm {norm!r}, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
-    network.load_state_dict({**network.state_dict(), **given})
-    return network
+    # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        discriminator = PatchDiscriminator(sizes).float()
+    discriminator.load_state_dict({**discriminator.state_dict(), **given})
+    return discriminator

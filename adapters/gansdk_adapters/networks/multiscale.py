@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.errors import CheckpointError, ContractError
+from gansdk.meta import hollow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +95,7 @@ def multi_scale_discriminator(state: Mapping[str, Tensor]) -> MultiScaleDiscrimi
     sizes = MultiScaleSizes(
         channels_in=head.shape[1], width=head.shape[0], layers=max(1, len(stages) - 1), scales=len(scales)
     )
-    # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        network = MultiScaleDiscriminator(sizes).float()
+    network = hollow(lambda: MultiScaleDiscriminator(sizes), 2 * len(state) + 100, f"the {len(state)} tensors")
     own = network.state_dict()
     wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
     wrong += [key for key in state if key not in own]
@@ -106,5 +105,8 @@ def multi_scale_discriminator(state: Mapping[str, Tensor]) -> MultiScaleDiscrimi
             f"width {sizes.width} and {sizes.scales} scales, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
-    network.load_state_dict(dict(state))
-    return network
+    # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        discriminator = MultiScaleDiscriminator(sizes).float()
+    discriminator.load_state_dict(dict(state))
+    return discriminator
