@@ -45,6 +45,8 @@ class FolderLock:
         self.folder = folder.absolute()
         self._file = self.folder / LOCK
         self._is_new = not self.folder.exists()
+        if self.folder.is_file():
+            raise OutputError(f"'{self.folder}' is a file, but a run needs a folder there. Choose another out_dir.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._acquire()

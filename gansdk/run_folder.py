@@ -17,7 +17,7 @@ from gansdk.checkpoints import UNREADABLE, first_line
 from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch
 from gansdk.files import clear_unfinished, put, remove, replacing, sync_folder
 from gansdk.folder_lock import FolderLock
-from gansdk.sealing import Opened, header, open_row, open_sealed, read_text, sealed_row, settings_key
+from gansdk.sealing import Opened, open_row, open_sealed, read_text, seal, sealed_row, settings_key
 
 MIN_FREE_BYTES = 16 * 2**20
 RUN = "run"
@@ -103,8 +103,8 @@ class RunFolder:
         try:
             target.parent.mkdir(exist_ok=True)
             with replacing(target) as file:
-                file.write(header(content, name=stage, settings=self._key))
                 file.write(content)
+                file.write(seal(content, name=stage, settings=self._key))
         except OSError as error:
             raise OutputError(f"{target} could not be written: {error}. The previous state is kept.") from error
 

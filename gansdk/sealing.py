@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from gansdk.errors import IntegrityError
 from gansdk.files import sha256
 
+SEAL = "seal"
+"""Name of the seal in a line of a file that grows."""
 ROW_FACTS = {"name": str, "settings": str}
 FILE_FACTS = {**ROW_FACTS, "bytes": int}
-"""What a header says beside the checksum, which is over that and the content."""
-_LONGEST_HEADER = 4096
+"""What a seal says beside the checksum, which is over that and the content."""
+_LONGEST_SEAL = 4096
 
 
 class Opened(NamedTuple):
@@ -30,38 +32,38 @@ def settings_key(settings: Any) -> str:
     return sha256(json.dumps(_plain(settings), sort_keys=True).encode())
 
 
-def header(content: bytes | memoryview, *, name: str, settings: str) -> bytes:
-    """The line in front of a file's content."""
+def seal(content: bytes | memoryview, *, name: str, settings: str) -> bytes:
+    """The line that ends a file, after its content, which other programs can read as if it were not there."""
     facts = {"name": name, "settings": settings, "bytes": len(content)}
-    return json.dumps({**facts, "sha256": _checksum(facts, content)}).encode() + b"\n"
+    return b"\n" + json.dumps({**facts, "sha256": _checksum(facts, content)}).encode()
 
 
 def open_sealed(file: Path) -> Opened:
-    """Read a file with a header.
+    """Read a file that ends with a seal.
 
     Raises:
         IntegrityError: it is not as it was written.
         OSError: it cannot be read.
-        ValueError: it has no header.
+        ValueError: it has no seal.
     """
     size = _size(file)
     with file.open("rb") as opened:
-        line = opened.readline(_LONGEST_HEADER)
-        if line.startswith(b"PK"):
-            raise ValueError("an earlier version of gansdk wrote it, without a checksum")
+        opened.seek(max(0, size - _LONGEST_SEAL))
+        line = opened.read(_LONGEST_SEAL).rpartition(b"\n")[2]
         found = _parsed(line, FILE_FACTS)
-        if size != len(line) + found["bytes"]:  # before a huge file is read
-            raise IntegrityError(f"it has {size} bytes and was written with {len(line)} + {found['bytes']}")
-        content = opened.read()
+        if size != found["bytes"] + 1 + len(line):  # before a huge file is read
+            raise IntegrityError(f"it has {size} bytes and was written with {found['bytes']} + {1 + len(line)}")
+        opened.seek(0)
+        content = opened.read(found["bytes"])
     _check(found, FILE_FACTS, content)
     return Opened(found["name"], found["settings"], content)
 
 
 def sealed_row(row: Mapping[str, Any], *, name: str, settings: str) -> bytes:
-    """A line of a file that grows."""
+    """A line of a file that grows: the row, and its seal beside it."""
     facts = {"name": name, "settings": settings}
     plain = json.loads(json.dumps(row))
-    return json.dumps({"row": plain, **facts, "sha256": _checksum(facts, _row_bytes(plain))}).encode() + b"\n"
+    return json.dumps({**plain, SEAL: {**facts, "sha256": _checksum(facts, _row_bytes(plain))}}).encode() + b"\n"
 
 
 def open_row(line: bytes) -> tuple[Opened, dict[str, Any]]:
@@ -71,10 +73,8 @@ def open_row(line: bytes) -> tuple[Opened, dict[str, Any]]:
         IntegrityError: it is not as it was written.
         ValueError: it is no such line.
     """
-    found = _parsed(line, ROW_FACTS)
-    row = found.get("row")
-    if not isinstance(row, dict):
-        raise ValueError("a line has no row")
+    row = json.loads(line)
+    found = _checked_kinds(row.pop(SEAL, None) if isinstance(row, dict) else None, ROW_FACTS)
     content = _row_bytes(row)
     _check(found, ROW_FACTS, content)
     return Opened(found["name"], found["settings"], content), row
@@ -100,10 +100,17 @@ def _size(file: Path) -> int:
 
 
 def _parsed(line: bytes, facts: Mapping[str, type]) -> dict[str, Any]:
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return _checked_kinds(found, facts)
+
+
+def _checked_kinds(found: Any, facts: Mapping[str, type]) -> dict[str, Any]:
     kinds = {**facts, "sha256": str}
     if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError("it has no checksum where gansdk writes one")
+        raise ValueError("it has no checksum where this version of gansdk writes one")
     return found
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMis
 from gansdk.events import StepDone, Warned
 from gansdk.files import remove
 from gansdk.interfaces import Pruner
+from gansdk.sealing import seal, settings_key
 from gansdk.testing.perceptual import made_up_vgg16
 
 STEPS = 6
@@ -364,8 +366,12 @@ def test_what_a_kill_leaves_half_written_is_ignored(given, settings, straight, c
 def test_a_state_that_would_run_code_is_refused_and_not_run(given, settings, tmp_path):
     with pytest.raises(Interrupted):
         gansdk.compress(given(), **settings, out_dir=tmp_path, observers=[interrupt(3)])
-    torch.save(Evil(tmp_path / "executed"), tmp_path / "run" / "search.pt")
-    with pytest.raises(CheckpointError):
+    key = settings_key(json.loads((tmp_path / "run" / "settings.json").read_text()))
+    evil = io.BytesIO()
+    torch.save(Evil(tmp_path / "executed"), evil)
+    content = evil.getvalue()
+    (tmp_path / "run" / "search.pt").write_bytes(content + seal(content, name="search", settings=key))
+    with pytest.raises(CheckpointError, match="could run any code"):
         gansdk.compress(given(), **settings, out_dir=tmp_path)
     assert not (tmp_path / "executed").exists()
 
