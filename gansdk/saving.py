@@ -31,6 +31,7 @@ from gansdk.artifact import (
 )
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
+from gansdk.foreign import guarded
 from gansdk.programs import check_program, inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
 from gansdk.result import SCHEMA_VERSION, CompressionResult, json_text
@@ -42,6 +43,7 @@ RELOAD_CHECK = "saved -> loaded"
 """Name of the check that `save` adds to the result."""
 
 
+@guarded("save")
 def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = Path(directory).absolute()
