@@ -26,7 +26,7 @@ from gansdk.opening import check_pairing, open_adapter, open_generator, open_sou
 from gansdk.options import check_choices, check_numbers
 from gansdk.paths import check_folder
 from gansdk.processes import Processes
-from gansdk.records import recorded
+from gansdk.records import recorded_whole
 from gansdk.result import CompressionResult
 from gansdk.run_folder import open_run
 from gansdk.saving import check_target, fingerprint
@@ -179,7 +179,7 @@ def _train(
     rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
     settings = {
         "adapter": {"name": family.name, **family.options()},
-        "given": {"adapter": recorded(family), "data": recorded(source)},
+        "given": {"adapter": recorded_whole(family), "data": recorded_whole(source)},
         "architecture": architecture,
         "sizes": dict(sizes or {}),
         "weights": fingerprint(generator.module),

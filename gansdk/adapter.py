@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gansdk.channels.groups import Knob
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
 from gansdk.errors import ContractError, InvalidOption, Unsupported, quoted
+from gansdk.foreign import guarded
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.signatures import fitting
@@ -275,6 +276,7 @@ def wrapped_adapter(contract: Contract, taps: Mapping[str, str]) -> WrappedAdapt
     return kind(contract, taps)
 
 
+@guarded("wrap")
 def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None = None) -> Generator:
     """Make any module a generator that can be compressed: no class to write.
 

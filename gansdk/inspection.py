@@ -21,6 +21,7 @@ from gansdk.foreign import guarded
 from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner, transformed
 from gansdk.routes import student_of, task_of, teacher_of
+from gansdk.stages import check_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +226,7 @@ def plan(
     run = _WithoutData(generator, seed=0)
     chosen.prepare(student, [limits], run)
     found = chosen.search(student, limits, run)
+    check_plan(found, student.space, type(chosen).__name__)
     after = student.cost(found)
     return PlanReport(
         plan=found,

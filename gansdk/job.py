@@ -38,7 +38,7 @@ from gansdk.opening import (
     warn_without_targets,
 )
 from gansdk.quality import QualityFloor
-from gansdk.records import described, recorded
+from gansdk.records import described, recorded, recorded_whole
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
 from gansdk.saving import fingerprint
@@ -173,10 +173,10 @@ def prepare(
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
                 asked={
                     "given": {
-                        "adapter": recorded(generator.adapter),
+                        "adapter": recorded_whole(generator.adapter),
                         "pruner": recorded(chosen),
                         "distiller": [recorded(item) for item in distillers],
-                        "data": None if given is None else recorded(given),
+                        "data": None if given is None else recorded_whole(given),
                     },
                     "pruner": described(chosen),
                     "distiller": [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
+from gansdk.foreign import guarded
 from gansdk.images import Pixels, to_uint8
 from gansdk.interfaces import DataSource, Quality
 
@@ -79,6 +80,7 @@ class Metric(ABC):
         """
 
 
+@guarded("the check of the metrics")
 def check_metrics(metrics: Sequence[Metric], contract: Contract, source: DataSource | None) -> None:
     """See before any work that every metric can be measured.
 

@@ -54,6 +54,11 @@ def described(part: object) -> dict[str, Any]:
     return {"part": _name(type(part)), **kept}
 
 
+def recorded_whole(part: object) -> dict[str, Any]:
+    """As `recorded`, and of a part that was passed what its attributes say, where nothing else says it."""
+    return recorded(part) if origin_of(part) else described(part)
+
+
 def said(value: object, depth: int = DEPTH) -> Any:
     """The value as JSON data: itself where it is plain, else its type with a digest of what it holds.
 

@@ -34,6 +34,7 @@ from gansdk.artifact import (
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
+from gansdk.foreign import guarded
 from gansdk.paths import check_file, check_folder
 from gansdk.program_file import read_program
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
@@ -46,6 +47,7 @@ RELOAD_CHECK = "saved -> loaded"
 """Name of the check that `save` adds to the result."""
 
 
+@guarded("save")
 def save(result: CompressionResult, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = check_folder(directory, "directory").absolute()

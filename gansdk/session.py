@@ -25,7 +25,7 @@ from gansdk.options import check_choices, check_numbers
 from gansdk.paths import check_file, check_folder
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
-from gansdk.records import recorded
+from gansdk.records import recorded, recorded_whole
 from gansdk.result import REPORTS, CompressionResult, Ladder
 from gansdk.routes import source_of
 from gansdk.run_folder import RunFolder, open_run
@@ -105,7 +105,7 @@ class Session:
         settings = job.settings()
         # What scores were measured on and by decides nothing of the student, so a run may go on with others.
         scoring = {
-            "eval_data": None if scored_on is None or scored_on is job.source else recorded(scored_on),
+            "eval_data": None if scored_on is None or scored_on is job.source else recorded_whole(scored_on),
             "metrics": [recorded(metric) for metric in self.metrics],
         }
         return {

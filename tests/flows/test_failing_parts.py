@@ -288,7 +288,7 @@ class Net(nn.Module):
     [
         ("training", "distil-0", "2x3x8x8"),
         ("in place", "the backward pass of distil-0", "2x3x8x8"),
-        ("eval", "evaluate", "1x3x36x36"),
+        ("eval", "evaluate", "1x3x16x16"),
     ],
 )
 def test_a_network_that_fails_is_named_with_stage_and_size(where, stage, size, settings, tmp_path):
@@ -301,9 +301,9 @@ def test_a_network_that_fails_is_named_with_stage_and_size(where, stage, size, s
 
 
 def test_a_reentrant_checkpoint_whose_gradient_is_lost_is_a_fault_of_the_network(settings):
-    net = gansdk.wrap(Net("checkpoint"), contract=gansdk.Contract(channels_in=3, channels_out=3, size=(16, 16)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        net = gansdk.wrap(Net("checkpoint"), contract=gansdk.Contract(channels_in=3, channels_out=3, size=(16, 16)))
         with pytest.raises(NetworkError, match="Net failed in the backward pass of distil-0 on an input of 2x3x8x8"):
             gansdk.compress(net, **settings)
 
@@ -327,6 +327,19 @@ def test_a_run_is_not_continued_with_another_version_of_a_plugin(acme, part, giv
         object.__setattr__(entry, "version", "1.6")
     with pytest.raises(ResumeMismatch, match=r"version: '1\.5' there, '1\.6' now"):
         gansdk.compress(given(), **{**settings, **part}, out_dir=tmp_path)
+
+
+class Tinted(Pairs):
+    def __init__(self, tint):
+        self._tint = tint
+
+
+def test_a_source_that_was_passed_is_another_one_with_other_settings(given, settings, tmp_path):
+    asked = {**settings, "out_dir": tmp_path}
+    gansdk.compress(given("wrapped"), **{**asked, "data": Tinted(1)})
+    gansdk.compress(given("wrapped"), **{**asked, "data": Tinted(1)})
+    with pytest.raises(ResumeMismatch, match=r"given\.data\.tint: 1 there, 2 now"):
+        gansdk.compress(given("wrapped"), **{**asked, "data": Tinted(2)})
 
 
 def test_every_kind_of_part_is_recorded_with_its_plugin(acme, given, settings):
