@@ -111,9 +111,10 @@ def _run(arguments: list[str]) -> int:
         # Usage errors are of typer's or click's own classes, by version, and quote what was typed.
         if not hasattr(error, "format_message"):
             raise
-        error.message = readable(error.message or "")
-        rich_format_error(error)
-        return int(error.exit_code)
+        usage: Any = error
+        usage.message = readable(usage.message or "")
+        rich_format_error(usage)
+        return int(usage.exit_code)
     return code if isinstance(code, int) else 0
 
 

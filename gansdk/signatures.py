@@ -67,7 +67,7 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, type):
-        function = function.__init__
+        function = function.__init__  # type: ignore[misc] # of this class, which makes the part
     elif not inspect.isroutine(function):
         function = type(function).__call__
     function = inspect.unwrap(function)
