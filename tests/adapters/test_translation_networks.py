@@ -373,3 +373,9 @@ def test_weights_of_something_else_are_refused_as_a_discriminator():
     state["model.5.weight"] = torch.zeros(12, 7, 4, 4)
     with pytest.raises(CheckpointError, match=r"width 3, 3 strided.*model\.5\.weight"):
         patch_discriminator(state)
+
+
+def test_discriminators_that_claim_great_widths_are_compared_before_they_are_built():
+    wide = {f"model.{index}.weight": torch.zeros(100_000, 1, 1, 1) for index in (0, 2, 5, 8, 11)}
+    with pytest.raises(CheckpointError, match="fit no PatchGAN"):
+        patch_discriminator(wide)
