@@ -290,7 +290,8 @@ def _join(launch: Launch, *, on_cpu: bool) -> None:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if distributed.is_initialized():
         return
-    kind = "cpu" if on_cpu else torch.accelerator.current_accelerator().type
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator()
+    kind = "cpu" if accelerator is None else accelerator.type
     store, rank, count = next(rendezvous("env://", launch.rank, launch.count, timeout=timedelta(seconds=JOIN_S)))
     patience = timedelta(seconds=PATIENCE_S)
     backend = distributed.get_default_backend_for_device(kind)
@@ -309,7 +310,9 @@ def _spoken() -> ProcessGroup:
 def _on_cpu(world: ProcessGroup) -> ProcessGroup:
     if distributed.get_backend(world) == "gloo":
         return world
-    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
+    group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
+    assert isinstance(group, ProcessGroup)  # every process is in it
+    return group
 
 
 def _gathered(value: Any, count: int) -> list[Any]:
