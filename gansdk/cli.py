@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PLUGIN_CHECK_FAILED = 5
 READER_GONE = 1
 """As rich and typer exit when they find it."""
-_UsageError = typer.BadParameter.__mro__[2]
+_UsageError: Any = typer.BadParameter.__mro__[2]
 """click's ClickException; of click itself or of typer's copy of it, by typer's version."""
 
 app = typer.Typer(
@@ -105,13 +105,13 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except GansdkError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return int(error.exit_code)
     except typer.Abort:
         return 1
     except _UsageError as error:  # it quotes what was typed
         error.message = readable(error.message or "")
         rich_format_error(error)
-        return error.exit_code
+        return int(error.exit_code)
     return code if isinstance(code, int) else 0
 
 
