@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 PLUGIN_CHECK_FAILED = 5
 READER_GONE = 1
 """As rich and typer exit when they find it."""
+_UsageError: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException; of click itself or of typer's copy of it, by typer's version."""
 
 app = typer.Typer(
     name="gansdk",
@@ -104,17 +106,13 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except GansdkError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return int(error.exit_code)
     except typer.Abort:
         return 1
-    except Exception as error:
-        # Usage errors are of typer's or click's own classes, by version, and quote what was typed.
-        if not hasattr(error, "format_message"):
-            raise
-        usage: Any = error
-        usage.message = readable(usage.message or "")
-        rich_format_error(usage)
-        return int(usage.exit_code)
+    except _UsageError as error:  # it quotes what was typed
+        error.message = readable(error.message or "")
+        rich_format_error(error)
+        return int(error.exit_code)
     return code if isinstance(code, int) else 0
 
 

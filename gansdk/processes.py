@@ -290,7 +290,8 @@ def _join(launch: Launch, *, on_cpu: bool) -> None:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if distributed.is_initialized():
         return
-    kind = "cpu" if on_cpu else str(torch.accelerator.current_accelerator()).partition(":")[0]
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator()
+    kind = "cpu" if accelerator is None else accelerator.type
     store, rank, count = next(rendezvous("env://", launch.rank, launch.count, timeout=timedelta(seconds=JOIN_S)))
     patience = timedelta(seconds=PATIENCE_S)
     backend = distributed.get_default_backend_for_device(kind)
@@ -310,7 +311,7 @@ def _on_cpu(world: ProcessGroup) -> ProcessGroup:
     if distributed.get_backend(world) == "gloo":
         return world
     group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
-    assert isinstance(group, ProcessGroup)  # this process is in it, as all are
+    assert isinstance(group, ProcessGroup)  # every process is in it
     return group
 
 

@@ -536,15 +536,14 @@ def test_the_command_line_uses_all_processes_and_prints_one_result(tmp_path, pho
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_is_one_line_with_the_command_that_goes_on(number, tmp_path, photos):
     run = ["compress", "demo", "-b", "4x", "--data", str(photos), "--steps", "80", "--batch-size", "2", "--patch", "8"]
-    running = subprocess.Popen(
-        torchrun(*run, "--out", str(tmp_path / "out")), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    for line in running.stderr:
-        if "16/80 steps" in line:
-            running.send_signal(number)
-            break
-    said = running.stderr.read()
-    assert running.wait() != 0
+    asked = torchrun(*run, "--out", str(tmp_path / "out"))
+    with subprocess.Popen(asked, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        for line in running.stderr:
+            if "16/80 steps" in line:
+                running.send_signal(number)
+                break
+        said = running.stderr.read()
+    assert running.returncode != 0
     assert said.count("Stopped by") == 1
     assert "Kept: everything up to 'distil', step " in said
     assert f"To go on, with 2 processes again: gansdk compress demo -b 4x --data {photos}" in said
