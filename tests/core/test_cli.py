@@ -445,3 +445,45 @@ def test_the_demo_makes_a_student_four_times_smaller_and_better_than_bicubic(
     assert quality["student"] > quality["extra"]["bicubic"] + 1
     assert quality["student"] > quality["teacher"] - 0.5
     assert gansdk.load(made["student"])(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 32, 32)
+
+
+DEEP = "[" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--pruner-option", f"floor_share={DEEP}"), "nested too deeply"),
+        (("--pruner-option", "floor_share=NaN"), "floor_share='NaN' is not a number"),
+        (("--pruner-option", "floor_share=" + "1" * 5000), "is not a number"),
+        (("--pruner-option", "floor_share=0.1", "--pruner-option", "floor-share=0.2"), "a second value"),
+        (("--pruner-option", "name=uniform"), "a second value"),
+        (("--pruner-option", '={"a": 1}'), "KEY=VALUE"),
+        (("--distiller", "gka", "--distiller", "gka"), "given twice"),
+        (("--data", '{"name": ' + DEEP), "nested too deeply"),
+        (("--data", '{"name": "photos", "name": "folder"}'), "'name' twice"),
+        (("--data", '{"name": "photos", "holdout": "half"}'), "holdout='half' is not a number"),
+        (("--discriminator", '{"main": ' + DEEP), "nested too deeply"),
+        (("--seed", str(2**64)), "from 0 to 18446744073709551615"),
+        (("--steps", "9" * 30), "whole number from 0"),
+        (("--learning-rate", "1e999"), "finite number above zero"),
+        (("--quality", "psnr-y>=" + "9" * 400), "is not understood"),
+        (("--transform", "\x1b[31m"), "has no transform"),
+    ],
+)
+def test_arguments_that_say_nothing_or_two_things_are_wrong_input(arguments, says, checkpoint, images, capsys):
+    given = ("compress", checkpoint, "-b", "1.5x", "--data", images, "--device", "cpu", "--dry-run")
+    assert call(*given, *arguments) == 2
+    told = capsys.readouterr()
+    assert says in " ".join(told.err.replace("\u2502", " ").split())
+    assert "Traceback" not in told.err
+    assert len(told.err) < 2500
+    assert told.out == ""
+
+
+@pytest.mark.parametrize("format", ["a/b", "", ".", "onnx2", "\x1b[31m"])
+@pytest.mark.parametrize("student", [".", "..", "none"])
+def test_a_format_that_there_is_not_is_refused_first(format, student, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("export", student, format) == 2
+    assert "format=" in capsys.readouterr().err
