@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from gansdk.errors import GansdkError
+
 
 class Spiteful:
     """Raises whatever is done with it."""
@@ -125,3 +127,18 @@ def places(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "below a loop", folder / "loop" / "below"
     yield "too long a name", folder / ("n" * 300)
     yield "no unicode", folder / os.fsdecode(b"caf\xe9")
+
+
+def told(call: Callable[[], object]) -> str:
+    """What a call says where it refuses, in one short paragraph; "" where it does not. Other errors pass."""
+    try:
+        call()
+    except GansdkError as error:
+        words = str(error)
+    else:
+        return ""
+    assert words, "an error without words"
+    assert len(words) < 1500, f"an error of {len(words)} characters: {words[:200]}"
+    assert "\n" not in words, f"an error of several paragraphs: {words}"
+    words.encode()  # no lone surrogates
+    return words

@@ -12,6 +12,8 @@ from gansdk.signatures import plain_number
 
 T = TypeVar("T")
 
+_MOST_BITS = 10_000
+"""Python prints no number that is much longer."""
 LARGEST_SIDE = 2**16
 """Pixels of a side of an image that can be asked for."""
 
@@ -138,4 +140,6 @@ def _number(given: object) -> float:
 
 def _is_whole(given: object, least: int) -> bool:
     plain = plain_number(given)
-    return isinstance(plain, int) and not isinstance(plain, bool) and plain >= least
+    if not isinstance(plain, int) or isinstance(plain, bool):
+        return False
+    return plain >= least and plain.bit_length() <= _MOST_BITS

@@ -1,3 +1,5 @@
+import json
+import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluate import evaluate
 from gansdk.images import luma_pixels
+from gansdk.testing import hostile
 from gansdk_adapters.sources import store
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sr import SuperResolution
@@ -451,3 +454,29 @@ def test_a_published_generator_scores_as_published_on_set5():
     assert (psnr.metric, psnr.images) == ("psnr-y", 5)
     assert psnr.student == pytest.approx(30.66, abs=0.01)
     assert psnr.extra["bicubic"] == pytest.approx(28.43, abs=0.02)
+
+
+# Odd folders.
+
+
+def test_names_that_are_not_utf_8_are_read_and_can_be_printed(tmp_path):
+    fill(tmp_path, 2)
+    (tmp_path / "00.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    (tmp_path / "01.png").rename(tmp_path / os.fsdecode(b"caf\xe8.png"))
+    source = ImageFolder(tmp_path, contract=contract(), split="all")
+    assert [batch.names for batch in source.images("eval")] == [(r"caf\udce8.png",), (r"caf\udce9.png",)]
+    json.dumps(source.describe(), ensure_ascii=False).encode()
+    folder = tmp_path / os.fsdecode(b"\xff")
+    fill(folder, 1)
+    json.dumps(ImageFolder(folder, contract=contract()).describe(), ensure_ascii=False).encode()
+
+
+def test_what_is_no_file_is_no_image_and_nobody_waits_for_it(tmp_path):
+    fill(tmp_path / "images", 1)
+    for name, path in hostile.places(tmp_path):
+        if path.is_symlink() or name in ("fifo", "socket"):
+            path.rename(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "images" / "folder.png").mkdir()
+    (tmp_path / "images" / "zeros.png").symlink_to("/dev/zero")
+    source = ImageFolder(tmp_path / "images", contract=contract(), split="all")
+    assert [batch.names for batch in source.images("eval")] == [("00.png",)]

@@ -1,6 +1,7 @@
 """Photographs for translation: pairs side by side or in folders, two domains, tables of images, sizes."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -392,6 +393,12 @@ def test_splits_are_folders_with_tables_or_paths_in_one_table(tmp_path):
         ("", "no column file_name"),
         ("{", "cannot be read"),
         ("[1]", "no objects"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"file_name": "../00.png"}', "no file beside it"),
+        ('{"file_name": "a\\u0000b.png"}', "no file beside it"),
+        ('{"file_name": "' + "n" * 5000 + '"}', "no file beside it"),
+        ('{"file_name": "\\ud800.png"}', "no file beside it"),
+        ('{"' + "n" * 100_000 + '": 1}', "no column file_name"),
     ],
 )
 def test_tables_that_say_nothing_of_images_are_refused(tmp_path, text, says):
@@ -399,6 +406,46 @@ def test_tables_that_say_nothing_of_images_are_refused(tmp_path, text, says):
     (tmp_path / "metadata.jsonl").write_text(text)
     with pytest.raises(DataError, match=says):
         open_folder(tmp_path, contract=contract())
+
+
+def test_a_table_with_more_values_than_columns_is_read_by_its_columns(tmp_path):
+    fill(tmp_path, 2)
+    (tmp_path / "metadata.csv").write_text("text,\nsky,00.png,more\n")
+    with pytest.raises(DataError, match="no column file_name, but text"):
+        open_folder(tmp_path, contract=contract())
+
+
+def test_a_table_larger_than_any_is_refused_before_it_is_read(tmp_path):
+    fill(tmp_path, 1)
+    with (tmp_path / "metadata.jsonl").open("wb") as file:
+        file.truncate(2**33)  # sparse: takes no space
+    with pytest.raises(DataError, match=r"has more than .* bytes"):
+        open_folder(tmp_path, contract=contract())
+
+
+def test_names_that_are_not_utf_8_are_read_in_every_layout(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    for layout, places, side in (
+        ("images", ("{}.png",), 8),
+        ("aligned", ("{}.png",), 16),
+        ("pairs", ("A/{}.png", "B/{}.png"), 8),
+        ("unpaired", ("trainA/{}.png", "trainB/{}.png", "testA/{}.png"), 8),
+    ):
+        folder = tmp_path / layout / name
+        for place in places:
+            fill((folder / place.format(name)).parent, 1, 8, side)
+            (folder / place.format("00")).rename(folder / place.format(name))
+        source = {"images": images, "aligned": aligned, "pairs": pairs, "unpaired": unpaired}[layout](
+            folder, contract=contract(), split="all"
+        )
+        assert [r"caf\udce9" in shown for batch in source.images("eval") for shown in batch.names] == [True]
+        json.dumps(source.describe(), ensure_ascii=False).encode()
+
+
+def test_images_are_not_enlarged_beyond_what_memory_holds(tmp_path):
+    fill(tmp_path, 2)
+    with pytest.raises(DataError, match="60000x60000 would be more than"):
+        images(tmp_path, contract=contract(), load_size=60_000)
 
 
 # Sizes.

@@ -526,3 +526,45 @@ def test_texts_of_plugins_and_files_are_shown_as_they_are_but_for_terminal_codes
         progress(StepDone(stage="[b]odd\x1b[2J", step=2, steps=2, metrics={"[/i]\x07": 1.0}, rate=0.0))
     assert "[b]odd\\x1b[2J" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "[/i]\\x07 1.0000" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+DEEP = "[" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--pruner-option", f"floor_share={DEEP}"), "nested too deeply"),
+        (("--pruner-option", "floor_share=NaN"), "floor_share='NaN' is not a number"),
+        (("--pruner-option", "floor_share=" + "1" * 5000), "is not a number"),
+        (("--pruner-option", "floor_share=0.1", "--pruner-option", "floor-share=0.2"), "a second value"),
+        (("--pruner-option", "name=uniform"), "a second value"),
+        (("--pruner-option", '={"a": 1}'), "KEY=VALUE"),
+        (("--distiller", "gka", "--distiller", "gka"), "given twice"),
+        (("--data", '{"name": ' + DEEP), "nested too deeply"),
+        (("--data", '{"name": "photos", "name": "folder"}'), "'name' twice"),
+        (("--data", '{"name": "photos", "holdout": "half"}'), "holdout='half' is not a number"),
+        (("--discriminator", '{"main": ' + DEEP), "nested too deeply"),
+        (("--seed", str(2**64)), "from 0 to 18446744073709551615"),
+        (("--steps", "9" * 30), "whole number from 0"),
+        (("--learning-rate", "1e999"), "finite number above zero"),
+        (("--quality", "psnr-y>=" + "9" * 400), "is not understood"),
+        (("--transform", "\x1b[31m"), "has no transform"),
+    ],
+)
+def test_arguments_that_say_nothing_or_two_things_are_wrong_input(arguments, says, checkpoint, images, capsys):
+    given = ("compress", checkpoint, "-b", "1.5x", "--data", images, "--device", "cpu", "--dry-run")
+    assert call(*given, *arguments) == 2
+    told = capsys.readouterr()
+    assert says in " ".join(told.err.replace("\u2502", " ").split())
+    assert "Traceback" not in told.err
+    assert len(told.err) < 2500
+    assert told.out == ""
+
+
+@pytest.mark.parametrize("format", ["a/b", "", ".", "onnx2", "\x1b[31m"])
+@pytest.mark.parametrize("student", [".", "..", "none"])
+def test_a_format_that_there_is_not_is_refused_first(format, student, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("export", student, format) == 2
+    assert "format=" in capsys.readouterr().err

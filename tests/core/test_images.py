@@ -14,11 +14,13 @@ from gansdk.images import (
     luma,
     luma_pixels,
     pad_to_multiple,
+    read_ids,
     read_image,
     resize_bicubic,
     to_tensor,
     to_uint8,
 )
+from gansdk.testing import hostile
 
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-2.5, 7.0)])
 
@@ -231,3 +233,36 @@ def test_padding_reflects_up_to_the_next_multiple(height, width, multiple):
     bottom, right = -height % multiple, -width % multiple
     expected = np.pad(pixels, ((0, bottom), (0, right)), mode="reflect")
     np.testing.assert_array_equal(padded[0, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA", "ICO"])
+def test_only_formats_of_images_to_learn_from_are_read_whatever_the_name_says(tmp_path, kind):
+    Image.new("RGB", (16, 16)).save(tmp_path / "x.png", format=kind)
+    with pytest.raises(DataError, match=r"x\.png.* cannot be read as an image"):
+        read_image(tmp_path / "x.png", 3)
+
+
+@pytest.mark.parametrize("begin", [b"GIF89a\5\0\5\0\0\0\0", b"\xff\xd8\xff", b"RIFF\xff\xff\xff\x7fWEBPVP8 ", b"P6 "])
+def test_a_file_of_gigabytes_of_nothing_is_refused_by_its_size(tmp_path, begin):
+    with (tmp_path / "x.png").open("wb") as file:
+        file.write(begin)
+        file.truncate(2**33)  # sparse: takes no space
+    for read in (image_size, read_ids):
+        with pytest.raises(DataError, match=r"x\.png.* has more than .* bytes"):
+            read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])
+def test_damage_anywhere_in_a_file_gives_an_image_or_an_error_that_names_it(tmp_path, kind):
+    Image.effect_noise((12, 9), 50).convert("RGB").save(tmp_path / f"whole.{kind}")
+    whole = (tmp_path / f"whole.{kind}").read_bytes()
+    draw = np.random.default_rng(0)
+    file = tmp_path / f"x.{kind}"
+    for number in range(60):
+        damaged = bytearray(whole)
+        for place in draw.integers(min(len(whole), 200), size=3):
+            damaged[place] = draw.integers(256)
+        file.write_bytes(damaged[: draw.integers(len(whole)) if number % 3 == 0 else None])
+        for read in (image_size, read_ids, lambda path: read_image(path, 3)):
+            words = hostile.told(lambda read=read: read(file))
+            assert not words or str(file) in words

@@ -1,3 +1,4 @@
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,17 @@ from gansdk.errors import (
     PluginNotFound,
 )
 from gansdk.interfaces import DataSource, Distiller, Pruner
-from gansdk.opening import open_distillers, open_generator, open_pruner, open_source
+from gansdk.opening import (
+    open_adapter,
+    open_distillers,
+    open_generator,
+    open_metrics,
+    open_pruner,
+    open_source,
+)
 from gansdk.registry import registry
 from gansdk.specs import DistillerSpec, PrunerSpec
+from gansdk.testing import hostile
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 from gansdk_adapters.sr import SuperResolution
 
@@ -324,3 +333,58 @@ def test_embedded_photographs_take_options(network):
 def test_sources_that_cannot_be_made_are_refused(data, error, says):
     with pytest.raises(error, match=says):
         open_source(data, translating())
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({}, "no generator"),
+        ("{}", "no generator"),
+        ({"A2B": None}, "NoneType"),
+        ({1: "demo"}, "for the route 1"),
+        ({"A2B": {"A2B": "demo"}}, "for the route 'A2B'"),
+        ({"A2B": '{"A2B": "demo"}'}, "for the route 'A2B'"),
+        (hostile.endless(), "for the route 'A2B'"),
+        (hostile.VALUES["deep JSON"](), "nested too deeply"),
+        ('{"A2B": "a", "A2B": "b"}', "'A2B' twice"),
+    ],
+)
+def test_mappings_that_name_no_generators_of_routes_are_refused(model, says):
+    with pytest.raises(GansdkError, match=says) as refused:
+        open_generator(model)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["adapter", "pruner", "distiller", "metric"])
+def test_no_value_of_any_option_of_a_built_in_part_is_met_with_another_error(kind):
+    opened = {"adapter": open_adapter, "pruner": open_pruner, "distiller": open_distillers, "metric": open_metrics}[
+        kind
+    ]
+    for name in registry().names(kind):
+        for option in inspect.signature(registry().load(kind, name)).parameters:
+            for make in hostile.VALUES.values():
+                part = {"name": name, option: make()}
+                hostile.told(lambda part=part: opened(part))
+
+
+@pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
+@pytest.mark.parametrize("name", registry().names("source"))
+def test_no_value_of_any_option_of_a_source_is_met_with_another_error(name, tmp_path):
+    for number in range(2):
+        Image.effect_noise((32, 16), 50 + number).convert("RGB").save(tmp_path / f"{number}.png")
+    net = nn.Conv2d(3, 3, 1)
+    generator = gansdk.wrap(net, contract=Contract(channels_in=3, channels_out=3, size=(16, 16)))
+    own = {} if name == "photos" else {"path": str(tmp_path)}
+    options = {
+        *inspect.signature(registry().load("source", name)).parameters,
+        "holdout",
+        "flip",
+        "load_size",
+        "unknown_ids",
+    }
+    for option in sorted(options):
+        for value, make in hostile.VALUES.items():
+            if (option, value) == ("path", "root"):
+                continue
+            data = {"name": name, **own, option: make()}
+            hostile.told(lambda data=data: open_source(data, generator))

@@ -73,12 +73,8 @@ CHECKS = (
 @pytest.mark.parametrize("value", hostile.VALUES)
 @pytest.mark.parametrize("check", CHECKS)
 def test_no_value_gives_anything_but_itself_or_a_short_refusal(check, value):
-    try:
-        check(hostile.VALUES[value](), "an_option")
-    except InvalidOption as refused:
-        assert str(refused).startswith("an_option=")
-        assert len(str(refused)) < 1000
-        assert "\n" not in str(refused)
+    words = hostile.told(lambda: check(hostile.VALUES[value](), "an_option"))
+    assert not words or words.startswith("an_option=")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +93,7 @@ def test_json_that_is_too_deep_too_long_or_says_two_things_is_refused(text, says
 
 @pytest.mark.parametrize("text", ["{", "NaN", "[Infinity]", "1" * 5000])
 def test_what_is_no_json_is_none(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"JSON|Expecting|digits"):
         read_json(text)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gansdk.errors import InvalidOption, OutputError
+from gansdk.errors import OutputError
 from gansdk.paths import check_file, check_folder, given_path, output_path, printable
 from gansdk.testing import hostile
 
@@ -58,9 +58,5 @@ def test_a_folder_that_may_not_be_written_to_is_somebody_elses(tmp_path, monkeyp
 def test_no_value_gives_more_than_a_path_or_a_short_refusal(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for check in (given_path, output_path, check_folder, check_file):
-        try:
-            assert isinstance(check(hostile.VALUES[value](), "out"), Path)
-        except (InvalidOption, OutputError) as refused:
-            assert len(str(refused)) < 1000
-            assert "\n" not in str(refused)
+        hostile.told(lambda check=check: check(hostile.VALUES[value](), "out"))
     assert not list(tmp_path.iterdir())

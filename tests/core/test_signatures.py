@@ -91,11 +91,8 @@ def test_a_value_of_another_type_is_refused_by_name(name):
 @pytest.mark.parametrize("value", hostile.VALUES)
 def test_no_value_does_more_than_fit_or_be_refused(value):
     for name in FITS:
-        try:
-            fitting(factory, {name: hostile.VALUES[value]()})
-        except InvalidOption as refused:
-            assert len(str(refused)) < 1000
-            assert "\n" not in str(refused)
+        words = hostile.told(lambda name=name: fitting(factory, {name: hostile.VALUES[value]()}))
+        assert not words or words.startswith(f"{name}=")
 
 
 @dataclass(frozen=True, slots=True)

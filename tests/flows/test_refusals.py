@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from gansdk.errors import (
     InvalidOption,
     MissingData,
     NeedsContract,
+    OutputError,
     PluginLoadError,
     PluginNotFound,
     PluginWarning,
@@ -35,6 +37,7 @@ from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.registry import registry
 from gansdk.specs import AdapterSpec, DistillerSpec
+from gansdk.testing import hostile
 
 
 class Evil:
@@ -121,6 +124,26 @@ REFUSED = {
     "part of a step": ({"steps": 1.5}, InvalidOption, "whole number"),
     "empty batches": ({"batch_size": 0}, InvalidOption, "batch_size=0"),
     "empty patches": ({"patch": 0}, InvalidOption, "patch=0"),
+    "a seed of more than 64 bits": ({"seed": 2**64}, InvalidOption, "from 0 to"),
+    "a word for a flag": ({"dry_run": "no"}, InvalidOption, "true or false"),
+    "no list of observers": ({"observers": len}, InvalidOption, "list of functions"),
+    "a number for a transform": ({"transform": 3}, InvalidOption, "transform=3"),
+    "a number for a discriminator": ({"discriminator": 3}, InvalidOption, "discriminator=3"),
+    "a number for a quality": ({"quality": 3}, InvalidOption, "quality=3"),
+    "no routes": ({"model": {}}, InvalidOption, "no generator"),
+    "no adapter": ({"adapter": {}}, GansdkError, "neither a name"),
+    "options that are numbers": ({"pruner": {"name": "one-step", 1: 2}}, InvalidOption, "no option 1"),
+    "a contract that is none": (
+        {"data": {"name": "photos", "contract": 3}},
+        InvalidOption,
+        "must be a gansdk.Contract",
+    ),
+    "a source's option of a wrong type": (
+        {"data": {"name": "photos", "holdout": "half"}},
+        InvalidOption,
+        "holdout='half'",
+    ),
+    "a folder's option of a wrong type": ({"data": {"name": "folder", "path": 3}}, InvalidOption, "path=3"),
     "negative seed": ({"seed": -1}, InvalidOption, "seed=-1"),
     "learning rate that is no number": ({"learning_rate": float("nan")}, InvalidOption, "learning_rate=nan"),
     "unknown way to resume": ({"resume": "always"}, InvalidOption, "'never'"),
@@ -146,7 +169,7 @@ def test_what_cannot_work_is_refused_before_any_work(case, files, given, quick, 
     settings = {"model": given(), **quick, "out_dir": tmp_path / "out", **change}
     began, seen = time.process_time(), []
     with pytest.raises(kind) as refused:
-        gansdk.compress(settings.pop("model"), **settings, observers=[seen.append])
+        gansdk.compress(settings.pop("model"), **{"observers": [seen.append], **settings})
     message = str(refused.value)
     assert words in message
     assert "\n" not in message
@@ -334,3 +357,72 @@ def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused_and_bre
 def test_an_adapter_with_the_name_of_a_built_in_one_does_not_stand_for_it(adapter_named, given, quick):
     adapter_named("sr")
     assert gansdk.compress(given(), **{**quick, "distiller": "gka", "steps": 1}).after.macs > 0
+
+
+@pytest.mark.parametrize("name", ["loop", "dangling", "file", "fifo", "link", "others", "link to a folder of others"])
+@pytest.mark.parametrize("train", [False, True])
+def test_what_the_student_cannot_be_written_over_is_refused_before_it_is_trained(
+    name, train, given, examples, quick, tmp_path
+):
+    places, out = dict(hostile.places(tmp_path)), tmp_path / "out"
+    out.mkdir()
+    places[name].rename(out / ("teacher" if train else "student"))
+    with pytest.raises(OutputError, match="Choose") as refused:
+        run_into(out, train, given, examples, quick)
+    assert "\n" not in str(refused.value)
+    assert not list(out.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("name", ["loop", "dangling", "file", "fifo", "below a loop", "too long a name", "no unicode"])
+@pytest.mark.parametrize("train", [False, True])
+def test_an_output_folder_that_cannot_be_one_is_refused_before_training(name, train, given, examples, quick, tmp_path):
+    out = dict(hostile.places(tmp_path))[name]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=r"Choose|Correct"):
+        run_into(out, train, given, examples, quick)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def run_into(out, train, given, examples, quick):
+    def observer(event):
+        raise AssertionError("it began to work")
+
+    if not train:
+        return gansdk.compress(given(), **quick, out_dir=out, observers=[observer])
+    example = examples["pix2pix"]
+    source = example.source(open_adapter(example.adapter).contract(example.generator().module))
+    settings = {"sizes": example.sizes, "architecture": example.architecture, "steps": 1, "device": "cpu"}
+    return gansdk.train_teacher(example.adapter, source, **settings, out_dir=out, observers=[observer])
+
+
+def test_reports_of_a_ladder_have_their_places_before_anything_is_trained(given, quick, tmp_path):
+    (tmp_path / "ladder.html").mkdir()
+    settings = {key: value for key, value in quick.items() if key != "budget"}
+    with pytest.raises(OutputError, match=r"ladder\.html' should be a file, but is a folder"):
+        gansdk.ladder(given(), budgets=["1.2x", "1.5x"], **settings, out_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_numbers_of_numpy_are_numbers(given, quick, tmp_path):
+    numbers = {"steps": np.int64(2), "seed": np.uint64(2**64 - 1), "batch_size": np.int32(2), "patch": np.int64(8)}
+    result = gansdk.compress(given(), **{**quick, **numbers}, learning_rate=np.float32(1e-4), out_dir=tmp_path)
+    assert result.settings["seed"] == 2**64 - 1
+    assert (
+        gansdk.compress(
+            given(), **{**quick, "steps": 2, "seed": 2**64 - 1}, learning_rate=float(np.float32(1e-4)), out_dir=tmp_path
+        ).settings["seed"]
+        == 2**64 - 1
+    )
+
+
+def test_images_whose_names_are_not_utf_8_are_in_the_report(given, quick, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    folder = tmp_path / name
+    folder.mkdir()
+    for number in range(10):
+        Image.effect_noise((36, 36), 50 + number).convert("RGB").save(folder / f"{name}{number}.png")
+    torch.save(given().state_dict(), tmp_path / f"{name}.pth")
+    result = gansdk.compress(tmp_path / f"{name}.pth", **{**quick, "data": folder}, out_dir=tmp_path / "out")
+    assert result.quality
+    for file in ("report.json", "report.html"):
+        assert r"caf\udce9" in (tmp_path / "out" / "student" / file).read_text(encoding="utf-8").replace("\\\\", "\\")
