@@ -66,14 +66,15 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> annotation, without those that only a type checker can resolve."""
     while isinstance(function, functools.partial):
         function = function.func
+    called: Any = function
     if isinstance(function, type):
-        function = function.__init__  # type: ignore[misc] # of this class, which makes the part
+        called = called.__init__
     elif not inspect.isroutine(function):
-        function = type(function).__call__
-    function = inspect.unwrap(function)
-    names = getattr(function, "__globals__", {})
+        called = type(function).__call__
+    called = inspect.unwrap(called)
+    names = getattr(called, "__globals__", {})
     found = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
+    for name, annotation in getattr(called, "__annotations__", {}).items():
         try:
             found[name] = eval(annotation, names) if isinstance(annotation, str) else annotation
         except Exception:  # a stranger's annotation may be any code
