@@ -12,8 +12,8 @@ run, value by value. A kill is SIGKILL to all processes, or now and then SIGTERM
 - operation: right before the command opens, renames or removes a file for the n-th time
 
 After every kill whatever a user would open (a student, an export) has to be absent, the old one or the new one.
-A failed case is printed with the options that repeat it: its choices are the same, and so is a kill before an operation;
-at another moment the machine decides with. Exits with 1 if any failed.
+A failed case is printed with the options that repeat it: its choices are the same, and a kill before an operation is
+so to the file; at other moments the machine decides with. Exits with 1 if any failed.
 """
 
 from __future__ import annotations
