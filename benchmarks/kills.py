@@ -12,7 +12,8 @@ run, value by value. A kill is SIGKILL to all processes, or now and then SIGTERM
 - operation: right before the command opens, renames or removes a file for the n-th time
 
 After every kill whatever a user would open (a student, an export) has to be absent, the old one or the new one.
-A failed case is repeated by `--case SCENARIO:NUMBER`, with the same seed. Exits with 1 if any failed.
+A failed case is printed with the options that repeat it: its choices are the same, and a kill before an operation is
+so to the file; at other moments the machine decides with. Exits with 1 if any failed.
 """
 
 from __future__ import annotations
@@ -292,7 +293,9 @@ def attack(
         cases.append(case)
         if case.failed:
             what = "; ".join([*case.failures, *(f"left over: {item}" for item in case.left_over)])
-            print(f"{scenario.name}:{number} --seed {asked.seed}: {'; '.join(case.moments)} | {what}", flush=True)
+            again = f"--case '{scenario.name}:{number}' --seed {asked.seed} --fresh {asked.fresh}"
+            again += "".join(f" --moment {kind}" for kind in asked.moment or ())
+            print(f"{again}: {'; '.join(case.moments)} | {what}", flush=True)
         if sum(sum(case.kills.values()) for case in cases) >= kills:
             break
     return tell(scenario.name, straight, cases, differs, time.monotonic() - began), cases
