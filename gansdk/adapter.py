@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
-from gansdk.errors import ContractError, InvalidOption, Unsupported, quoted
+from gansdk.errors import ContractError, InvalidOption, Unsupported
 from gansdk.foreign import guarded
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.signatures import fitting
 from gansdk.toolkit.degradation import shrunk
+from gansdk.words import quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,15 +28,16 @@ from gansdk.channels.fold import fold
 from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
 from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
-from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption, quoted
+from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
 from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
-from gansdk.foreign import guarded, origin_of, printable
+from gansdk.foreign import guarded, origin_of
 from gansdk.json_fields import MOST_BYTES, Field, parse
 from gansdk.meta import at_most, hollow
 from gansdk.opening import open_adapter
 from gansdk.paths import given_path
 from gansdk.programs import forget_statistics, inference_form, load_program
+from gansdk.words import one_line, quoted
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -432,7 +433,7 @@ def _warn_of_version(adapter: Adapter, folder: _Folder) -> None:
     if origin is not None and folder.version and folder.version != origin.version:
         warnings.warn(
             f"'{folder.path}' was made with the adapter {origin.name!r} of {origin.plugin} "
-            f"{printable(folder.version, 64)}, and {origin.version} is installed. Where its images look wrong, install "
+            f"{one_line(folder.version, 64)}, and {origin.version} is installed. Where its images look wrong, install "
             "the version that made it.",
             GansdkWarning,
             stacklevel=4,

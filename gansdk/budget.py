@@ -11,8 +11,9 @@ from functools import reduce
 from math import ceil, floor, inf
 from typing import Literal, NoReturn, get_args
 
-from gansdk.errors import BudgetSyntaxError, BudgetUnreachable, quoted
+from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
 from gansdk.signatures import plain_number
+from gansdk.words import quoted
 
 Counting = Literal["true", "paper", "omgd"]
 """How MACs are counted: as a device executes them, or as papers print them: GAN Compression and CAT, or OMGD."""

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Generator, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec, quoted
+from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidSpec
 from gansdk.files import check_held
 from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
-from gansdk.json_fields import shown
 from gansdk.meta import hollow
 from gansdk.pickles import check_checkpoint
+from gansdk.words import quoted
 
 CONTAINERS = (
     "state_dict",
@@ -396,7 +396,7 @@ def _is_plain(value: Tensor) -> bool:
 
 def _key(key: object) -> str:
     """A key as messages quote it, however long or strange."""
-    return shown(key) if isinstance(key, (str, int)) else f"a {type(key).__name__}"
+    return quoted(key) if isinstance(key, (str, int)) else f"a {type(key).__name__}"
 
 
 def _is_network(content: Mapping[Any, Any]) -> bool:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
-from gansdk.errors import GansdkError, PluginLoadError, quoted
+from gansdk.errors import GansdkError, PluginLoadError
 from gansdk.launch import is_main
 from gansdk.options import read_json
 from gansdk.printing import (
@@ -31,7 +31,7 @@ from gansdk.printing import (
     working,
 )
 from gansdk.stopping import stoppable
-from gansdk.words import readable, visible_json
+from gansdk.words import quoted, readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.registry import Registry, Row

@@ -10,8 +10,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from gansdk.errors import ContractError, quoted
+from gansdk.errors import ContractError
 from gansdk.signatures import fitting
+from gansdk.words import quoted
 
 Route = str
 """One direction of a generator: "main" for most; "A2B" and "B2A" for a CycleGAN pair."""

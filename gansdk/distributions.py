@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint, PackageNotFoundError, distribution
 
 from gansdk import __version__
-from gansdk.foreign import BUILT_IN, in_words, is_own, printable
+from gansdk.foreign import BUILT_IN, in_words, is_own
+from gansdk.words import one_line
 
 FIRST_PARTY = "gansdk"
 
@@ -94,7 +95,7 @@ def _distributions() -> Iterator[Distribution | Unreadable]:
         try:
             yield from find(DistributionFinder.Context())
         except Exception as error:  # a stranger's finder
-            yield Unreadable(plugin=printable(type(finder).__name__), reason=in_words(error), is_plugin=False)
+            yield Unreadable(plugin=one_line(type(finder).__name__), reason=in_words(error), is_plugin=False)
 
 
 def _section(text: str, group: str) -> list[str]:
@@ -117,9 +118,9 @@ def _known(dist: Distribution, text: str) -> tuple[str, str] | Unreadable | None
     except Exception as error:  # whatever reading a stranger's file may raise
         return _unreadable(dist, "METADATA", error)
     if not isinstance(name, str) or not _NAME.fullmatch(name.strip()):
-        return _unreadable(dist, "METADATA", ValueError(f"it has the name {printable(str(name))!r}"))
+        return _unreadable(dist, "METADATA", ValueError(f"it has the name {one_line(str(name))!r}"))
     if not isinstance(version, str) or not _VERSION.fullmatch(version.strip()):
-        return _unreadable(dist, "METADATA", ValueError(f"it has the version {printable(str(version))!r}"))
+        return _unreadable(dist, "METADATA", ValueError(f"it has the version {one_line(str(version))!r}"))
     try:
         first = distribution(name.strip()).read_text("entry_points.txt")
     except (PackageNotFoundError, OSError, ValueError):  # its folder is called otherwise, or the first is broken
@@ -132,13 +133,13 @@ def _read(lines: list[str], origin: str, version: str) -> list[Offer | Unreadabl
     found: dict[str, Offer | Unreadable] = {}
     for line in lines:
         name, sign, value = (part.strip() for part in line.partition("="))
-        plugin = f"{origin}:{printable(name, 100)}"
+        plugin = f"{origin}:{one_line(name, 100)}"
         if origin == FIRST_PARTY and BUILT_IN.get(name) == value:
             continue  # our own metadata
         if origin == FIRST_PARTY or is_own(value.partition(":")[0].strip()):
             reason = "it passes itself off as a part of gansdk, which only the packages beside gansdk are"
         elif not sign or not _POINT.fullmatch(name) or not _VALUE.fullmatch(value):
-            reason = f"its entry point is {printable(line, 100)!r}; write name = package.module"
+            reason = f"its entry point is {one_line(line, 100)!r}; write name = package.module"
         else:
             found.setdefault(name, Offer(origin=origin, version=version, name=name, value=value))
             continue
@@ -150,7 +151,7 @@ def _unreadable(dist: Distribution, file: str, error: Exception, *, is_plugin: b
     # Its name may be what cannot be read, so it is called as its folder.
     folder = getattr(getattr(dist, "_path", None), "name", "") or type(dist).__name__
     return Unreadable(
-        plugin=printable(folder, 100),
+        plugin=one_line(folder, 100),
         reason=f"its {file} cannot be read: {in_words(error)}",
         is_plugin=is_plugin,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -184,16 +183,3 @@ def suggestion(given: str, names: Sequence[str]) -> str:
     """What a message that refuses a name ends with: the most similar of `names`, or "" if none is."""
     nearest = difflib.get_close_matches(given, names, n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 300, 120, 60
-_SHORT.maxlevel = 3
-
-
-def quoted(value: object) -> str:
-    """A value as messages show it: its repr in one line, shortened where it is long; its type where it has none."""
-    try:
-        return " ".join(_SHORT.repr(value).split())
-    except Exception:  # a stranger's object, or more digits or levels than Python prints
-        return f"<{type(value).__name__}>"

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
+from gansdk.words import one_line
 
 BUILT_IN = {
     "adapters": "gansdk_adapters.plugin",
@@ -20,9 +21,6 @@ BUILT_IN = {
     "pruners": "gansdk_pruners.plugin",
 }
 """Name -> module of the plugins that are part of this very distribution, whatever other ones call themselves."""
-
-LONGEST = 300
-"""Characters that a message quotes of somebody else's text, at most."""
 
 _OWN = frozenset({"gansdk", *(module.partition(".")[0] for module in BUILT_IN.values())})
 _MARK = "_gansdk_origin_of_part"
@@ -67,12 +65,6 @@ def origin_of(part: object) -> Origin | None:
     return found if isinstance(found, Origin) else None
 
 
-def printable(text: str, longest: int = LONGEST) -> str:
-    """Somebody else's text in one line without control characters, and not longer than that."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())
-    return line if len(line) <= longest else f"{line[:longest]}..."
-
-
 def in_words(error: BaseException) -> str:
     """One line; our own errors explain themselves, others need their class."""
     try:
@@ -80,8 +72,8 @@ def in_words(error: BaseException) -> str:
     except Exception:  # a stranger's __str__
         text = ""
     if isinstance(error, GansdkError):
-        return printable(text, 10 * LONGEST)
-    return f"{type(error).__name__}: {printable(text)}".rstrip(": ")
+        return one_line(text, 3000)
+    return f"{type(error).__name__}: {one_line(text)}".rstrip(": ")
 
 
 def passes(error: BaseException) -> bool:
@@ -133,7 +125,7 @@ def observing(observer: object) -> Iterator[None]:
             raise
         name = getattr(observer, "__qualname__", type(observer).__qualname__)
         raise PluginFailed(
-            f"The observer {printable(name)} ended the run by {in_words(error)}, so there is no student. To stop a "
+            f"The observer {one_line(name)} ended the run by {in_words(error)}, so there is no student. To stop a "
             "run, raise KeyboardInterrupt or an exception of your own."
         ) from error
     except Exception as error:

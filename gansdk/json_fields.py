@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gansdk.words import quoted
+
 MOST_BYTES = 8 * 2**20
 """Of a JSON file; its values may take twenty times as much memory."""
 DEEPEST = 64
@@ -61,22 +63,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(text: str) -> int:
     if len(text) > 20 or not -LARGEST <= int(text) < LARGEST:
-        raise ValueError(f"it holds the number {shown(text)}, which has more than 64 bits")
+        raise ValueError(f"it holds the number {quoted(text)}, which has more than 64 bits")
     return int(text)
 
 
 def _number(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"it holds the number {shown(text)}, which is not finite")
+        raise ValueError(f"it holds the number {quoted(text)}, which is not finite")
     return number
-
-
-def shown(value: Any) -> str:
-    """A value as messages quote it: short, and on one line."""
-    if isinstance(value, (dict, list, tuple)):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,}"
-    text = repr(value if not isinstance(value, str) else value[:80])
-    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +82,7 @@ class Field:
 
     def refused(self, expected: str) -> ValueError:
         """The error for a value that is not `expected`."""
-        return ValueError(f"{self.name or 'it'} is {shown(self.value)}, but {expected} was expected")
+        return ValueError(f"{self.name or 'it'} is {quoted(self.value)}, but {expected} was expected")
 
     def __contains__(self, key: str) -> bool:
         return key in self._object()
@@ -193,4 +187,4 @@ class Field:
         return self.value
 
     def _below(self, key: str) -> str:
-        return f"{self.name}.{shown(key)[1:-1]}" if self.name else shown(key)[1:-1]
+        return f"{self.name}.{quoted(key)[1:-1]}" if self.name else quoted(key)[1:-1]

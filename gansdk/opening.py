@@ -27,16 +27,16 @@ from gansdk.errors import (
     NeedsContract,
     PluginLoadError,
     Unsupported,
-    quoted,
 )
 from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.options import read_json
-from gansdk.paths import printable
+from gansdk.paths import as_utf8
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.signatures import fitting
+from gansdk.words import quoted
 from gansdk.wrapping import other_types, plain_module
 
 SIDES = {"direction", "input_column", "target_column"}
@@ -98,7 +98,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
             f"{quoted(str(path))}: no such file. Pass a checkpoint (.pth, .pt, .safetensors) or a student's folder."
         )
     state, container = read_weights(path)
-    name = printable(path.name)
+    name = as_utf8(path.name)
     return recognise(state, _adapters(adapter), source=f"{name} ({container})" if container else name)
 
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gansdk.errors import InvalidOption, quoted
+from gansdk.errors import InvalidOption
 from gansdk.toolkit.options import LARGEST_SIDE, one_of, positive
+from gansdk.words import quoted
 
 LARGEST_SEED = 2**64 - 1
 """What torch's generators take."""

@@ -7,14 +7,15 @@ import os
 import stat
 from pathlib import Path
 
-from gansdk.errors import GansdkError, InvalidOption, OutputError, quoted
+from gansdk.errors import GansdkError, InvalidOption, OutputError
+from gansdk.words import quoted
 
 LONGEST = 4096
 _BESIDE = "." * 40
 """What names of unfinished files and of those moved aside have in addition, and a little more."""
 
 
-def printable(name: str | Path) -> str:
+def as_utf8(name: str | Path) -> str:
     r"""A name as reports and terminals can hold it: bytes that are not UTF-8 as escapes, "caf\udce9.png"."""
     return str(name).encode(errors="backslashreplace").decode()
 
@@ -42,7 +43,7 @@ def output_path(given: object, option: str) -> Path:
         OutputError: nothing can be written there, or reports and JSON could not hold its name.
     """
     path = given_path(given, option)
-    if printable(path) != str(path):
+    if as_utf8(path) != str(path):
         raise OutputError(
             f"{option}={quoted(str(path))} has bytes that are not UTF-8, so no report could name it. Choose another "
             "name."

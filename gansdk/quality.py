@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from gansdk.errors import InvalidOption, quoted
+from gansdk.errors import InvalidOption
 from gansdk.interfaces import Quality
+from gansdk.words import quoted
 
 _FORM = re.compile(r"\s*([a-z0-9-]+(?:\([^()\s]+\))?)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?(?:e-?\d+)?)\s*")
 

@@ -17,18 +17,11 @@ import pluggy
 from gansdk import hooks
 from gansdk.deadline import Late, within
 from gansdk.distributions import FIRST_PARTY, Offer, Unreadable, canonical, offers
-from gansdk.errors import (
-    AmbiguousPlugin,
-    InvalidSpec,
-    PluginLoadError,
-    PluginNotFound,
-    PluginWarning,
-    quoted,
-    suggestion,
-)
+from gansdk.errors import AmbiguousPlugin, InvalidSpec, PluginLoadError, PluginNotFound, PluginWarning, suggestion
 from gansdk.events import Event
-from gansdk.foreign import in_words, is_interruption, is_own, printable
+from gansdk.foreign import in_words, is_interruption, is_own
 from gansdk.specs import PLUGIN_API, AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec, SourceSpec, Spec
+from gansdk.words import one_line, quoted
 
 Kind = Literal["adapter", "pruner", "distiller", "source", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -213,7 +206,7 @@ class Registry:
         else:
             found = self._meant(kind).get(name, [])
         if not found:
-            raise PluginNotFound(self._not_found(kind, printable(name, 100)))
+            raise PluginNotFound(self._not_found(kind, one_line(name, 100)))
         if len(found) > 1:
             choices = ", ".join(entry.identity for entry in found)
             raise AmbiguousPlugin(f"{kind} {name!r} is offered by several plugins; pick one of: {choices}")
@@ -231,7 +224,7 @@ class Registry:
         try:
             factory = pkgutil.resolve_name(entry.spec.factory)
         except ModuleNotFoundError as error:
-            missing = printable(error.name or in_words(error), 100)
+            missing = one_line(error.name or in_words(error), 100)
             raise PluginLoadError(_missing_module(what, entry, missing)) from error
         except BaseException as error:  # a stranger's module may raise anything at import
             if is_interruption(error):

@@ -12,7 +12,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from gansdk.errors import GansdkError, InvalidOption, quoted
+from gansdk.errors import GansdkError, InvalidOption
+from gansdk.words import quoted
 
 
 @dataclass(frozen=True)

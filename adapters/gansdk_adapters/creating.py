@@ -7,9 +7,10 @@ from dataclasses import fields
 from inspect import signature
 from typing import Any, TypeVar, get_args
 
-from gansdk.errors import InvalidOption, quoted
+from gansdk.errors import InvalidOption
 from gansdk.signatures import plain_number
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, share
+from gansdk.words import quoted
 from gansdk_adapters.networks.norms import Norm
 from gansdk_adapters.networks.spade import Upsampling
 

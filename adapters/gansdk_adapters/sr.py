@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
-from gansdk.errors import CheckpointError, InvalidOption, Unsupported, quoted
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
 from gansdk.signatures import fitting
 from gansdk.toolkit.degradation import shrunk
+from gansdk.words import quoted
 from gansdk_adapters.creating import size_of
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes

@@ -12,10 +12,11 @@ from torch.nn.utils import spectral_norm
 from gansdk.adapter import Adapter, Variant, reset_parameters
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
-from gansdk.errors import CheckpointError, InvalidOption, Unsupported, quoted
+from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
+from gansdk.words import quoted
 from gansdk_adapters.creating import rate, sizes_from
 from gansdk_adapters.keys import State
 from gansdk_adapters.networks.discriminators import (

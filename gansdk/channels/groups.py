@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from gansdk.errors import ContractError
-from gansdk.json_fields import LARGEST, Field, shown
+from gansdk.json_fields import LARGEST, Field
+from gansdk.words import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +310,8 @@ def _check_axes(space: Space, name: str) -> None:
             reach = axis.start + group.size * axis.unit
             if axis.dim >= len(shape) or reach > shape[axis.dim]:
                 raise ValueError(
-                    f"{name}: the group {shown(group.name)} reaches to {reach:,} in dimension {axis.dim} of "
-                    f"{shown(axis.tensor)}, which is {shape or 'missing'}"
+                    f"{name}: the group {quoted(group.name)} reaches to {reach:,} in dimension {axis.dim} of "
+                    f"{quoted(axis.tensor)}, which is {shape or 'missing'}"
                 )
             entries += group.size * axis.unit
     if entries > MOST_ENTRIES:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from gansdk.errors import InvalidOption, quoted, suggestion
+from gansdk.errors import InvalidOption, suggestion
 from gansdk.signatures import plain_number
+from gansdk.words import quoted
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.checkpoints import COUNTER, read_state
-from gansdk.errors import CheckpointError, ContractError, InvalidOption, quoted
+from gansdk.errors import CheckpointError, ContractError, InvalidOption
+from gansdk.words import quoted
 
 LITE0, INCEPTION = "efficientnet-lite0", "inception-v3"
 _LITE0_MODEL = "tf_efficientnet_lite0"

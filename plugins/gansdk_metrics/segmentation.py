@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch, Contract, Labels
-from gansdk.errors import ContractError, DataError, InvalidOption, quoted
+from gansdk.errors import ContractError, DataError, InvalidOption
 from gansdk.metrics import REAL, Measured, Metric
+from gansdk.words import quoted
 from gansdk_metrics.segmenter import load_unet
 
 

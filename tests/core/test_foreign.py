@@ -18,10 +18,11 @@ from gansdk import hooks
 from gansdk.contracts import MAIN, Batch
 from gansdk.deadline import Late, within
 from gansdk.errors import ContractError, NetworkError, OutOfMemory, PluginFailed
-from gansdk.foreign import guarded, in_words, is_interruption, printable
+from gansdk.foreign import guarded, in_words, is_interruption
 from gansdk.interfaces import Pruner
 from gansdk.registry import registry
 from gansdk.specs import PrunerSpec
+from gansdk.words import one_line
 
 
 def in_module(name: str, code: str) -> ModuleType:
@@ -136,8 +137,8 @@ def test_too_little_memory_is_said_with_what_to_do(error: Exception) -> None:
 
 
 def test_somebody_elses_text_is_one_short_line() -> None:
-    assert printable("a\x1b[31m\nb\u202e\0c\ud800") == "a [31m b c"
-    assert len(printable("x" * 10**6)) < 400
+    assert one_line("a\x1b[31m\nb\u202e\0c\ud800") == "a [31m b c"
+    assert len(one_line("x" * 10**6)) < 400
     assert in_words(ValueError("")) == "ValueError"
 
 

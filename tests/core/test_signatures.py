@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
-from gansdk.errors import DataError, InvalidOption, quoted
+from gansdk.errors import DataError, InvalidOption
 from gansdk.signatures import fitting
 from gansdk.testing import hostile
+from gansdk.words import quoted
 
 if TYPE_CHECKING:
     from elsewhere import Unknown

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from gansdk.contracts import Batch, Contract
-from gansdk.errors import DataError, quoted
+from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
-from gansdk.paths import printable
+from gansdk.paths import as_utf8
+from gansdk.words import quoted
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
 
@@ -79,7 +80,7 @@ class ImageFolder(DataSource):
     def describe(self) -> dict[str, Any]:
         return {
             "source": "folder",
-            "path": printable(self._path),
+            "path": as_utf8(self._path),
             "pairing": self.pairing.value,
             "files": self._listing,
             "train": len(self._train.names),
@@ -151,7 +152,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     """
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
     visible = {
-        printable(name.as_posix()): path
+        as_utf8(name.as_posix()): path
         for name, path in found.items()
         if os.path.isfile(path) and not any(part.startswith(".") for part in name.parts)
     }

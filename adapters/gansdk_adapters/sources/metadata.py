@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Any
 
-from gansdk.errors import DataError, InvalidOption, quoted
-from gansdk.paths import printable
+from gansdk.errors import DataError, InvalidOption
+from gansdk.paths import as_utf8
+from gansdk.words import quoted
 from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, split_of
 from gansdk_adapters.sources.scenes import Scene, View
 
@@ -76,7 +77,7 @@ def _scenes(table: Path, root: Path, input_column: str | None, target_column: st
     for number, row in enumerate(rows):
         image = _file(table, row, inputs, number)
         target = None if targets is None else View(_file(table, row, targets, number))
-        name = printable(image.relative_to(root).as_posix())
+        name = as_utf8(image.relative_to(root).as_posix())
         # One photograph may be in several rows, with another target in each.
         yield Scene(f"{name} (row {number + 1})" if name in seen else name, View(image), target)
         seen.add(name)

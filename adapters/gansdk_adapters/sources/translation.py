@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
-from gansdk.errors import DataError, InvalidOption, quoted
+from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import DataSource
-from gansdk.paths import printable
+from gansdk.paths import as_utf8
+from gansdk.words import quoted
 from gansdk_adapters.sources.encoding import Encoding
 from gansdk_adapters.sources.finding import Found
 from gansdk_adapters.sources.folder import check_holdout, every_nth, listing, the_folder
@@ -110,7 +111,7 @@ class Translation(DataSource):
             encoding.scan([scene.input.path for scene in (*trained, *shown)])
 
         used = [file for scene in (*trained, *others, *shown, *references) for file in scene.files()]
-        self._listing = listing({printable(file.relative_to(self._path).as_posix()): file for file in used})
+        self._listing = listing({as_utf8(file.relative_to(self._path).as_posix()): file for file in used})
         paired = any(scene.target is not None for scene in (*trained, *shown))
         unpaired = Pairing.UNPAIRED if found.others else Pairing.INPUTS_ONLY
         self.pairing = Pairing.PAIRED if paired else unpaired
@@ -150,7 +151,7 @@ class Translation(DataSource):
         stores = [scenes.store for scenes in (self._train, self._others, *shown) if scenes]
         return {
             "source": self._layout,
-            "path": printable(self._path),
+            "path": as_utf8(self._path),
             "pairing": self.pairing.value,
             "files": self._listing,
             "train": len(self._train.store.entries),
