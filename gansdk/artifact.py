@@ -318,7 +318,7 @@ def _read(path: Path, verify: bool) -> _Folder:
         inside = [file.parent.name for file in sorted(path.glob(f"*/{CONFIG}"))] if os.path.isdir(path) else []
         found = f"; it holds {', '.join(inside)}, so give one of these" if inside else ""
         raise CheckpointError(
-            f"'{path}' is not the folder of a saved student: it has no {CONFIG}{found}. Give the folder that save() "
+            f"{quoted(str(path))} is not the folder of a saved student: it has no {CONFIG}{found}. Give the folder that save() "
             "wrote."
         )
     with _readable(path):

@@ -272,9 +272,7 @@ def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
     return {option: p.default for option, p in parameters.items() if p.default is not p.empty}
 
 
-def _fitting_options(
-    kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]
-) -> Mapping[str, Any]:
+def _fitting_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]) -> dict[str, Any]:
     """Options that exist, of the types that the factory states, and all that have no default.
 
     A factory without a signature is simply called.
@@ -284,7 +282,7 @@ def _fitting_options(
     try:
         parameters = introspection.signature(factory).parameters
     except (TypeError, ValueError):
-        return options
+        return dict(options)
     named = {option: p for option, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:

@@ -10,7 +10,6 @@ from pathlib import Path
 from gansdk.errors import GansdkError, InvalidOption, OutputError
 from gansdk.words import quoted
 
-LONGEST = 4096
 _BESIDE = "." * 40
 """What names of unfinished files and of those moved aside have in addition, and a little more."""
 
@@ -28,8 +27,6 @@ def given_path(given: object, option: str, *, error: type[GansdkError] = Invalid
     """
     if not isinstance(given, (str, Path)) or given == "":
         raise error(f"{option}={quoted(given)} is no path. Give one as text or as a pathlib.Path.")
-    if len(str(given)) > LONGEST:
-        raise error(f"{option}={quoted(str(given))} has {len(str(given)):,} characters, and no path is as long.")
     if "\0" in str(given):
         raise error(f"{option}={quoted(str(given))} has a null character, which no path has. Correct it.")
     return Path(given)

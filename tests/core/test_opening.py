@@ -355,6 +355,7 @@ def test_mappings_that_name_no_generators_of_routes_are_refused(model, says):
     assert len(str(refused.value)) < 1000
 
 
+@pytest.mark.filterwarnings("ignore::gansdk.errors.GansdkWarning")
 @pytest.mark.parametrize("kind", ["adapter", "pruner", "distiller", "metric"])
 def test_no_value_of_any_option_of_a_built_in_part_is_met_with_another_error(kind):
     opened = {"adapter": open_adapter, "pruner": open_pruner, "distiller": open_distillers, "metric": open_metrics}[
