@@ -343,7 +343,9 @@ def main() -> int:
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     columns = list(rows[0])
-    total = {key: sum(row[key] for row in rows) for key in columns if key not in ("scenario", "repeats_itself")}
+    total = {
+        key: round(sum(row[key] for row in rows), 1) for key in columns if key not in ("scenario", "repeats_itself")
+    }
     lines = [dict(zip(columns, columns, strict=True)), *rows, {**total, "scenario": "all", "repeats_itself": ""}]
     widths = {key: max(len(str(line[key])) for line in lines) for key in columns}
     for line in lines:
