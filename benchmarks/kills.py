@@ -221,13 +221,16 @@ def _check_continued(scenario: Scenario, straight: Straight, place: Place, outco
         extra, changed = differences(_facts(place.work), straight.files)
         outcome.failures += [f"not as the straight run: {', '.join(changed)}"] if changed else []
         temporary = set(os.listdir(place.temporary)) - set(straight.temporary)
-        outcome.left_over += [*extra, *(f"TMPDIR/{name}" for name in sorted(temporary) if not _is_probe(place, name))]
+        outcome.left_over += [
+            *extra,
+            *(f"TMPDIR/{name}" for name in sorted(temporary) if not _is_of_others(place, name)),
+        ]
 
 
-def _is_probe(place: Place, name: str) -> bool:
-    """Whether it is the file by which Python's `tempfile` tries a folder out."""
+def _is_of_others(place: Place, name: str) -> bool:
+    """Whether torchrun made it for its logs, or Python's `tempfile` to try the folder out."""
     file = place.temporary / name
-    return file.is_file() and file.read_bytes() in (b"", b"blat")
+    return name.startswith("torchelastic_") or (file.is_file() and file.read_bytes() in (b"", b"blat"))
 
 
 def laid(scenario: Scenario, assets: Path, root: Path) -> Place:
@@ -340,7 +343,9 @@ def main() -> int:
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     columns = list(rows[0])
-    total = {key: sum(row[key] for row in rows) for key in columns if key not in ("scenario", "repeats_itself")}
+    total = {
+        key: round(sum(row[key] for row in rows), 1) for key in columns if key not in ("scenario", "repeats_itself")
+    }
     lines = [dict(zip(columns, columns, strict=True)), *rows, {**total, "scenario": "all", "repeats_itself": ""}]
     widths = {key: max(len(str(line[key])) for line in lines) for key in columns}
     for line in lines:
