@@ -106,10 +106,10 @@ class Loop:
         load_state: Callable[[State], None],
         networks: Callable[[], Iterable[nn.Module]],
         before_step: Callable[[int], None] | None = None,
-        saved: Callable[[int], None] | None = None,
+        before_save: Callable[[int], None] | None = None,
         loss_may_grow: bool = False,
     ) -> None:
-        """Take `steps` steps, or what a killed run left of them; `saved` is called after each save.
+        """Take `steps` steps, or what a killed run left of them; `before_save` is called ahead of each save.
 
         `networks` are those that train. At every save all processes agree on the running statistics of their norms,
         which each of them has gathered from its own images.
@@ -141,9 +141,9 @@ class Loop:
                 if done % keep_every == 0 or done == steps:
                     self._check_weights(networks(), done, steps)
                     self.processes.average_statistics(networks())
+                    if before_save is not None:  # of what it makes nothing is missing where a resumed run begins
+                        before_save(done)
                     self.save(stage, {**state(), "step": done}, step=done)
-                    if saved is not None:
-                        saved(done)
 
     @property
     def advice(self) -> str:
