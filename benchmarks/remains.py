@@ -72,7 +72,7 @@ def _digest(path: Path) -> str:
     if path.suffix in (".json", ".jsonl"):
         try:
             lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
-            content = json.dumps([_lasting(json.loads(line), path.parent) for line in lines]).encode()
+            content = json.dumps([_lasting_file(json.loads(line), path.parent) for line in lines]).encode()
         except ValueError:
             return f"damaged, {_sha256(content)}"
     elif path.suffix in (".html", ".md"):
@@ -85,6 +85,16 @@ def _lasting(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
         return {key: _checked(key, item, folder) for key, item in value.items() if key != "seconds"}
     return [_lasting(item, folder) for item in value] if isinstance(value, list) else value
+
+
+def _lasting_file(value: Any, folder: Path) -> Any:
+    """As `_lasting`; the checksum that a config has of itself, with its seconds, becomes a word too."""
+    lasting = _lasting(value, folder)
+    if isinstance(value, dict) and "checksum" in value:
+        rest = {key: item for key, item in value.items() if key != "checksum"}
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+        lasting["checksum"] = "right" if _sha256(text.encode()) == value["checksum"] else "wrong"
+    return lasting
 
 
 def _checked(key: str, value: Any, folder: Path) -> Any:
