@@ -176,8 +176,8 @@ def _read(path: Path) -> _Folder:
         inside = [file.parent.name for file in sorted(path.glob(f"*/{CONFIG}"))] if os.path.isdir(path) else []
         found = f"; it holds {', '.join(inside)}, so give one of these" if inside else ""
         raise CheckpointError(
-            f"{quoted(str(path))} is not the folder of a saved student: it has no {CONFIG}{found}. Give the folder that save() "
-            "wrote."
+            f"{quoted(str(path))} is not the folder of a saved student: it has no {CONFIG}{found}. Give the folder that "
+            "save() wrote."
         )
     with _readable(path):
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
