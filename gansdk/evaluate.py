@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.contracts import MAIN, Contract, Route
+from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.foreign import guarded
+from gansdk.foreign import guarded, returned
 from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
@@ -170,7 +170,8 @@ def evaluate(
     rows: list[tuple[str, Scores]] = []
     kept: list[Example] = []
     measurement = Measurement(metrics, contract, device)
-    for batch in source.images("eval"):
+    for found in source.images("eval"):
+        batch = returned(found, Batch, source, "images")
         name = batch.names[0] if batch.names else f"image {len(rows) + 1}"
         target = batch.targets.get(MAIN) if batch.paired else None
         images = _images(networks, batch.inputs[MAIN], target, contract, device)

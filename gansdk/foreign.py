@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
 from gansdk.words import one_line
@@ -21,6 +21,8 @@ BUILT_IN = {
     "pruners": "gansdk_pruners.plugin",
 }
 """Name -> module of the plugins that are part of this very distribution, whatever other ones call themselves."""
+
+Returned = TypeVar("Returned")
 
 _OWN = frozenset({"gansdk", *(module.partition(".")[0] for module in BUILT_IN.values())})
 _MARK = "_gansdk_origin_of_part"
@@ -152,6 +154,21 @@ def failed(origin: Origin, stage: str, error: BaseException) -> PluginFailed:
     return PluginFailed(
         f"The {origin} failed in {stage}: {in_words(error)}. What was made so far is kept. This is a fault of the "
         f"plugin: install another version of {origin.plugin}, or choose another {origin.kind}."
+    )
+
+
+def returned(value: Any, kind: type[Returned], part: object, call: str) -> Returned:
+    """What a part's own call gave back, if it is what the part's interface says.
+
+    Raises:
+        PluginFailed: it is something else.
+    """
+    if isinstance(value, kind):
+        return value
+    who = str(origin_of(part) or f"class {type(part).__qualname__} of the module {type(part).__module__}")
+    raise PluginFailed(
+        f"The {who} returned a {type(value).__name__} from {call}, where a {kind.__name__} was expected. What was made "
+        "so far is kept. This is a fault of that part: correct it, or choose another."
     )
 
 

@@ -19,9 +19,10 @@ from gansdk.adapter import Adapter, Generator
 from gansdk.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
-from gansdk.contracts import MAIN, Route
+from gansdk.contracts import MAIN, Batch, Route
 from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.evaluate import Protocol
+from gansdk.foreign import returned
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.loop import HISTORY_KEYS
 from gansdk.metrics import Metric, check_metrics
@@ -200,7 +201,8 @@ def check_images(job: Job, batch_size: int) -> None:
     if job.source is None or not job.distillers:
         return
     terms = [term for item in job.distillers for term in item.terms]
-    examples = list(source_of(job.source, job.generator).examples(seed=job.seed))
+    source = source_of(job.source, job.generator)
+    examples = [returned(batch, Batch, job.source, "examples") for batch in source.examples(seed=job.seed)]
     for batch in examples if job.learns_by_task else ():
         job.task.check(batch.of(batch_size))
     for batch, (route, part) in product(examples, job.generator.parts.items()):

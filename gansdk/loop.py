@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gansdk.contracts import Batch, Metrics
 from gansdk.errors import TrainingDiverged
 from gansdk.events import Event, StageSaved, StageStarted, StepDone
-from gansdk.foreign import observing
+from gansdk.foreign import observing, returned
 from gansdk.interfaces import DataSource, State
 from gansdk.processes import Processes
 from gansdk.registry import emit
@@ -134,7 +134,7 @@ class Loop:
                 torch.manual_seed(hash((self.seed, position, self.processes.rank)))
                 if before_step is not None:
                     before_step(position)
-                interval.add(step(self._batch(position, interval)))
+                interval.add(_taken(step, self._batch(position, interval)))
                 done = position + 1
                 if done % interval.length == 0 or done == steps:
                     self.history.append({"stage": number, **interval.close(done)})
@@ -157,6 +157,7 @@ class Loop:
         # Every process draws its own images; the same run on one process would draw them one after the other.
         position = step * self.processes.count + self.processes.rank
         batch = self.source.train_batch(self.share, seed=self.seed, step=position)
+        batch = returned(batch, Batch, self.source, "train_batch")
         interval.wait_s += time.perf_counter() - before
         return self.processes.to_device(batch)
 
@@ -188,6 +189,15 @@ def continuing(stage: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise damaged(f"{stage}.pt", error) from error
+
+
+def _taken(step: Callable[[Batch], Metrics], batch: Batch) -> Metrics:
+    """Take a step; returns what it tells of itself."""
+    owner = getattr(step, "__self__", step)
+    metrics: Metrics = returned(step(batch), Mapping, owner, "a step")  # type: ignore[type-abstract]
+    for name, value in metrics.items():
+        returned(value, Tensor, owner, f"a step, as {name!r}")
+    return metrics
 
 
 class _Interval:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
-from gansdk.foreign import guarded
+from gansdk.foreign import guarded, returned
 from gansdk.images import Pixels, to_uint8
 from gansdk.interfaces import DataSource, Quality
 
@@ -133,7 +133,7 @@ class Measurement:
         """One for each metric; one that cannot be computed is warned about and left out."""
         for metric in self._metrics if self._shown else ():
             try:
-                measured = metric.result()
+                measured = returned(metric.result(), Measured, metric, "result")
             except DataError as error:
                 warnings.warn(f"{metric.name} is not measured: {error}", GansdkWarning, stacklevel=3)
                 continue

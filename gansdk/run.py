@@ -20,7 +20,7 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
 from gansdk.events import Event, SearchStep, StageStarted
-from gansdk.foreign import guarded
+from gansdk.foreign import guarded, returned
 from gansdk.interfaces import DataSource, Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
 
@@ -128,7 +128,7 @@ class CompressionRun:
         rows: list[tuple[Route, Tensor, Tensor]] = []
         with torch.no_grad():
             for found in islice(self.loop.source.images("search"), self._most_scored * len(self.student.contracts)):
-                batch = self.loop.processes.to_device(found)
+                batch = self.loop.processes.to_device(returned(found, Batch, self.loop.source, "images"))
                 for route, x in batch.inputs.items():
                     target = batch.targets.get(route)
                     if target is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts
+from gansdk.foreign import returned
 from gansdk.interfaces import Stage, State, Student, Teacher, Term
 
 
@@ -103,7 +104,8 @@ class TermSum:
         term, wanted = self._terms[name], self._wanted[name]
         own = term.encode(_only(student, wanted))
         first, *others = (
-            term(own, term.encode(_only(teacher, wanted))) for teacher in (teachers[:1] if wanted else teachers)
+            returned(term(own, term.encode(_only(teacher, wanted))), Tensor, term, "its call")
+            for teacher in (teachers[:1] if wanted else teachers)
         )
         return sum(others, first)
 

@@ -18,6 +18,8 @@ from gansdk import hooks
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Pairing
 from gansdk.errors import CheckpointError, GansdkWarning, NetworkError, PluginFailed, PluginWarning, ResumeMismatch
+from gansdk.interfaces import Distiller, Term
+from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.specs import AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec
@@ -252,6 +254,67 @@ def test_an_observer_of_the_caller_never_ends_the_program_as_if_all_were_done(gi
         gansdk.compress(given(), **settings, observers=[exits])
     with pytest.raises(LookupError, match="enough"):
         gansdk.compress(given(), **settings, observers=[stops])
+
+
+class Odd(Pairs):
+    """Gives or raises something else from one of its calls, once a run is under way."""
+
+    def __init__(self, call: str, what: Any) -> None:
+        self.call, self.what = call, what
+
+    def train_batch(self, size, *, seed, step):
+        return self.odd("train_batch") if step == 1 else super().train_batch(size, seed=seed, step=step)
+
+    def examples(self, *, seed):
+        yield self.odd("examples") or super().train_batch(2, seed=seed, step=0)
+
+    def images(self, split):
+        yield super().train_batch(1, seed=0, step=7)
+        yield self.odd("images") or super().train_batch(1, seed=0, step=8)
+
+    def odd(self, call):
+        if call != self.call:
+            return super().train_batch(2, seed=0, step=0) if call == "train_batch" else None
+        if isinstance(self.what, BaseException):
+            raise self.what
+        return self.what
+
+
+@pytest.mark.parametrize("what", [3, "text", {"x": 1}, LookupError("none"), SystemExit(0)])
+@pytest.mark.parametrize("call", ["train_batch", "examples", "images"])
+def test_a_source_that_gives_something_else_is_named(call, what, settings, tmp_path):
+    net = gansdk.wrap(Net(""), contract=gansdk.Contract(channels_in=3, channels_out=3, size=(16, 16)))
+    with pytest.raises(PluginFailed, match=r"Odd of the module .*(images|train_batch|examples|LookupError|SystemExit)"):
+        gansdk.compress(net, **{**settings, "data": Odd(call, what)}, out_dir=tmp_path)
+
+
+class Number(Term):
+    """A term that gives no tensor."""
+
+    name = "number"
+    anchors_low_frequencies = True
+
+    def taps(self, available):
+        return ()
+
+    def __call__(self, student, teacher):
+        return 0.5
+
+
+class Telling(OfflineRegime):
+    """A regime that tells numbers instead of tensors."""
+
+    def step(self, batch):
+        return {name: float(value) for name, value in super().step(batch).items()}
+
+
+def test_terms_and_regimes_that_give_no_tensors_are_named(given, settings):
+    for distiller, who in (
+        (Distiller(terms=(Number(),)), "Number"),
+        (Distiller(terms=(), regime=Telling()), "Telling"),
+    ):
+        with pytest.raises(PluginFailed, match=rf"class {who} of the module .* returned a float"):
+            gansdk.compress(given(), **{**settings, "distiller": distiller})
 
 
 class Net(nn.Module):
