@@ -319,7 +319,7 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
             state=lambda: {"teacher": learner.state_dict()},
             load_state=load_state,
             networks=lambda: learner.networks().values(),
-            before_save=show,
+            saved=show,
         )
 
 

@@ -106,10 +106,12 @@ class Loop:
         load_state: Callable[[State], None],
         networks: Callable[[], Iterable[nn.Module]],
         before_step: Callable[[int], None] | None = None,
-        before_save: Callable[[int], None] | None = None,
+        saved: Callable[[int], None] | None = None,
         loss_may_grow: bool = False,
     ) -> None:
-        """Take `steps` steps, or what a killed run left of them; `before_save` is called ahead of each save.
+        """Take `steps` steps, or what a killed run left of them.
+
+        `saved` is called after each save, and once more where a run goes on: the kill may have come in between.
 
         `networks` are those that train. At every save all processes agree on the running statistics of their norms,
         which each of them has gathered from its own images.
@@ -122,6 +124,8 @@ class Loop:
                 `loss_may_grow`. All processes raise it alike.
         """
         start = self._resume(stage, load_state)
+        if start and saved is not None:
+            saved(start)
         if start < steps:
             self.emit(StageStarted(stage=stage, steps=steps, done=start))
         number = self.history[-1]["stage"] + (start == 0) if self.history else 0.0
@@ -141,9 +145,9 @@ class Loop:
                 if done % keep_every == 0 or done == steps:
                     self._check_weights(networks(), done, steps)
                     self.processes.average_statistics(networks())
-                    if before_save is not None:  # of what it makes nothing is missing where a resumed run begins
-                        before_save(done)
                     self.save(stage, {**state(), "step": done}, step=done)
+                    if saved is not None:
+                        saved(done)
 
     @property
     def advice(self) -> str:

@@ -242,7 +242,7 @@ def test_a_training_whose_sample_sheet_finds_no_space_stops_in_words_and_continu
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("gansdk._train.put", full)
+        broken.setattr("gansdk._train.replacing", full)
         with pytest.raises(OutputError, match="sample sheet"):
             gansdk.train_teacher("sr", str(photos), **asked)
     assert (tmp_path / "run" / "teach.pt").exists()

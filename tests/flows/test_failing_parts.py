@@ -17,7 +17,7 @@ import gansdk
 from gansdk import hooks
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Pairing
-from gansdk.errors import CheckpointError, GansdkWarning, NetworkError, PluginFailed, PluginWarning, ResumeMismatch
+from gansdk.errors import GansdkWarning, NetworkError, PluginFailed, PluginWarning, ResumeMismatch
 from gansdk.interfaces import Distiller, Term
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
@@ -416,12 +416,9 @@ def test_every_kind_of_part_is_recorded_with_its_plugin(acme, given, settings):
 def test_a_student_of_another_version_of_its_adapter_says_so(given, settings, tmp_path):
     gansdk.compress(given(), **{**settings, "distiller": None}).save(tmp_path / "student")
     config = tmp_path / "student" / "config.json"
-    config.write_text(config.read_text().replace('"plugin": "gansdk:sr",', '"plugin": "gansdk:sr", "old": 1,'))
+
     facts = json.loads(config.read_text())
     facts["adapter"]["version"] = "0.0.9"
     config.write_text(json.dumps(facts))
-    try:
-        with pytest.warns(GansdkWarning, match=rf"gansdk 0\.0\.9, and {gansdk.__version__} is installed"):
-            gansdk.load(tmp_path / "student")
-    except CheckpointError as error:  # where checksums are checked
-        pytest.skip(str(error))
+    with pytest.warns(GansdkWarning, match=rf"gansdk 0\.0\.9, and {gansdk.__version__} is installed"):
+        gansdk.load(tmp_path / "student", verify=False)
