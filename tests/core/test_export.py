@@ -146,7 +146,7 @@ def test_exporting_leaves_the_module_as_it_was(tmp_path):
 
 
 def test_an_unknown_format_is_refused_by_naming_the_two(tmp_path):
-    with pytest.raises(InvalidOption, match="'onnx' or 'pt2'"):
+    with pytest.raises(InvalidOption, match="'onnx', 'pt2'"):
         export(fresh(SkipNet), skip_contract(), "tflite", tmp_path / "model.tflite")
 
 
