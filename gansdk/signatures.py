@@ -191,7 +191,17 @@ def _of(kind: type) -> Callable[[Any], Any]:
 
 
 def _number(kind: type) -> Callable[[Any], Any]:
-    return lambda value: plain_number(_if(lambda one: isinstance(one, kind) and not isinstance(one, bool))(value))
+    """A number, if whole of at most 64 bits: no option needs more, and Python does not even print much longer ones."""
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError
+        number = plain_number(value)
+        if isinstance(number, int) and abs(number) >= 2**64:
+            raise ValueError
+        return number
+
+    return take
 
 
 def _or(words: Sequence[str]) -> str:
@@ -203,7 +213,7 @@ def _none_of(words: Sequence[str]) -> str:
 
 
 _SIMPLE = {
-    int: _Kind(("a whole number",), "whole numbers", _number(Integral)),
+    int: _Kind(("a whole number of at most 64 bits",), "whole numbers", _number(Integral)),
     float: _Kind(("a number",), "numbers", _number(Real)),
     bool: _Kind(("true or false",), "true or false", _of(bool)),
     str: _Kind(("text",), "texts", _of(str)),
