@@ -191,13 +191,13 @@ def _of(kind: type) -> Callable[[Any], Any]:
 
 
 def _number(kind: type) -> Callable[[Any], Any]:
-    """A number, if whole of at most 64 bits: no option needs more, and Python does not even print much longer ones."""
+    """A number, if whole of fewer digits than Python refuses to print: ranges are for the part itself to check."""
 
     def take(value: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError
         number = plain_number(value)
-        if isinstance(number, int) and abs(number) >= 2**64:
+        if isinstance(number, int) and abs(number) >= 10**1000:
             raise ValueError
         return number
 
@@ -213,7 +213,7 @@ def _none_of(words: Sequence[str]) -> str:
 
 
 _SIMPLE = {
-    int: _Kind(("a whole number of at most 64 bits",), "whole numbers", _number(Integral)),
+    int: _Kind(("a whole number",), "whole numbers", _number(Integral)),
     float: _Kind(("a number",), "numbers", _number(Real)),
     bool: _Kind(("true or false",), "true or false", _of(bool)),
     str: _Kind(("text",), "texts", _of(str)),

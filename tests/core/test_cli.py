@@ -546,7 +546,7 @@ DEEP = "[" * 50_000
         (("--data", '{"name": "photos", "holdout": "half"}'), "holdout='half' is not a number"),
         (("--discriminator", '{"main": ' + DEEP), "nested too deeply"),
         (("--seed", str(2**64)), "from 0 to 18446744073709551615"),
-        (("--steps", "9" * 15), "whole number from 0"),
+        (("--steps", "9" * 30), "whole number from 0"),
         (("--learning-rate", "1e999"), "finite number above zero"),
         (("--quality", "psnr-y>=" + "9" * 400), "is not understood"),
         (("--transform", "\x1b[31m"), "has no transform"),
