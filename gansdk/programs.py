@@ -18,7 +18,8 @@ from torch.export import Dim, ExportedProgram
 from gansdk.channels.fold import copy_module
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, Unsupported
-from gansdk.program_file import Program, first_line, read_program
+from gansdk.program_file import first_line, read_program
+from gansdk.program_graph import Program
 from gansdk.toolkit.norms import tracked_norms
 
 # What tracing raises on networks that cannot be traced; the network's own code runs under it.

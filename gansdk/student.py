@@ -22,7 +22,7 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.interfaces import Inherit, Student
-from gansdk.program_file import Program
+from gansdk.program_graph import Program
 from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.norms import input_statistics, tracked_norms
 
