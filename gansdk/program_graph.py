@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gansdk.json_fields import LARGEST, Field
 from gansdk.program_operators import operator_named
 
-TYPES = {
+TYPES = {  # by the numbers of torch.export's layout
     1: torch.uint8,
     2: torch.int8,
     3: torch.int16,
