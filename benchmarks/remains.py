@@ -10,6 +10,9 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from gansdk.errors import IntegrityError
+from gansdk.sealing import open_row
+
 LOCKS = re.compile(r"(^|/)\.?(lock|[^/]*\.lock)$")
 """Files that say who works in a folder; they may stay and hold anything."""
 SECONDS = re.compile(r"<td>seconds</td><td>[^<]*</td>")
@@ -73,7 +76,7 @@ def _digest(path: Path) -> str:
         try:
             lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
             content = json.dumps([_lasting_file(json.loads(line), path.parent) for line in lines]).encode()
-        except ValueError:
+        except (ValueError, IntegrityError):
             return f"damaged, {_sha256(content)}"
     elif path.suffix in (".html", ".md"):
         content = SECONDS.sub("", content.decode()).encode()
@@ -88,8 +91,15 @@ def _lasting(value: Any, folder: Path) -> Any:
 
 
 def _lasting_file(value: Any, folder: Path) -> Any:
-    """As `_lasting`; the checksum that a config has of itself, with its seconds, becomes a word too."""
+    """As `_lasting`; the checksum that a config has of itself, with its seconds, becomes a word too.
+
+    Raises:
+        ValueError: a row differs from its seal.
+    """
     lasting = _lasting(value, folder)
+    if isinstance(value, dict) and "seal" in value:  # of a row, with its seconds
+        open_row(json.dumps(value).encode())
+        del lasting["seal"]
     if isinstance(value, dict) and "checksum" in value:
         rest = {key: item for key, item in value.items() if key != "checksum"}
         text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
