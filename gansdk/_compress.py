@@ -101,7 +101,11 @@ def compress(
     asked = fitting(compress, locals())
     budgets = [Budget.parse(asked.pop("budget"))]
     processes = Processes(device)
-    with processes.together(), begin(budgets, run_in=out_dir, processes=processes, **asked) as session:
+    with (
+        processes.together(),
+        guarded("compress"),  # inside, so that the other processes are told whose fault it is
+        begin(budgets, run_in=out_dir, processes=processes, **asked) as session,
+    ):
         result = _make(session, session.jobs[0])
         session.finish([result], result)
     return result
@@ -153,6 +157,7 @@ def ladder(
     processes = Processes(device)
     with (
         processes.together(),
+        guarded("ladder"),
         folder as run_in,
         begin(wanted, run_in=run_in, is_ladder=True, processes=processes, **asked) as session,
     ):

@@ -134,7 +134,7 @@ def train_teacher(
     """
     asked = fitting(train_teacher, locals())
     processes = Processes(device)
-    with processes.together():
+    with processes.together(), guarded("train_teacher"):
         return _train(processes=processes, **asked)
 
 

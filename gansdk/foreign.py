@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
+from gansdk.stopping import Stopped
 from gansdk.words import one_line
 
 BUILT_IN = {
@@ -40,7 +41,7 @@ class Origin:
     """The distribution."""
     version: str
     options: dict[str, Any]
-    """As they were given, with the defaults of those that were not."""
+    """As they were given, in JSON, with the defaults of those that were not."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} ({' '.join(filter(None, (self.plugin, self.version)))})"
@@ -67,12 +68,19 @@ def origin_of(part: object) -> Origin | None:
     return found if isinstance(found, Origin) else None
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says; nothing where even that fails."""
+    try:
+        return str(error)
+    except BaseException as failure:  # a stranger's __str__
+        if is_interruption(failure):
+            raise
+        return ""
+
+
 def in_words(error: BaseException) -> str:
     """One line; our own errors explain themselves, others need their class."""
-    try:
-        text = str(error)
-    except Exception:  # a stranger's __str__
-        text = ""
+    text = text_of(error)
     if isinstance(error, GansdkError):
         return one_line(text, 3000)
     return f"{type(error).__name__}: {one_line(text)}".rstrip(": ")
@@ -85,11 +93,8 @@ def passes(error: BaseException) -> bool:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether it is Ctrl-C, or what our own code raised to end the program, as a handler of a signal does."""
-    if isinstance(error, Exception):
-        return False
-    frames = _frames(error)
-    return isinstance(error, KeyboardInterrupt) or (bool(frames) and is_own(_module(frames[-1])))
+    """Whether somebody wants the program to end: Ctrl-C or a signal, never a SystemExit."""
+    return isinstance(error, (KeyboardInterrupt, Stopped))
 
 
 @contextmanager
@@ -108,9 +113,9 @@ def guarded(stage: str, networks: Callable[[], Iterable[object]] | None = None) 
     try:
         yield
     except BaseException as error:
-        if passes(error) or (explained := _explained(error, stage, networks)) is None:
+        if passes(error) or (told := explained(error, stage, networks)) is None:
             raise
-        raise explained from error
+        raise told from error
 
 
 @contextmanager
@@ -172,7 +177,10 @@ def returned(value: Any, kind: type[Returned], part: object, call: str) -> Retur
     )
 
 
-def _explained(error: BaseException, stage: str, networks: Callable[[], Iterable[object]] | None) -> GansdkError | None:
+def explained(
+    error: BaseException, stage: str, networks: Callable[[], Iterable[object]] | None = None
+) -> GansdkError | None:
+    """The error that says whose fault an exception is; None if it is nobody's but ours."""
     if _is_memory(error):
         return OutOfMemory(
             f"There is too little memory in {stage}: {in_words(error)}. Ask for a smaller batch_size or patch, or a "
@@ -275,7 +283,7 @@ def _shape(tensor: Any) -> str:
 
 def _is_memory(error: BaseException) -> bool:
     said = isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("out of memory", "can't allocate memory")
+        text in text_of(error) for text in ("out of memory", "can't allocate memory")
     )
     return said or isinstance(error, MemoryError)
 

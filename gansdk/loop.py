@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gansdk.contracts import Batch, Metrics
 from gansdk.errors import TrainingDiverged
 from gansdk.events import Event, StageSaved, StageStarted, StepDone
-from gansdk.foreign import observing, returned
+from gansdk.foreign import explained, observing, returned
 from gansdk.interfaces import DataSource, State
 from gansdk.processes import Processes
 from gansdk.registry import emit
@@ -188,11 +188,12 @@ def continuing(stage: str) -> Iterator[None]:
 
     Raises:
         CheckpointError: instead of the error inside.
+        PluginFailed: it is a plugin's.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise damaged(f"{stage}.pt", error) from error
+        raise explained(error, f"going on with {stage}") or damaged(f"{stage}.pt", error) from error
 
 
 def _taken(step: Callable[[Batch], Metrics], batch: Batch) -> Metrics:
@@ -241,7 +242,9 @@ class _Interval:
         rate = self._steps_taken / seconds if seconds else 0.0
         self._check(step, means)
         self._loop.emit(
-            StepDone(stage=self._stage, step=step, steps=self._steps, metrics=means, wait_s=self.wait_s, rate=rate)
+            StepDone(
+                stage=self._stage, step=step, steps=self._steps, metrics=dict(means), wait_s=self.wait_s, rate=rate
+            )
         )
         self._sums, self._counts, self._steps_taken = {}, {}, 0
         self.wait_s, self._began = 0.0, time.perf_counter()

@@ -33,6 +33,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.options import read_json
 from gansdk.paths import as_utf8
+from gansdk.records import said
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.signatures import fitting
@@ -239,16 +240,17 @@ def _made(
     known = known or {}
     given = _fitting_options(kind, name, factory, {**known, **options})
     entry = registry().find(kind, name)
-    said = {**_defaults(factory), **given}
+    # Recorded before the factory has them, and given to it as copies: it may change what it is given.
+    options = {name: said(value) for name, value in {**_defaults(factory), **given}.items() if name not in known}
     origin = Origin(
         kind=kind,
         name=entry.spec.name,
         plugin=entry.origin,
         version=entry.version,
-        options={option: value for option, value in said.items() if option not in known},
+        options=options,
     )
     try:
-        made = factory(**given)
+        made = factory(**{name: _copied(value) for name, value in given.items()})
     except InvalidOption as error:  # several parts may have an option of that name
         raise InvalidOption(f"The {kind} {name!r}: {error}") from error
     except BaseException as error:  # a stranger's factory may raise anything
@@ -261,6 +263,13 @@ def _made(
     for part in (made, *parts):
         mark(part, origin)
     return made
+
+
+def _copied(value: Any) -> Any:
+    """Lists and mappings anew, and those inside them; whatever else they hold stays the very same."""
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple, set) else value
 
 
 def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:

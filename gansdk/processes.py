@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from gansdk.checkpoints import first_line
 from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption, ProcessError
+from gansdk.foreign import is_interruption, text_of
 from gansdk.launch import Launch
 from gansdk.toolkit.norms import tracked_norms
 
@@ -180,8 +181,9 @@ class Processes:
             self.wait()
         except ProcessError:  # the others know
             raise
-        except Exception as error:
-            self._tell(error)
+        except BaseException as error:
+            if not is_interruption(error):  # which its launcher sends to all
+                self._tell(error)
             raise
 
     def to_device(self, batch: Batch) -> Batch:
@@ -215,7 +217,7 @@ class Processes:
         self._meet()
         return _gathered(value, self.count)
 
-    def _meet(self, failure: Exception | None = None) -> None:
+    def _meet(self, failure: BaseException | None = None) -> None:
         """Wait for all processes; the one that failed says so here, where the others would wait for it for ever."""
         if self.count == 1:
             return
@@ -229,7 +231,7 @@ class Processes:
             rank, first = next((rank, each) for rank, each in enumerate(told) if each is not None)
             raise first.error(rank, self.count)
 
-    def _tell(self, failure: Exception) -> None:
+    def _tell(self, failure: BaseException) -> None:
         """Let the others end too; those that are gone need no telling."""
         with suppress(ProcessError):
             self._meet(failure)
@@ -256,8 +258,8 @@ class _Failure:
     exit_code: int
 
     @classmethod
-    def of(cls, error: Exception) -> _Failure:
-        return cls(type(error).__name__, str(error), getattr(error, "exit_code", 1))
+    def of(cls, error: BaseException) -> _Failure:
+        return cls(type(error).__name__, text_of(error), getattr(error, "exit_code", 1))
 
     def error(self, rank: int, count: int) -> ProcessError:
         """The error of those that did not fail themselves; they exit as the one that did."""

@@ -31,7 +31,7 @@ def recorded(part: object) -> dict[str, Any]:
             "name": origin.name,
             "plugin": origin.plugin,
             "version": origin.version,
-            "options": {name: said(value) for name, value in sorted(origin.options.items())},
+            "options": dict(sorted(origin.options.items())),
         }
     return {"part": _name(type(part))}
 
