@@ -220,7 +220,7 @@ def load_generator(
     Its adapter has the options that it had when the student was saved; those of `adapter`, if it is the same one or
     "auto", replace them, and may change the contract.
     """
-    folder = _read(Path(directory), verify)
+    folder = _read(given_path(directory, "directory"), verify)
     with _readable(folder.path):
         module, builder = _load(folder, None)
         taps = _taps(folder, module) if builder else {}
@@ -330,7 +330,8 @@ def _read(path: Path, verify: bool) -> _Folder:
                 f"this one reads up to {FOLDER_VERSION}). Install that version or a later one."
             )
         verify = verify and os.environ.get(VERIFY) != "0"
-        files = _Files(path, _checksums(config, path) if verify and version > 1 else None)
+        has_checksums = version > 1 or bool({"files", "checksum"} & config.value.keys())  # older folders have none
+        files = _Files(path, _checksums(config, path) if verify and has_checksums else None)
         plan = Field(parse(files.read(PLAN, MOST_BYTES)), PLAN)
         adapter = config["adapter"]
         return _Folder(

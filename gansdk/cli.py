@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
-from gansdk.errors import GansdkError, PluginLoadError
+from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
 from gansdk.launch import is_main
 from gansdk.options import read_json
 from gansdk.printing import (
@@ -107,6 +107,9 @@ def _run(arguments: list[str]) -> int:
     except GansdkError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return int(error.exit_code)
+    except GansdkWarning as warning:  # where warnings are errors
+        print(f"{type(warning).__name__}: {warning}", file=sys.stderr)
+        return GansdkError.exit_code
     except typer.Abort:
         return 1
     except _UsageError as error:  # it quotes what was typed

@@ -145,6 +145,20 @@ class Batch:
     paired: bool = True
     """Whether a target shows what its input should become; unpaired targets are samples of the other domain."""
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for anything but images of floating-point values, by their routes."""
+        for side in ("inputs", "targets"):
+            images = getattr(self, side)
+            if not isinstance(images, Mapping):
+                raise TypeError(f"The {side} of a Batch are {quoted(images)}, not a mapping of routes to images.")
+            for route, x in images.items():
+                if not (isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point()):
+                    given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else quoted(x)
+                    raise TypeError(
+                        f"The {side} of a Batch hold {given} for the route {quoted(route)}; images are floating-point "
+                        "tensors (N, C, H, W)."
+                    )
+
     def of(self, size: int) -> Batch:
         """The first image `size` times, without names: a batch of that shape for checks."""
         inputs, targets = (

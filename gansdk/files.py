@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -135,12 +136,27 @@ def read_held(path: Path, most: int | None = None) -> bytes:
     """The content of a file of at most `most` bytes.
 
     Raises:
-        ValueError: it is larger, or mostly a hole: a file can claim terabytes and take no space.
+        ValueError: it is larger, or mostly a hole: a file can claim terabytes and take no space; or no regular file.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with regular(path) as file:
         check_held(file, most)
-        return file.read()
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+@contextmanager
+def regular(path: Path) -> Iterator[BinaryIO]:
+    """A file to read. Archives may hold pipes and links to devices, whose reading would never end.
+
+    Raises:
+        ValueError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"'{path.name}' is no regular file")
+        yield file
 
 
 def check_held(file: BinaryIO, most: int | None = None) -> None:
@@ -176,9 +192,9 @@ def sha256_of(path: Path) -> str:
     Raises:
         ValueError, OSError: as `read_held`.
     """
-    with path.open("rb") as file:
+    with regular(path) as file:
         check_held(file)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # os.fdopen's can do all it needs
 
 
 def _is_abandoned(path: Path, left: re.Match[str]) -> bool:

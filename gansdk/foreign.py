@@ -25,6 +25,11 @@ BUILT_IN = {
 
 Returned = TypeVar("Returned")
 
+_in_play: dict[str, None] = {}
+"""Strangers' parts in the call that is under way, in words."""
+_depth = 0
+"""Doors that are inside one another."""
+
 _OWN = frozenset({"gansdk", *(module.partition(".")[0] for module in BUILT_IN.values())})
 _MARK = "_gansdk_origin_of_part"
 _PASSES = "_gansdk_passes"
@@ -53,13 +58,22 @@ def is_own(module: str) -> bool:
 
 
 def mark(part: object, origin: Origin | None) -> None:
-    """Remember where a part came from, if that is known; one that cannot be written to is known by its class alone."""
+    """Remember where a part came from, if that is known, and that it takes part in the call that is under way.
+
+    One that cannot be written to is known by its class alone.
+    """
+    if not is_own(type(part).__module__):
+        _in_play.setdefault(_called(part, origin))
     if origin is None:
         return
     try:
         object.__setattr__(part, _MARK, origin)
     except (AttributeError, TypeError):
         return
+
+
+def _called(part: object, origin: Origin | None) -> str:
+    return str(origin or f"the {_kind(part) or 'part'} {type(part).__qualname__} (module {type(part).__module__})")
 
 
 def origin_of(part: object) -> Origin | None:
@@ -110,12 +124,18 @@ def guarded(stage: str, networks: Callable[[], Iterable[object]] | None = None) 
         NetworkError: a network did, forwards or backwards.
         OutOfMemory: there was too little memory, whoever asked for it.
     """
+    global _depth
+    if not _depth:
+        _in_play.clear()
+    _depth += 1
     try:
         yield
     except BaseException as error:
         if passes(error) or (told := explained(error, stage, networks)) is None:
             raise
         raise told from error
+    finally:
+        _depth -= 1
 
 
 @contextmanager
@@ -210,6 +230,11 @@ def explained(
     if networks is not None and any(_module(frame).startswith("torch.autograd") for frame in frames):
         names = " and ".join(dict.fromkeys(type(network).__name__ for network in networks()))
         return _network_failed(names, _size(frames, None), f"the backward pass of {stage}", error)
+    if _in_play and isinstance(error, Exception):
+        return PluginFailed(
+            f"gansdk cannot go on in {stage}: {in_words(error)}. Not its own here: {', '.join(_in_play)}. Perhaps "
+            "one of them gave what its interface does not allow: correct it, or choose another. What was made is kept."
+        )
     return None
 
 

@@ -17,7 +17,7 @@ from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
-from gansdk.foreign import guarded
+from gansdk.foreign import guarded, returned
 from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
 from gansdk.opening import open_generator, open_pruner, transformed
 from gansdk.routes import student_of, task_of, teacher_of
@@ -225,7 +225,7 @@ def plan(
     check_feasible(student, limits, floor_share=0.0)  # pruners have floors of their own, and check them first
     run = _WithoutData(generator, seed=0)
     chosen.prepare(student, [limits], run)
-    found = chosen.search(student, limits, run)
+    found = returned(chosen.search(student, limits, run), Plan, chosen, "search")
     check_plan(found, student.space, type(chosen).__name__)
     after = student.cost(found)
     return PlanReport(

@@ -19,6 +19,7 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Pairing, Route
 from gansdk.errors import MissingData
 from gansdk.events import Event
+from gansdk.words import quoted
 
 if TYPE_CHECKING:
     from gansdk.adapter import Adapter, Generator
@@ -467,6 +468,16 @@ class Distiller:
     regime: Regime | None = None
     needs: frozenset[str] | None = None
     """The capabilities it needs with these options, where they differ from those that its spec names."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for terms that are none, and for a regime that is none."""
+        terms = self.terms if isinstance(self.terms, Sequence) else (self.terms,)
+        if strange := [term for term in terms if not isinstance(term, Term)]:
+            raise TypeError(f"The terms of a Distiller hold {quoted(strange[0])}, which is no gansdk.Term.")
+        if self.regime is not None and not isinstance(self.regime, Regime):
+            raise TypeError(f"The regime of a Distiller is {quoted(self.regime)}, which is no gansdk.Regime.")
+        if self.needs is not None and not isinstance(self.needs, frozenset):
+            raise TypeError(f"The needs of a Distiller are {quoted(self.needs)}; write a frozenset of capabilities.")
 
 
 class Run(Protocol):

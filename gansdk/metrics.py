@@ -17,6 +17,8 @@ from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
 from gansdk.foreign import guarded, returned
 from gansdk.images import Pixels, to_uint8
 from gansdk.interfaces import DataSource, Quality
+from gansdk.signatures import plain_number
+from gansdk.words import quoted
 
 REAL = "real"
 """Who made the images that others are compared with."""
@@ -35,6 +37,17 @@ class Measured:
     """who -> value; whoever has none is left out."""
     protocol: str
     """One sentence without a full stop: what was computed, on what, and which way is better."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError unless there is a number for the student, and numbers only."""
+        values = self.values if isinstance(self.values, Mapping) else {}
+        numbers = {who: plain_number(value) for who, value in values.items()}
+        if STUDENT not in numbers or not all(isinstance(value, (int, float)) for value in numbers.values()):
+            raise TypeError(
+                f"A metric measured {quoted(self.values)}; a mapping of numbers was expected, with one for {STUDENT!r}."
+            )
+        if not isinstance(self.protocol, str):
+            raise TypeError(f"A metric has the protocol {quoted(self.protocol)}; one sentence was expected.")
 
 
 class Metric(ABC):

@@ -33,7 +33,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.options import read_json
 from gansdk.paths import as_utf8
-from gansdk.records import said
+from gansdk.records import DEPTH, said
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.signatures import fitting
@@ -212,6 +212,8 @@ def listed(asked: Any) -> Sequence[Any]:
 
 def _make(kind: Any, asked: Any, base: type) -> object:
     if isinstance(asked, base):
+        for part in _parts(asked):
+            mark(part, origin_of(part))
         return asked
     options = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
     name = options.pop("name", None)
@@ -259,17 +261,26 @@ def _made(
         raise failed(origin, "its factory", error) from error
     if not isinstance(made, base):
         raise PluginLoadError(f"The factory of {origin} made a {type(made).__name__}, not a {base.__name__}.")
-    parts = (*made.terms, made.regime) if isinstance(made, Distiller) else ()
-    for part in (made, *parts):
+    for part in _parts(made):
         mark(part, origin)
     return made
 
 
-def _copied(value: Any) -> Any:
+def _parts(made: object) -> Sequence[object]:
+    """A part, and what a distiller is made of."""
+    own = (*made.terms, made.regime) if isinstance(made, Distiller) else ()
+    return (made, *(part for part in own if part is not None))
+
+
+def _copied(value: Any, depth: int = DEPTH) -> Any:
     """Lists and mappings anew, and those inside them; whatever else they hold stays the very same."""
+    if not depth:
+        return value
     if type(value) is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, tuple, set) else value
+        return {key: _copied(item, depth - 1) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(_copied(item, depth - 1) for item in value)
+    return value
 
 
 def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -323,6 +334,7 @@ def open_source(
         InvalidOption: the source has no such option.
     """
     if isinstance(data, DataSource):
+        mark(data, origin_of(data))
         return data
     name, options = _asked_source(data)
     backward = generator.way == "backward" and not SIDES & options.keys()

@@ -309,7 +309,8 @@ class Registry:
             self._skipped.append(skipped)
             return
         try:
-            with within(DISCOVERY_S):
+            # What a module does to the filters of warnings is for itself.
+            with within(DISCOVERY_S), warnings.catch_warnings():
                 self._add(offer.load(), plugin=plugin, version=version)
         except Late as late:
             reason = f"it took longer than {DISCOVERY_S:.0f} s; its module should name parts and import nothing heavy"

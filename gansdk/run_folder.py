@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -59,13 +60,14 @@ class RunFolder:
         self._lock = lock
         self._has_begun = False
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self._whole: set[str] = set()
+        self._lines: dict[str, int] = {}
+        """How many rows there are by name, of those that were read."""
         if self.path is None or out_dir is None:
             return
         _check_writable(out_dir)
-        if self.path.is_file():
+        if os.path.lexists(self.path) and not self.path.is_dir():
             raise OutputError(
-                f"'{self.path}' is a file, but a run keeps a folder of that name. Choose another out_dir."
+                f"'{self.path}' is no folder, but a run keeps a folder of that name. Choose another out_dir."
             )
         if resume == "never":
             move_aside(self.path)
@@ -118,14 +120,15 @@ class RunFolder:
             self._rows.setdefault(name, []).append(json.loads(json.dumps(row)))
             return
         self._begin()
-        if name not in self._whole:
+        if name not in self._lines:
             self.rows(name)
         file = self.path / f"{name}.jsonl"
         try:
             # Not forced to the disk each time: what a power cut takes of a search is scored again.
-            _append(file, sealed_row(row, name=name, settings=self._key))
+            _append(file, sealed_row(row, name=_numbered(name, self._lines[name]), settings=self._key))
         except OSError as error:
             raise OutputError(f"{file} could not be written: {error}. The lines before are kept.") from error
+        self._lines[name] += 1
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The lines of NAME.jsonl; what a kill left of an unfinished last line is taken off the file.
@@ -134,21 +137,22 @@ class RunFolder:
             CheckpointError: a line is damaged.
             ResumeMismatch: a run with other settings wrote one.
         """
-        self._whole.add(name)
+        self._lines[name] = 0
         if self.path is None or not os.path.lexists(file := self.path / f"{name}.jsonl"):
             return list(self._rows.get(name, ()))
         try:
             content = read_text(file, limit=_MOST_NOTES)
             whole = content[: content.rfind(b"\n") + 1]
-            rows = []
+            rows: list[dict[str, Any]] = []
             for line in io.BytesIO(whole):
                 found, row = open_row(line)
-                self._check_owner(file, found, name)
+                self._check_owner(file, found, _numbered(name, len(rows)))
                 rows.append(row)
             if len(whole) < len(content):
                 os.truncate(file, len(whole))
         except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
+        self._lines[name] = len(rows)
         return rows
 
     def _file(self, stage: str) -> Path:
@@ -283,6 +287,11 @@ def damaged(file: Path | str, error: Exception) -> CheckpointError:
     )
 
 
+def _numbered(name: str, row: int) -> str:
+    """What a row's seal says whose it is, so that none is left out or moved."""
+    return f"{name} {row}"
+
+
 def _append(file: Path, line: bytes) -> None:
     """Add a line, or nothing of it."""
     with file.open("ab", buffering=0) as lines:
@@ -299,9 +308,8 @@ def _append(file: Path, line: bytes) -> None:
 def _check_writable(out_dir: Path) -> None:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        probe = out_dir / ".writable"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        with TemporaryFile(dir=out_dir) as probe:
+            probe.write(b"x")
         free = shutil.disk_usage(out_dir).free
     except OSError as error:
         raise OutputError(f"out_dir={str(out_dir)!r} cannot be written: {error}. Choose another folder.") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gansdk.errors import IntegrityError
-from gansdk.files import sha256
+from gansdk.files import read_held, regular, sha256
 
 SEAL = "seal"
 """Name of the seal in a line of a file that grows."""
@@ -46,8 +47,8 @@ def open_sealed(file: Path) -> Opened:
         OSError: it cannot be read.
         ValueError: it has no seal.
     """
-    size = _size(file)
-    with file.open("rb") as opened:
+    with regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
         opened.seek(max(0, size - _LONGEST_SEAL))
         line = opened.read(_LONGEST_SEAL).rpartition(b"\n")[2]
         found = _parsed(line, FILE_FACTS)
@@ -87,16 +88,7 @@ def read_text(file: Path, *, limit: int) -> bytes:
         OSError: it cannot be read.
         ValueError: it is larger, or no file.
     """
-    if (size := _size(file)) > limit:
-        raise ValueError(f"it has {size} bytes, more than gansdk writes")
-    return file.read_bytes()
-
-
-def _size(file: Path) -> int:
-    """Of a regular file: reading a pipe would never end."""
-    if not file.is_file():
-        raise ValueError("it is no file")
-    return file.stat().st_size
+    return read_held(file, limit)
 
 
 def _parsed(line: bytes, facts: Mapping[str, type]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gansdk.errors import InvalidSpec
+from gansdk.words import quoted
 
 PLUGIN_API = 1
 """Version of the interfaces that plugins implement; a spec states the one it was written for."""
@@ -57,7 +57,7 @@ class Spec:
         _check_tags(self, "needs", self.needs)
         if type(self.api) is not int or self.api < 1:
             raise InvalidSpec(
-                f"{_who(self)} has api={_quoted(self.api)}; write the gansdk.PLUGIN_API it was written for."
+                f"{_who(self)} has api={quoted(self.api)}; write the gansdk.PLUGIN_API it was written for."
             )
 
 
@@ -73,8 +73,8 @@ class AdapterSpec(Spec):
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
         _check_tags(self, "provides", self.provides)
-        if not isinstance(self.before, tuple) or len(self.before) > _MOST_TAGS:
-            raise InvalidSpec(f"{_who(self)} has before={_quoted(self.before)}; write a tuple of adapter names.")
+        if type(self.before) is not tuple or len(self.before) > _MOST_TAGS:
+            raise InvalidSpec(f"{_who(self)} has before={quoted(self.before)}; write a tuple of adapter names.")
         for name in self.before:
             _check_name(self, "before", name)
 
@@ -95,9 +95,10 @@ class DistillerSpec(Spec):
 
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
-        if self.kind not in get_args(DistillerKind):
+        _check_flag(self, "data", self.data)
+        if type(self.kind) is not str or self.kind not in get_args(DistillerKind):
             raise InvalidSpec(
-                f"{_who(self)} has kind={_quoted(self.kind)}; write one of {', '.join(get_args(DistillerKind))}."
+                f"{_who(self)} has kind={quoted(self.kind)}; write one of {', '.join(get_args(DistillerKind))}."
             )
 
 
@@ -119,37 +120,42 @@ class MetricSpec(Spec):
 
     lower_is_better: bool = False
 
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        _check_flag(self, "lower_is_better", self.lower_is_better)
+
 
 def _who(spec: Spec) -> str:
-    return f"The {type(spec).__name__} {_quoted(spec.name)}"
-
-
-def _quoted(value: object) -> str:
-    """A value for a message, cut short: it may be anything at all."""
-    return reprlib.repr(value) if isinstance(value, (str, int, float, tuple, list)) else f"a {type(value).__name__}"
+    return f"The {type(spec).__name__} {quoted(spec.name)}"
 
 
 def _check_name(spec: Spec, label: str, name: object) -> None:
-    if not isinstance(name, str) or len(name) > _LONGEST["name"] or not _NAME.fullmatch(name):
+    if type(name) is not str or len(name) > _LONGEST["name"] or not _NAME.fullmatch(name):
         raise InvalidSpec(
-            f"{_who(spec)} has {_quoted(name)} in {label}; write lower-case words joined by hyphens, at most "
+            f"{_who(spec)} has {quoted(name)} in {label}; write lower-case words joined by hyphens, at most "
             f"{_LONGEST['name']} characters."
         )
 
 
+def _check_flag(spec: Spec, label: str, flag: object) -> None:
+    if type(flag) is not bool:
+        raise InvalidSpec(f"{_who(spec)} has {label}={quoted(flag)}; write True or False.")
+
+
+# Exact types: one derived from them may say something else every time, or raise when it is compared or shown.
 def _check_text(spec: Spec, label: str, text: object) -> None:
     """One line that a terminal can show: no control characters, which could rewrite what else it shows."""
     longest = _LONGEST[label]
-    if not isinstance(text, str) or len(text) > longest or not text.isprintable():
+    if type(text) is not str or len(text) > longest or not text.isprintable():
         raise InvalidSpec(
-            f"{_who(spec)} has {label}={_quoted(text)}; write one line of text, at most {longest} characters."
+            f"{_who(spec)} has {label}={quoted(text)}; write one line of text, at most {longest} characters."
         )
 
 
 def _check_tags(spec: Spec, label: str, tags: object) -> None:
-    if not isinstance(tags, frozenset) or len(tags) > _MOST_TAGS:
+    if type(tags) is not frozenset or len(tags) > _MOST_TAGS:
         raise InvalidSpec(
-            f"{_who(spec)} has {label}={_quoted(tags)}; write a frozenset of at most {_MOST_TAGS} capabilities."
+            f"{_who(spec)} has {label}={quoted(tags)}; write a frozenset of at most {_MOST_TAGS} capabilities."
         )
     for tag in tags:
         _check_name(spec, label, tag)

@@ -23,6 +23,7 @@ from gansdk.errors import (
 )
 from gansdk.evaluate import Evaluation, evaluate
 from gansdk.events import Carved, PlanFound
+from gansdk.foreign import returned
 from gansdk.interfaces import State, Student
 from gansdk.job import Job
 from gansdk.loop import Loop, continuing
@@ -117,7 +118,7 @@ def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[
     if known is not None:
         return _known_plan(known, run, student, own)
     run.begin("search")
-    plan = job.pruner.search(student, own, run)
+    plan = returned(job.pruner.search(student, own, run), Plan, job.pruner, "search")
     check_plan(plan, student.space, type(job.pruner).__name__)
     plan.check(student.space)
     cost = student.cost(plan)
@@ -180,12 +181,8 @@ def _known_plan(state: State, run: CompressionRun, student: Student, limits: Lim
     return plan
 
 
-def check_plan(plan: object, space: Space, pruner: str) -> None:
+def check_plan(plan: Plan, space: Space, pruner: str) -> None:
     """Refuse a plan that names no channels of this generator, before it is costed and carved."""
-    if not isinstance(plan, Plan):
-        raise ContractError(
-            f"The pruner {pruner} returned a {type(plan).__name__} instead of a Plan. This is a fault of the pruner."
-        )
     for name, kept in plan.items():
         group = space.by_name.get(name)
         fault = (

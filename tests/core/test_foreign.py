@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import gansdk
 from gansdk import hooks
+from gansdk.cli import main
 from gansdk.contracts import MAIN, Batch
 from gansdk.deadline import Late, within
 from gansdk.errors import ContractError, NetworkError, OutOfMemory, PluginFailed
@@ -22,6 +23,7 @@ from gansdk.foreign import guarded, in_words, is_interruption
 from gansdk.interfaces import Pruner
 from gansdk.registry import registry
 from gansdk.specs import PrunerSpec
+from gansdk.stopping import Stopped
 from gansdk.words import one_line
 
 
@@ -85,16 +87,22 @@ def test_what_is_ours_interrupts_or_is_nobodys_goes_on_as_it_is() -> None:
 
 
 def test_what_our_own_handler_of_a_signal_raises_is_no_failure_of_the_plugin() -> None:
-    handler = in_module("gansdk.handling", "def stop(*_):\n    raise SystemExit(143)").stop
-
     class Waiting(Failing):
         def search(self, *_: object) -> object:  # type: ignore[override]
-            handler()
-            return None
+            raise Stopped(15)
 
     error = raised(Waiting().search)
-    assert isinstance(error, SystemExit)
+    assert isinstance(error, Stopped)
     assert is_interruption(error)
+
+
+def test_a_plugin_that_runs_the_command_line_does_not_end_the_program_as_if_all_were_done() -> None:
+    class Commanding(Failing):
+        def search(self, *_: object) -> object:  # type: ignore[override]
+            main(["--version"])
+            return None
+
+    assert isinstance(raised(Commanding().search), PluginFailed)
 
 
 def test_a_network_is_named_with_its_stage_and_the_size_of_its_input() -> None:

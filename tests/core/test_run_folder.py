@@ -67,7 +67,7 @@ def test_nothing_is_there_before_something_was_done(tmp_path):
 
 def test_a_file_in_the_place_of_the_run_is_refused_at_once(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(OutputError, match="is a file"):
+    with pytest.raises(OutputError, match="is no folder"):
         opened(tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_a_row_of_other_notes_is_refused(tmp_path):
     folder = opened(tmp_path)
     folder.append_row("scores", {"a": 1})
     shutil.copy(tmp_path / "run" / "scores.jsonl", tmp_path / "run" / "others.jsonl")
-    with pytest.raises(IntegrityError, match="written as 'scores'"):
+    with pytest.raises(IntegrityError, match="written as 'scores 0'"):
         folder.rows("others")
 
 
