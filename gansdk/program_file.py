@@ -8,21 +8,18 @@ evaluated.
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gansdk.json_fields import LARGEST, Field, parse
+from gansdk.json_fields import Field, parse
 from gansdk.program_graph import STRIDED, TYPES, Program, read_calls, read_device
-from gansdk.program_operators import LARGEST_EXPONENT
 
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/"
@@ -49,13 +46,6 @@ _ONE_IMAGE_IN = [
     },
 ]
 _ONE_IMAGE_OUT = [1, _LEAF]
-_SYMBOL = re.compile(r"[su][0-9]{1,9}")
-_SIZE_FUNCTIONS = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt "
-    "TruncToInt TruncToFloat RoundToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural FloatPow Where Identity "
-    "Equality Unequality GreaterThan LessThan StrictGreaterThan StrictLessThan".split()
-)
-LONGEST_EXPRESSION, DEEPEST_EXPRESSION = 2000, 100
 
 
 def read_program(content: bytes) -> Program:
@@ -111,15 +101,11 @@ def _records(content: bytes) -> dict[str, bytes]:
 
 
 def _check_texts(graph: Field) -> None:
-    """Refuse what torch.export would execute, although nothing here does: such a file was made to do harm."""
-    for symbol in dict(graph["range_constraints"].items()):
-        _check_size(symbol)
+    """Refuse other inputs and outputs than one image, and parts that no call of an operator needs."""
     for key, value in _entries(graph.value):
         if key in ("as_operator", "as_custom_obj", "as_graph"):
             raise ValueError(f"it holds {key}")
-        if key == "expr_str":
-            _check_size(Field(value, key).text(LONGEST_EXPRESSION))
-        elif key in ("in_spec", "out_spec"):
+        if key in ("in_spec", "out_spec"):
             expected = _ONE_IMAGE_IN if key == "in_spec" else _ONE_IMAGE_OUT
             if _canonical(parse(Field(value, key).text(longest=10_000))) != _canonical(expected):
                 raise ValueError(f"it takes or gives something other than one image ({key})")
@@ -141,8 +127,9 @@ def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(records: Mapping[str, bytes], folder: str, config: str) -> dict[str, Tensor]:
-    """Tensors by name, as a config says; names of the same values share one tensor."""
+    """Tensors by name, as a config says; names of the same record share its memory, equal ones their tensor."""
     found: dict[str, Tensor] = {}
+    flats: dict[tuple[str, torch.dtype], Tensor] = {}
     known: dict[tuple[Any, ...], Tensor] = {}
     for name, payload in Field(parse(records[folder + config]), config)["config"].items():
         if payload["use_pickle"].value is not False:
@@ -160,7 +147,9 @@ def _tensors(records: Mapping[str, bytes], folder: str, config: str) -> dict[str
         read_device(meta["device"])
         key = (path, dtype, shape, strides, offset, trained := payload["is_param"].flag())
         if key not in known:
-            tensor = _tensor(name, records[folder + path], dtype, shape, strides, offset)
+            if (path, dtype) not in flats:
+                flats[path, dtype] = _flat(records[folder + path], dtype)
+            tensor = _part(name, flats[path, dtype], shape, strides, offset)
             known[key] = nn.Parameter(tensor, meta["requires_grad"].flag()) if trained else tensor
         found[name] = known[key]
     return found
@@ -170,17 +159,18 @@ def _sizes(field: Field) -> list[int]:
     return [size["as_int"].whole() for size in field.list(most=16)]
 
 
-def _tensor(
-    name: str, content: bytes, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
-) -> Tensor:
-    held = len(content) // dtype.itemsize
+def _flat(content: bytes, dtype: torch.dtype) -> Tensor:
+    """All values of a record, in memory of their own that can be written to."""
+    if not (held := len(content) // dtype.itemsize):
+        return torch.zeros(0, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype, count=held)
+
+
+def _part(name: str, flat: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
+    """The values of a record that a tensor's shape picks; `as_strided` refuses places beyond the end."""
+    held = flat.numel()
     if len(strides) != len(shape) or offset + math.prod(shape) > held:
         raise ValueError(f"its tensor {name!r} claims {shape} values from {offset} on, but its record holds {held}")
-    if not held:
-        return torch.empty(shape, dtype=dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the copy can be written to
-        flat = torch.frombuffer(bytearray(content), dtype=dtype, count=held)
     return flat.as_strided(shape, strides, offset)
 
 
@@ -240,46 +230,3 @@ def _place(holder: nn.Module, path: str, tensor: Tensor) -> None:
         holder.register_parameter(leaf, tensor)
     else:
         holder.register_buffer(leaf, tensor)
-
-
-def _check_size(expression: str) -> None:
-    """Only sums, products, powers and roundings of symbols and numbers: torch.export evaluates the text as Python."""
-    refused = ValueError(f"it computes a size by {expression[:80]!r}")
-    if len(expression) > LONGEST_EXPRESSION:
-        raise refused
-    try:
-        level: list[ast.AST] = [ast.parse(expression, mode="eval")]
-    except (SyntaxError, RecursionError, MemoryError):
-        raise refused from None
-    for _ in range(DEEPEST_EXPRESSION):
-        if not all(map(_is_size, level)):
-            raise refused
-        level = [below for node in level for below in ast.iter_child_nodes(node)]
-    if level:
-        raise refused
-
-
-def _is_size(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        if not (isinstance(node.func, ast.Name) and node.func.id in _SIZE_FUNCTIONS):
-            return False
-        constants = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-        if node.func.id == "Symbol":
-            return len(constants) == 1 and _SYMBOL.fullmatch(str(constants[0])) is not None
-        if "Pow" in node.func.id:  # whoever evaluates it computes powers of numbers at once
-            exponents = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            return all(not isinstance(value, (int, float)) or abs(value) <= LARGEST_EXPONENT for value in exponents)
-        return True
-    if isinstance(node, ast.Name):
-        return node.id in _SIZE_FUNCTIONS or _SYMBOL.fullmatch(node.id) is not None
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            return bool(_SYMBOL.fullmatch(node.value) or re.fullmatch(r"-?[0-9.]{1,40}", node.value))
-        return node.value is None or isinstance(node.value, (bool, float)) or _is_64_bits(node.value)
-    return isinstance(
-        node, (ast.Expression, ast.keyword, ast.Load, ast.BinOp, ast.UnaryOp, ast.USub, ast.Mult, ast.Add)
-    )
-
-
-def _is_64_bits(number: object) -> bool:
-    return isinstance(number, int) and -LARGEST <= number < LARGEST

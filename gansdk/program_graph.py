@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.json_fields import LARGEST, Field
+from gansdk.program_guards import guarded
 from gansdk.program_operators import operator_named
 
 TYPES = {  # by the numbers of torch.export's layout
@@ -35,9 +36,9 @@ _MEMORY_FORMATS = {
     3: torch.channels_last_3d,
     4: torch.preserve_format,
 }
-MOST_CALLS = 100_000
-MOST_VALUES = 2**28
-"""Elements of a tensor whose size stands in the file."""
+MOST_CALLS = 20_000
+MOST_VALUES = 2**27
+"""Elements of a tensor whose size stands in the file: a gigabyte of the widest kind that programs make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def read_calls(graph: Field, given: Mapping[str, str], image: str) -> list[_Call
         function = operator_named(node["target"].text())
         args, kwargs = _arguments(function, node["inputs"].list(), known)
         outputs = _outputs(node["outputs"], known)
-        calls.append(_Call(function, args, kwargs, outputs))
+        calls.append(_Call(guarded(function), args, kwargs, outputs))
     if image not in known:
         raise ValueError(f"its image {image!r} is made by no call")
     return _released(calls, image)
