@@ -9,6 +9,7 @@ has the checksum of each of these files, and one of itself.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.fold import fold
 from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
-from gansdk.checkpoints import bound_adapter
+from gansdk.checkpoints import bound_adapter, check_header
 from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
 from gansdk.evaluate import inferring
@@ -282,6 +283,7 @@ def _tensors(content: bytes, name: str) -> dict[str, Tensor]:
     from safetensors.torch import load as tensors_of
 
     try:
+        check_header(io.BytesIO(content))
         tensors = tensors_of(content)
         return {Field(key, "the name of a tensor").text(): tensor for key, tensor in tensors.items()}
     except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:

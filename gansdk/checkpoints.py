@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from gansdk.files import check_held
 from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
 from gansdk.meta import hollow
-from gansdk.pickles import check_checkpoint
+from gansdk.pickles import CODE, check_checkpoint
 from gansdk.words import quoted
 
 CONTAINERS = (
@@ -47,6 +47,10 @@ Under any other key they are found if they are the only network in the file.
 """
 MOST_TENSORS = 10_000
 """Of one network; the largest generators have a few thousand."""
+LONGEST_HEADER = 10 * 2**20
+"""Bytes in front of the tensors of a safetensors file."""
+LISTS_PER_TENSOR = 4
+"""Brackets in that header, at most; a tensor has two, and the words beside them may have some."""
 LONGEST_KEY = 500
 """Characters of a tensor's name, at most."""
 SHARED = 256 * 2**20
@@ -295,12 +299,25 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             check_held(file)
+            check_header(file)
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"'{path}' is not a readable safetensors file ({first_line(error)}). "
             "It may be cut off: copy or download it again."
         ) from error
+
+
+def check_header(file: BinaryIO) -> None:
+    """Raise ValueError if the header of open safetensors describes more than weights can be.
+
+    Every entry has two lists, of its sizes and of its place, and costs the reader a thousand times its bytes.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"its header claims {length:,} bytes, more than the {LONGEST_HEADER:,} that weights need")
+    if file.read(length).count(b"[") > LISTS_PER_TENSOR * MOST_TENSORS:
+        raise ValueError(f"its header describes more than the {MOST_TENSORS:,} tensors that a generator may have")
 
 
 def _read_pickle(path: Path) -> Any:
@@ -320,7 +337,7 @@ def _read_pickle(path: Path) -> Any:
 def first_line(error: Exception) -> str:
     """What a reader's error says, without torch's advice to load the file by running its code."""
     if str(error).startswith("Weights only load failed"):
-        return "it holds objects other than plain tensors, and loading those could run any code"
+        return CODE
     if "TorchScript" in str(error):
         return "it is a TorchScript program"
     return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
@@ -364,9 +381,9 @@ def _problem(weights: Mapping[str, Tensor]) -> str:
     strange = [key for key in weights if not _is_name(key)]
     if strange:
         return f"names with control characters or of more than {LONGEST_KEY} characters, {_key(strange[0])} the first"
-    hollow = [key for key, value in weights.items() if not _is_plain(value)]
-    if hollow:
-        return f"tensors that are nested, quantized, complex, sparse or have no values, {_key(hollow[0])} the first"
+    special = [key for key, value in weights.items() if not _is_plain(value)]
+    if special:
+        return f"tensors that are nested, quantized, complex, sparse or have no values, {_key(special[0])} the first"
     return _claimed_problem(weights)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import pickle
+import pickletools
 import struct
 import time
 import zipfile
@@ -252,7 +254,79 @@ def exploding() -> dict:
     return inner
 
 
+def called(name: str, *arguments: bytes) -> bytes:
+    """A call of that global, in the words of a pickle."""
+    module, _, kind = name.rpartition(".")
+    return f"c{module}\n{kind}\n(".encode() + b"".join(arguments) + b"tR"
+
+
+def text(content: str) -> bytes:
+    encoded = content.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def valued(value: bytes) -> bytes:
+    """A state dict with that for its only weight."""
+    return b"\x80\x02}" + text("conv.weight") + value + b"s."
+
+
+SHARED = b"K\x01" + b"".join(b"q" + bytes([index]) + b"h" + bytes([index]) + b"\x86" for index in range(60))
+"""A tuple of itself, of itself and so on: small to write and endless to hash."""
+MADE = {
+    "numbers called a tensor": called("torch.FloatTensor", number(4), number(4)),
+    "gigabytes called a tensor": called("torch.FloatTensor", number(100_000), number(10_000)),
+    "a tensor of no file": called("torch.Tensor", number(4)),
+    "a tensor that grows": called("torch.Tensor", number(1))
+    + b"("
+    + called("torch.Tensor", number(1))
+    + number(0)
+    + b"(M\xf4\x01t(K\x01ttb",
+    "whole numbers called a tensor": called("torch.LongTensor", number(4)),
+    "a storage of no file": called("torch.FloatStorage", number(4)),
+    "a rebuilt type": called("torch._tensor._rebuild_from_type_v2", b"ctorch\nFloatTensor\n" * 2, b"(K\x04t", b"}"),
+    "counted text": called("collections.Counter", text("abc")),
+    "punycode": called("_codecs.encode", text("".join(chr(0x4E00 + index % 20_000) for index in range(50_000))))[:-2]
+    + text("punycode")
+    + b"tR",
+    "a tuple as a key": b"}" + SHARED + b"K\x01s",
+    "a tuple as a key of pairs": called("collections.OrderedDict", b"](" + SHARED + b"K\x01\x86e"),
+    "a tuple in a set": called("__builtin__.set", b"](" + SHARED + b"e"),
+    "a dict without its methods": called("collections.OrderedDict") + b"}" + text("items") + b"K\x01sb",
+    "a function among the values": b"]ccollections\nOrderedDict\na",
+    "a storage that is not there": b"(("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + text("9")
+    + text("cpu")
+    + b"K\x04tQ",
+}
+
+
+def replaced_keys(file, keys: bytes, *, data: bool) -> None:
+    """The old format with another list of storages, with or without their bytes."""
+    torch.save(WEIGHTS, file, _use_new_zipfile_serialization=False)
+    content = io.BytesIO(file.read_bytes())
+    for _ in range(4):
+        list(pickletools.genops(content))
+    begin = content.tell()
+    list(pickletools.genops(content))
+    file.write_bytes(content.getvalue()[:begin] + keys + (content.read() if data else b""))
+
+
+def many_entries(file, count: int = 400_000) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"a{index}": entry for index in range(count)}).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
 HARMFUL = {
+    **{name: lambda file, value=value: deep(file, valued(value)) for name, value in MADE.items()},
+    "old format without values": lambda file: replaced_keys(file, pickle.dumps([], 2), data=False),
+    "old format with values of nothing": lambda file: replaced_keys(file, pickle.dumps(["1", "2"], 2), data=True),
     "deep tuples as a key": lambda file: deep(file, b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."),
     "deep tuples, kept and fetched": lambda file: deep(file, b"\x80\x02})" + b"\x85q\x000h\x00" * 10**5 + b"K\x01s."),
     "deep lists": lambda file: deep(file, b"\x80\x02}X\x01\0\0\0a" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"s."),
@@ -305,6 +379,56 @@ def test_what_claims_more_than_it_holds_or_nests_without_end_is_refused_at_once(
 def test_a_number_is_never_made_into_memory(tmp_path):
     torch.save({"a": made_of("builtins.bytearray", 10)}, tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match="no weights have"):
+        read_state(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("count", [41_000, 400_000])
+def test_a_safetensors_file_of_too_many_tensors_is_refused_at_once(tmp_path, count):
+    many_entries(tmp_path / "net.safetensors", count)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match="its header"):
+        read_state(tmp_path / "net.safetensors")
+    assert time.monotonic() - began < 20
+
+
+def beside() -> dict:
+    """What trainers keep beside the weights."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    adam = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 1, 4, 4)).sum().backward()
+    adam.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [2, 2, 3])
+    return {
+        "optimizer": adam.state_dict(),
+        "scheduler": schedule.state_dict(),
+        "others": [torch.Size([3]), torch.float32, torch.device("cuda:0"), b"\xff", {1, 2}, 1j, (None, True, 2**70)],
+        "network": network.state_dict(),
+    }
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_what_trainers_keep_beside_the_weights_does_not_hinder_reading_them(tmp_path, dtype, is_zip):
+    content = {**beside(), "shared": torch.zeros(4)[1:], "empty": torch.zeros(0, 3)}
+    weights = {key: tensor.to(dtype) for key, tensor in content.pop("network").items()}
+    content["params"] = OrderedDict(weights)
+    content["params"]._metadata = OrderedDict({"": {"version": 1}})
+    torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=is_zip)
+    state = read_state(tmp_path / "net.pth")
+    assert list(state) == list(weights)
+    assert all(torch.equal(state[key].float(), weights[key].float()) for key in weights)
+
+
+def test_parameters_with_attributes_are_read(tmp_path):
+    parameters = {key: nn.Parameter(tensor) for key, tensor in WEIGHTS.items()}
+    parameters["conv.weight"].is_sharded_by = 3
+    torch.save(parameters, tmp_path / "net.pth")
+    assert same(read_state(tmp_path / "net.pth"))
+
+
+def test_dicts_that_python_2_wrote_as_pairs_are_read(tmp_path):
+    torch.save(made_of("collections.OrderedDict", [["conv", 1]])(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="'conv', but neither named tensors"):
         read_state(tmp_path / "net.pth")
 
 
