@@ -44,7 +44,8 @@ _STORAGES = {
     }.items()
 } | {"torch.storage UntypedStorage": torch.uint8}
 _HASHED = (str, int, float, type(None))
-"""What keys may be; the key of a tuple that holds itself through the memo takes forever to hash."""
+"""What keys may be; the key of a tuple that holds itself through the memo takes forever to hash, and so do
+many longer numbers of one hash."""
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +215,8 @@ class _Pickle:
         is_storage = isinstance(kind, _Made) and kind.kind in _STORAGES
         if not is_storage or not isinstance(key, str) or not isinstance(location, str) or not _are_whole([elements]):
             raise _strange("a storage")
+        if not key.isascii():  # bytes that torch may read as another text
+            raise _strange("a storage")
         dtype = _STORAGES[kind.kind]
         storage = _Storage(kind.kind, elements, elements * dtype.itemsize)
         if self.storages.setdefault(key, storage) != storage:
@@ -274,8 +277,8 @@ def _tuple_of(items: list[Any]) -> _Made:
 
 
 def _keys(keys: list[Any]) -> list[Any]:
-    if not all(isinstance(key, _HASHED) for key in keys):
-        raise ValueError("it has keys that are neither text nor numbers")
+    if not all(isinstance(key, _HASHED) and not (isinstance(key, int) and abs(key) >= 2**60) for key in keys):
+        raise ValueError("it has keys that are neither text nor short numbers")
     return keys
 
 
