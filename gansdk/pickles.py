@@ -400,6 +400,24 @@ def _meta_tensor(arguments: list[Any]) -> _Made | None:
     return _Made("tensor") if isinstance(arguments[3], bool) else None
 
 
+def _layout(arguments: list[Any]) -> _Made | None:
+    return _Made("layout") if arguments == ["torch.sparse_coo"] else None
+
+
+def _sparse_tensor(arguments: list[Any]) -> _Made | None:
+    """Indices, values and sizes, which torch compares with one another; whoever reads weights refuses it by name."""
+    if [_kind(argument) for argument in arguments] != ["layout", "tuple"]:
+        return None
+    parts = arguments[1].items
+    if [_kind(part) for part in parts[:2]] != ["tensor"] * 2 or len(parts) not in (3, 4) or _sizes(parts[2]) is None:
+        return None
+    return _Made("sparse") if all(isinstance(part, bool) for part in parts[3:]) else None
+
+
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, _Made) else ""
+
+
 def _parameter(arguments: list[Any]) -> _Made | None:
     is_parameter = len(arguments) == 3 and isinstance(arguments[0], _Made) and arguments[0].kind == "tensor"
     if not is_parameter or not isinstance(arguments[1], bool) or not _is_hooks(arguments[2]):
@@ -431,6 +449,8 @@ _CALLS: dict[str, Callable[[list[Any]], _Made | None]] = {
     "torch._utils _rebuild_tensor_v2": _tensor_v2,
     "torch._utils _rebuild_tensor_v3": _tensor_v3,
     "torch._utils _rebuild_meta_tensor_no_storage": _meta_tensor,
+    "torch.serialization _get_layout": _layout,
+    "torch._utils _rebuild_sparse_tensor": _sparse_tensor,
     "torch._utils _rebuild_parameter": _parameter,
     "torch._utils _rebuild_parameter_with_state": _parameter_with_state,
 }
