@@ -17,6 +17,8 @@ from gansdk.files import check_held
 DEEPEST = 100
 """Values inside one another, at most: Python itself crashes on far deeper ones."""
 LONGEST_PICKLE = 64 * 2**20
+MOST_OPCODES = 2_000_000
+"""Of one pickle; a tensor with its name takes about forty."""
 """Bytes of the values beside the tensors; every one of them costs a thousand steps."""
 CODE = "it holds objects other than plain tensors, and loading those could run any code"
 _ARCHIVE = b"PK\x03\x04"
@@ -133,9 +135,9 @@ class _Pickle:
     def follow(self, file: BinaryIO) -> Any:
         """What the pickle would make, or ValueError; the file is behind the pickle afterwards."""
         start = file.tell()
-        for opcode, argument, position in pickletools.genops(file):
-            if (position or 0) - start > LONGEST_PICKLE:
-                raise ValueError(f"its values beside the tensors take more than {LONGEST_PICKLE:,} bytes")
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+            if (position or 0) - start > LONGEST_PICKLE or number > MOST_OPCODES:
+                raise ValueError("its values beside the tensors are too many, or too large")
             if opcode.name in _VALUES:
                 self._stack.append(argument)
             elif opcode.name in _CONSTANTS:
