@@ -17,9 +17,9 @@ from gansdk.files import check_held
 DEEPEST = 100
 """Values inside one another, at most: Python itself crashes on far deeper ones."""
 LONGEST_PICKLE = 64 * 2**20
+"""Bytes of the values beside the tensors."""
 MOST_OPCODES = 2_000_000
 """Of one pickle; a tensor with its name takes about forty."""
-"""Bytes of the values beside the tensors; every one of them costs a thousand steps."""
 CODE = "it holds objects other than plain tensors, and loading those could run any code"
 _ARCHIVE = b"PK\x03\x04"
 _TORCH = ("torch", "torch._tensor", "torch._utils", "torch.nn.parameter", "torch.storage")
