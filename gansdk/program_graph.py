@@ -138,23 +138,30 @@ def _released(calls: Sequence[_Call], image: str) -> list[_Call]:
     """The calls, each with the values that it is the last to need."""
     needed, marked = {image}, []
     for call in reversed(calls):
-        names = {*_names(call.args), *_names(call.kwargs), *_names(call.outputs)}
+        names = {*_names(call.args), *_names(call.kwargs), *_made_names(call.outputs)}
         marked.append(_Call(call.function, call.args, call.kwargs, call.outputs, tuple(sorted(names - needed))))
         needed |= names
     return marked[::-1]
 
 
 def _names(part: Any) -> Iterator[str]:
+    """Values that arguments name; a text such as "reflect" is no name."""
     if isinstance(part, _Value):
         yield part.name
-    elif isinstance(part, str):
-        yield part
     elif isinstance(part, Mapping):
         for inner in part.values():
             yield from _names(inner)
     elif isinstance(part, (list, tuple)):
         for inner in part:
             yield from _names(inner)
+
+
+def _made_names(outputs: tuple[Any, ...]) -> Iterator[str]:
+    for part in outputs:
+        if isinstance(part, tuple):
+            yield from part
+        elif part:
+            yield part
 
 
 def _arguments(

@@ -493,3 +493,10 @@ def test_a_thousand_names_of_one_record_share_its_memory(program):
     assert {tensor.untyped_storage().data_ptr() for tensor in aliases} == {
         tensors["down.0.weight"].untyped_storage().data_ptr()
     }
+
+
+def test_texts_among_arguments_are_no_names_of_values():
+    net = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 3, 3), nn.GELU("tanh")).eval()
+    contract = Contract(channels_in=3, channels_out=3, size=(16, 16))
+    loaded = read_program(save_program(trace_program(inference_form(net, contract), contract)))
+    assert torch.equal(loaded(noise(1, 3, 16, 16)), net(noise(1, 3, 16, 16)))
