@@ -362,7 +362,7 @@ def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[
         return _weights_in(network, path, (*where, *below))
     weights = {key: value.detach() for key, value in content.items() if isinstance(value, Tensor)}
     if _is_network(content):  # a step or an epoch among them is no weight
-        weights = {key: value for key, value in weights.items() if value.ndim or "." in key}
+        weights = {key: value for key, value in weights.items() if value.ndim or "." in str(key)}
     if not weights or not all(isinstance(key, str) for key in weights):
         keys = ", ".join(_key(key) for key in list(content)[:8]) or "nothing"
         raise CheckpointError(

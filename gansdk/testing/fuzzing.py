@@ -25,6 +25,9 @@ NIGHTLY = "nightly"
 TIMES = 20
 """As many cases a night as in the test suite, each time others."""
 MOST_SECONDS = 20.0
+"""Of the processor: how long a case waits says more about what else the machine does."""
+HANGING_S = 300.0
+"""A case that has not ended then never will."""
 MOST_BYTES = 10**9
 """Of memory beyond what the process had before a case."""
 LONGEST_MESSAGE = 4000
@@ -86,11 +89,11 @@ def contained(*, expected: tuple[type[BaseException], ...] = (GansdkError,)) -> 
     Raises:
         Overrun: it did not; what else it raised passes.
     """
-    before, began = _memory(reset=True), time.perf_counter()
+    before, began = _memory(reset=True), time.process_time()
     effects: list[str] = []
     _WATCHED.append(effects)
     previous = signal.signal(signal.SIGALRM, _too_long)
-    signal.setitimer(signal.ITIMER_REAL, 3 * MOST_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, HANGING_S)
     FIGURES.cases += 1
     try:
         yield
@@ -101,7 +104,7 @@ def contained(*, expected: tuple[type[BaseException], ...] = (GansdkError,)) -> 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         _WATCHED.remove(effects)
-    seconds, grown = time.perf_counter() - began, _memory() - before
+    seconds, grown = time.process_time() - began, _memory() - before
     FIGURES.seconds, FIGURES.bytes = max(FIGURES.seconds, seconds), max(FIGURES.bytes, grown)
     if seconds > MOST_SECONDS:
         raise Overrun(f"it took {seconds:.1f} s")
@@ -125,7 +128,7 @@ def _check_words(error: BaseException) -> None:
 
 
 def _too_long(*_: object) -> None:
-    raise Overrun(f"it took more than {3 * MOST_SECONDS:.0f} s")
+    raise Overrun(f"it has not ended after {HANGING_S:.0f} s")
 
 
 def _memory(*, reset: bool = False) -> int:

@@ -100,6 +100,12 @@ def test_of_several_networks_the_generator_must_be_told(tmp_path):
     assert same(read_state(tmp_path / "net.pth"))
 
 
+def test_weights_under_a_number_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(2, 2), 7: torch.zeros(())}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="neither named tensors"):
+        read_state(tmp_path / "net.pth")
+
+
 def test_a_step_among_the_weights_is_left_out_and_scalars_of_layers_stay(tmp_path):
     torch.save({"step": torch.tensor(3), **WEIGHTS, "norm.count": torch.tensor(1)}, tmp_path / "net.pth")
     assert same(read_state(tmp_path / "net.pth"), {**WEIGHTS, "norm.count": torch.tensor(1)})
