@@ -100,8 +100,10 @@ def test_of_several_networks_the_generator_must_be_told(tmp_path):
     assert same(read_state(tmp_path / "net.pth"))
 
 
-def test_weights_under_a_number_are_refused(tmp_path):
+def test_a_count_under_a_number_is_left_out_and_weights_there_are_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(2, 2), 7: torch.zeros(())}, tmp_path / "net.pth")
+    assert set(read_state(tmp_path / "net.pth")) == {"conv.weight"}
+    torch.save({"conv.weight": torch.zeros(2, 2), 7: torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match="neither named tensors"):
         read_state(tmp_path / "net.pth")
 
