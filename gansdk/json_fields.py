@@ -62,7 +62,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(text: str) -> int:
-    if len(text) > 20 or not -LARGEST <= int(text) < LARGEST:
+    if len(text) > 20 or not -LARGEST <= int(text) < 2 * LARGEST:  # seeds go that far
         raise ValueError(f"it holds the number {quoted(text)}, which has more than 64 bits")
     return int(text)
 

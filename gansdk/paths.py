@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from gansdk.errors import GansdkError, InvalidOption, OutputError
 from gansdk.words import quoted
@@ -14,7 +14,7 @@ _BESIDE = "." * 40
 """What names of unfinished files and of those moved aside have in addition, and a little more."""
 
 
-def as_utf8(name: str | Path) -> str:
+def as_utf8(name: str | PurePath) -> str:
     r"""A name as reports and terminals can hold it: bytes that are not UTF-8 as escapes, "caf\udce9.png"."""
     return str(name).encode(errors="backslashreplace").decode()
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.foreign import origin_of
+from gansdk.paths import as_utf8
 
 DEPTH = 8
 """Containers inside one another that are looked into; what lies deeper is known by its type."""
@@ -65,12 +66,12 @@ def said(value: object, depth: int = DEPTH) -> Any:
     Equal values give equal data in every process: never an address, and never the order of a set.
     """
     inner = depth - 1
-    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
+    if value is None or (isinstance(value, (bool, int)) and not isinstance(value, Enum)):
         return value
+    if isinstance(value, (str, PurePath)) and not isinstance(value, Enum):
+        return as_utf8(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, PurePath):
-        return str(value)
     if depth <= 0:
         return {"type": _name(type(value))}
     if isinstance(value, Enum):
