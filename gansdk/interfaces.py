@@ -540,6 +540,8 @@ class Pruner(ABC):
     """Whether it trains the student through the run before the plan is known, so that a distiller must say on what."""
     scored_images: int = 8
     """Images of the "search" split that `Run.score` looks at, at most; of each route."""
+    changeable: frozenset[str] = frozenset()
+    """Options that a run under way may be continued with other values of, such as a limit of time."""
 
     def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
         """Do once what the searches for all these limits share, such as training shared weights.

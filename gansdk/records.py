@@ -26,13 +26,17 @@ DEPTH = 8
 
 
 def recorded(part: object) -> dict[str, Any]:
-    """How a part was asked for: name, plugin, version and options; of one that was passed, its class."""
+    """How a part was asked for: name, plugin, version and options; of one that was passed, its class.
+
+    What a part lets a run be continued with other values of (`Pruner.changeable`) is left out.
+    """
     if origin := origin_of(part):
+        changeable = getattr(part, "changeable", ())
         return {
             "name": origin.name,
             "plugin": origin.plugin,
             "version": origin.version,
-            "options": dict(sorted(origin.options.items())),
+            "options": {name: value for name, value in sorted(origin.options.items()) if name not in changeable},
         }
     return {"part": _name(type(part))}
 

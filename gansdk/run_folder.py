@@ -26,6 +26,7 @@ SETTINGS = "settings.json"
 _MOST_NOTES, _MOST_SETTINGS = 2**28, 2**24
 """Bytes of the largest files of lines and of settings that are read."""
 _MOST_CHANGES = 8
+_GIVEN = "given."
 _LONGEST_VALUE = 200
 
 
@@ -347,7 +348,13 @@ def free_name(path: Path) -> Path:
 
 
 def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    changes = list(_changes("", known, wanted))
+    found = dict(_changes("", known, wanted))
+    told = {name for name in found if not name.startswith(_GIVEN)}  # an option as given, and as the part has it
+    changes = [
+        f"{name}: {change}"
+        for name, change in found.items()
+        if name in told or name.removeprefix(_GIVEN).replace(".options.", ".") not in told
+    ]
     shown = "; ".join(changes[:_MOST_CHANGES]) + (", and more" if len(changes) > _MOST_CHANGES else "")
     return (
         f"{str(out_dir)!r} holds a run with other settings ({shown}). Use the same settings to continue it, "
@@ -355,14 +362,15 @@ def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, An
     )
 
 
-def _changes(name: str, known: Any, wanted: Any) -> Iterator[str]:
-    """Where two JSON values differ: "pruner.population: 6 there, 8 now"."""
+def _changes(name: str, known: Any, wanted: Any) -> Iterator[tuple[str, str]]:
+    """Where two JSON values differ, and how: "pruner.population" and "6 there, 8 now"."""
     if settings_key(known) == settings_key(wanted):
         return
     if isinstance(known, dict) and isinstance(wanted, dict):
-        if known.get("part") != wanted.get("part"):  # of two classes no option compares
-            yield f"{name}: {_shown(known.get('part'))} there, {_shown(wanted.get('part'))} now"
-            return
+        for kind in ("part", "name"):
+            if known.get(kind) != wanted.get(kind):  # of two classes, or two plugins, no option compares
+                yield name, f"{_shown(known.get(kind))} there, {_shown(wanted.get(kind))} now"
+                return
         for key in sorted({*known, *wanted}):
             part = _shown(key)
             yield from _changes(f"{name}.{part}" if name else part, known.get(key), wanted.get(key))
@@ -370,7 +378,7 @@ def _changes(name: str, known: Any, wanted: Any) -> Iterator[str]:
         for index, pair in enumerate(zip(known, wanted, strict=True)):
             yield from _changes(f"{name}[{index}]", *pair)
     else:
-        yield f"{name}: {_shown(known, quoted=True)} there, {_shown(wanted, quoted=True)} now"
+        yield name, f"{_shown(known, quoted=True)} there, {_shown(wanted, quoted=True)} now"
 
 
 def _shown(value: Any, *, quoted: bool = False) -> str:

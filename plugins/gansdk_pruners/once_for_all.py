@@ -77,6 +77,8 @@ class OnceForAll(Pruner):
         InvalidOption: an option is out of its range.
     """
 
+    changeable = frozenset({"max_minutes"})
+
     _subnets: Subnets
     """Set by `prepare`."""
 

@@ -11,12 +11,10 @@ from gansdk.launch import Launch
 from gansdk.processes import Processes
 
 
-class Placed:
-    """Stands for a tensor on a device that need not be there, and tells what is asked of it."""
+class Placed(torch.Tensor):
+    """An image on a device that need not be there, which tells what is asked of it."""
 
-    def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
-        self.asked: list[object] = []
+    device = property(lambda self: torch.device(self.said))
 
     def pin_memory(self):
         assert self.device.type == "cpu", "only CPU tensors can be pinned"
@@ -28,6 +26,12 @@ class Placed:
         return self
 
 
+def placed(device):
+    x = torch.zeros(1, 3, 2, 2).as_subclass(Placed)
+    x.said, x.asked = device, []
+    return x
+
+
 @pytest.mark.parametrize(
     ("process", "tensor", "asked"),
     [
@@ -37,7 +41,7 @@ class Placed:
     ],
 )
 def test_copies_to_a_gpu_leave_from_pinned_memory_and_what_is_there_is_not_pinned(process, tensor, asked, monkeypatch):
-    processes, x = Processes("cpu"), Placed(tensor)
+    processes, x = Processes("cpu"), placed(tensor)
     monkeypatch.setattr(Processes, "device", torch.device(process), raising=False)
     vars(processes).pop("device", None)
     processes.to_device(Batch({MAIN: x}))

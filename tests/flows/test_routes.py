@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import gansdk
+from gansdk.artifact import sealed
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
@@ -334,7 +335,7 @@ def test_one_direction_alone_sees_the_data_from_its_own_side_and_so_does_its_stu
     assert not is_reddish(only.inputs[MAIN])
     config = json.loads((student / "config.json").read_text())
     assert config.pop("way") == "backward"
-    (student / "config.json").write_text(json.dumps(config))
+    (student / "config.json").write_text(json.dumps(sealed(config, config["files"])))
     assert sides(student) == "A to B"
 
 
