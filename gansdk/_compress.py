@@ -220,6 +220,7 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 warnings=warnings,
                 history=loop.history,
                 search=run.searched,
+                compared=run.compared,
                 checks=dict(checks),
                 settings=settings,
                 discriminator=critics.get(route),

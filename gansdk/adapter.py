@@ -44,6 +44,8 @@ class Adapter(ABC):
     """Names that `transform` takes."""
     routes: Mapping[Route, Way] = {}
     """The routes that generators of this family can be trained on together; empty where each stands alone."""
+    patch: int | None = None
+    """Side in pixels of training inputs, as the family's papers have it; None for what fits the network."""
 
     @abstractmethod
     def accepts(self, module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from math import ceil, floor, inf
+from math import ceil, floor, inf, isqrt
 from typing import Literal, NoReturn, get_args
 
 from gansdk.errors import BudgetSyntaxError, BudgetUnreachable
@@ -234,6 +234,18 @@ class Limits:
     def usage(self, cost: Cost) -> float:
         """Largest spent / limit over all terms: at most 1 if the cost fits."""
         return max((_ratio(spent, limit) for _, spent, limit in self._terms(cost)), default=0.0)
+
+    def shares(self, cost: Cost, full: Cost) -> list[float]:
+        """What `cost` is of `full`, for every limit that is set."""
+        wholes = (whole for _, whole, _ in self._terms(full))
+        return [_ratio(spent, whole) for (_, spent, _), whole in zip(self._terms(cost), wholes, strict=True)]
+
+    def halfway(self, full: Cost) -> Limits:
+        """The limits in the middle between `full` and these, by their ratios: of 4x, 2x."""
+        middle = {metric: isqrt(whole * min(limit, whole)) for metric, whole, limit in self._terms(full)}
+        return Limits(
+            macs=middle.get("macs"), params=middle.get("params"), bytes=middle.get("size"), counting=self.counting
+        )
 
     def tightest(self, cost: Cost) -> str:
         """The metric whose share of its limit is the largest; empty if nothing is limited."""

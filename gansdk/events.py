@@ -74,6 +74,31 @@ class SearchStep(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One way to cut and repair the network, carved and measured before any training."""
+
+    name: str
+    """How it was made: "cost, refitted"."""
+    cost: Cost
+    psnr: float
+    """Of its images to the teacher's, mean over images, in dB; -inf where one is not finite."""
+    worst: float
+    """The same of the image that is furthest."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlansCompared(Event):
+    """A pruner tried out several plans, so far these."""
+
+    trials: tuple[Trial, ...]
+    measure: str
+    """What was measured and what on, in words."""
+    done: bool = False
+    """Whether these are all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFound(Event):
     """The pruner chose."""
 

@@ -178,6 +178,9 @@ class _WithoutData:
     def probe_batches(self, count: int) -> list[Batch] | None:
         return None
 
+    def synthetic_batches(self, count: int) -> list[Batch]:
+        return []  # a plan is asked for in an instant, so that nothing runs through the network
+
     def distil(self, steps: int, *, before_step: Any = None) -> None:
         raise MissingData("This pruner trains while it searches, which needs data: use gansdk.compress.")
 

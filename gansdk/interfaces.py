@@ -498,6 +498,13 @@ class Run(Protocol):
     def probe_batches(self, count: int) -> list[Batch] | None:
         """A few fixed training batches for importance and calibration; None if there is no data."""
 
+    def synthetic_batches(self, count: int) -> list[Batch]:
+        """A few fixed inputs within the contracts' ranges that are made without any data; without targets.
+
+        See `gansdk.toolkit.synthetic`. They rank and repair less well than real images. None where only a plan is asked
+        for, at once: then the weights alone must do.
+        """
+
     def distil(self, steps: int, *, before_step: Callable[[int], None] | None = None) -> None:
         """Train the student of the run in its present form."""
 

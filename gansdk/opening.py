@@ -32,6 +32,7 @@ from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, p
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.options import read_json
+from gansdk.patches import fitting_patch
 from gansdk.paths import as_utf8
 from gansdk.records import DEPTH, said
 from gansdk.registry import registry
@@ -325,9 +326,10 @@ def open_source(
 ) -> DataSource:
     """A source from a folder, the name of a source plugin ("photos"), {"name": ..., option: value}, or itself.
 
-    The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split and patch if it has
-    such options and they are not in the mapping. A generator that goes backward sees both sides exchanged, unless the
-    mapping itself says what goes in and what comes out, or there is one side only. A DataSource is taken as it is.
+    The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split, patch (where it was asked
+    for) and default_patch (what fits the network) if it has such options and they are not in the mapping. A generator
+    that goes backward sees both sides exchanged, unless the mapping itself says what goes in and what comes out, or
+    there is one side only. A DataSource is taken as it is.
 
     Raises:
         DataError: there is no such folder or source.
@@ -342,6 +344,8 @@ def open_source(
     known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
         known["patch"] = patch
+    if "patch" not in {*known, *options} and _takes(factory, "default_patch"):
+        known["default_patch"] = fitting_patch(generator)
     known = {option: value for option, value in known.items() if option not in options and _takes(factory, option)}
     if not isinstance(options.get("contract", generator.contract), Contract):
         raise InvalidOption(f"The source {name!r}: contract={quoted(options['contract'])} must be a gansdk.Contract.")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gansdk.budget import Cost
-from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageSaved, StageStarted, StepDone
+from gansdk.events import (
+    Carved,
+    Event,
+    Finished,
+    PlanFound,
+    PlansCompared,
+    SearchStep,
+    StageSaved,
+    StageStarted,
+    StepDone,
+    Trial,
+)
 from gansdk.printing import say
 from gansdk.stopping import Stopped
 from gansdk.words import readable
@@ -56,6 +68,8 @@ class ProgressObserver:
                 self._advance(event)
             case SearchStep():
                 self._say(_searched(event))
+            case PlansCompared(trials=trials, done=done):
+                self._say(f"best: {next(one.name for one in trials if one.chosen)}" if done else _tried(trials[-1]))
             case PlanFound(cost=cost):
                 self._say(f"plan found: {_costs(cost)}")
             case Carved(cost=cost, full=full, max_error=error):
@@ -118,6 +132,12 @@ def _searched(event: SearchStep) -> str:
         return text
     ends = " to ".join(f"{score:.4g} at {macs / 1e6:,.1f} M" for macs, score in (event.front[0], event.front[-1]))
     return f"{text}; front of {len(event.front)}: {ends}"
+
+
+def _tried(trial: Trial) -> str:
+    """A plan that was tried out, by what it came to."""
+    found = f"{trial.psnr:.2f} dB to the teacher, worst image {trial.worst:.2f} dB"
+    return f"tried {trial.name}: {found if isfinite(trial.worst) else 'an image is not finite'}"
 
 
 def _details(event: StepDone) -> str:

@@ -109,6 +109,7 @@ def report_data(result: CompressionResult) -> dict[str, Any]:
             "notes": result.space.notes,
             "per_image": result.evaluation.per_image if result.evaluation is not None else [],
             "search": result.search,
+            "compared": result.compared,
             "history": result.history,
         }
     )
@@ -220,6 +221,7 @@ def _context(result: CompressionResult) -> dict[str, Any]:
         "notes": data["notes"],
         "images": compared(result.evaluation.examples if result.evaluation is not None else ()),
         "search": _search(result),
+        "compared": data["compared"],
         "curves": [png(figure) for figure in losses(result.history)],
     }
 

@@ -54,6 +54,9 @@ class CompressionResult:
     search: list[dict[str, Any]] = field(default_factory=list)
     """One row per generation of subnets that a pruner scored: "generation", "generations", "scored", "best" and "macs"
     of the best so far. The last "front" holds [MACs, score] of those that none is both cheaper and better than."""
+    compared: dict[str, Any] = field(default_factory=dict)
+    """The plans that the pruner carved, repaired and measured before any training: "measure" (in words) and "trials",
+    each with "name", costs, "psnr" and "worst" (dB to the teacher, None where not finite) and "chosen"."""
     checks: dict[str, float] = field(default_factory=dict)
     """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
     settings: dict[str, Any] = field(default_factory=dict)

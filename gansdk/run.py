@@ -19,10 +19,12 @@ from gansdk.channels.configs import spelled
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
-from gansdk.events import Event, SearchStep, StageStarted
+from gansdk.events import Event, PlansCompared, SearchStep, StageStarted, Trial
 from gansdk.foreign import guarded, returned
 from gansdk.interfaces import DataSource, Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
 from gansdk.loop import Loop, continuing
+from gansdk.patches import fitting_patch
+from gansdk.toolkit.synthetic import synthetic_input
 
 
 class CompressionRun:
@@ -54,9 +56,12 @@ class CompressionRun:
         self.teacher = teacher
         self.task = task
         self.contract = generator.contract
+        self._generator = generator
         self.student = student
         self.searched: list[dict[str, Any]] = []
         """JSON rows of what the pruner told of its search, one per generation; the last one has the Pareto front."""
+        self.compared: dict[str, Any] = {}
+        """JSON of the plans that the pruner tried out: "measure" and "trials"; empty where it tried none."""
         self._teachers = teachers
         self._regime = regime
         self._terms = tuple(terms)
@@ -98,6 +103,20 @@ class CompressionRun:
             return None
         batches = (source.probe(i, seed=self.seed) for i in range(count))
         return [self.loop.processes.to_device(batch) for batch in batches]
+
+    def synthetic_batches(self, count: int) -> list[Batch]:
+        made: list[Batch] = []
+        for index in range(count):
+            inputs = {
+                route: synthetic_input(contract, self._patch, seed=self.seed + index)
+                for route, contract in self.student.contracts.items()
+            }
+            made.append(self.loop.processes.to_device(Batch(inputs)))
+        return made
+
+    @cached_property
+    def _patch(self) -> int:
+        return fitting_patch(self._generator)
 
     def score(self, plan: Plan) -> float:
         """Mean absolute error of the subnet on the "search" split, to the ground truth or else to the teacher."""
@@ -162,6 +181,8 @@ class CompressionRun:
     def emit(self, event: Event) -> None:
         if isinstance(event, SearchStep):
             self._remember(event)
+        if isinstance(event, PlansCompared):
+            self.compared = {"measure": event.measure, "trials": [_told(trial) for trial in event.trials]}
         self.loop.emit(event)
 
     def distil(self, steps: int, *, before_step: Callable[[int], None] | None = None) -> None:
@@ -250,6 +271,18 @@ class CompressionRun:
             self.task.load_state_dict(state["task"])
         for teacher, saved in zip(self._teachers, state["teachers"], strict=True):
             teacher.load_state_dict(saved)
+
+
+def _told(trial: Trial) -> dict[str, Any]:
+    """JSON of a trial: an image that is not finite has no distance."""
+    facts = {"name": trial.name, **trial.cost.facts(), "chosen": trial.chosen}
+    return {
+        **facts,
+        **{
+            key: value if math.isfinite(value) else None
+            for key, value in (("psnr", trial.psnr), ("worst", trial.worst))
+        },
+    }
 
 
 def _content(x: Tensor) -> tuple[torch.Size, bytes]:

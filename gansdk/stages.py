@@ -130,7 +130,8 @@ def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[
         )
     run.emit(PlanFound(widths=plan.widths(student.space), cost=cost))
     # A pruner may have trained the student while it searched, so the weights belong to the plan.
-    run.save("search", {"plan": plan.to_dict(), "student": student.state_dict(), "told": run.searched})
+    told = {"told": run.searched, "compared": run.compared}
+    run.save("search", {"plan": plan.to_dict(), "student": student.state_dict(), **told})
     return plan
 
 
@@ -176,6 +177,7 @@ def _known_plan(state: State, run: CompressionRun, student: Student, limits: Lim
         plan = Plan.from_dict(state["plan"])
         student.load_state_dict(state["student"])
         run.searched = list(state["told"])
+        run.compared = dict(state["compared"])
     if not limits.fits(student.cost(plan)):
         raise damaged("search.pt", ValueError("its plan exceeds the budget"))
     return plan

@@ -37,6 +37,7 @@ class SuperResolution(Adapter):
     """
 
     name = "sr"
+    patch = 24
 
     def __init__(self, *, pre_upsampled: int = 4) -> None:
         self._pre_upsampled = size_of(pre_upsampled, "pre_upsampled")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,38 +21,105 @@ RIDGE = 1e-3
 """Pull towards the inherited weights, relative to the mean square of the inputs."""
 MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
-SWEEPS = 24
-"""Passes over the images; more layers than that share them."""
+DOUBLE = 3
+"""What a product in double precision takes, in those of single precision."""
 MAX_ROWS = 20_000
 """Positions per image set that enter one fit; more change nothing but the time."""
+MOST_BYTES = 2**30
+"""Of the full network's feature maps that are kept at once; what is more takes another pass."""
+
+Run = Callable[[Tensor], object]
 
 
 @torch.no_grad()
 def least_squares(
-    full: nn.Module, carved: nn.Module, space: Space, plan: Plan, images: Sequence[Tensor], *, ridge: float = RIDGE
+    full: nn.Module,
+    carved: nn.Module,
+    space: Space,
+    plan: Plan,
+    images: Sequence[Tensor],
+    *,
+    ridge: float = RIDGE,
+    run_full: Run | None = None,
+    run_carved: Run | None = None,
+    error: Callable[[], float] | None = None,
 ) -> int:
     """Refit the dense layers of `carved` in place, in execution order; returns how many were refitted.
 
     Every layer is fitted on what the student feeds it, refitted so far, to what the full network's layer gives on
-    the same images (before any norm, for the channels kept). Networks of more than `SWEEPS` layers are refitted in
-    that many goes, several neighbours at once, so that both networks see every image `SWEEPS` times at most.
-    `images`: (N, C, H, W) each.
+    the same images (before any norm, for the channels kept), as in Channel Pruning (He et al., ICCV 2017, section
+    3.2). The full network sees every image once, as far as memory allows; the student once for every layer, as far as
+    that layer. Solving neighbours together would save passes and ruin some students: each is then fitted to inputs
+    that the other's solution changes.
+
+    `images`: (N, C, H, W) each. `ridge` pulls towards the inherited weights, relative to the mean square of a layer's
+    inputs. `run_full` and `run_carved` say how the networks make an image; left out, the modules' own calls. `error` is
+    the distance of the student's images to what they should be: given, a solution is kept only where it falls.
     """
+    run_full, run_carved = run_full or full, run_carved or carved
     ops = _refittable(carved, space, plan)
-    neighbours = math.ceil(len(ops) / SWEEPS)
-    for start in range(0, len(ops), max(1, neighbours)):
-        fits = [_Fit(full, carved, space, plan, op, len(images)) for op in ops[start : start + neighbours]]
-        for x in images:
-            with ExitStack() as recordings:
-                for fit in fits:
-                    recordings.enter_context(fit.recording())
-                full(x)
-                carved(x)
-            for fit in fits:
-                fit.collect()
-        for fit in fits:
+    waiting = [_Fit(full, carved, space, plan, op, len(images)) for op in ops]
+    least = math.inf if error is None else error()
+    kept = 0
+    while waiting:
+        watched = _watch_full(waiting, images, run_full)
+        waiting = waiting[len(watched) :]
+        for fit in watched:
+            for number, x in enumerate(images):
+                with fit.watching_carved(number), suppress(_Reached):
+                    run_carved(x)
             fit.solve(ridge)
-    return len(ops)
+            if error is not None:
+                found = error()
+                if not found < least:
+                    fit.undo()
+                    continue
+                least = found
+            kept += 1
+    return kept
+
+
+def recovery_macs(full: nn.Module, space: Space, plan: Plan, images: int, share: float) -> tuple[int, float]:
+    """How many layers `least_squares` would refit, and about how many MACs their equations take.
+
+    `share`: pixels of an image over those at which the positions of `space` were counted.
+    """
+    total = 0.0
+    ops = _refittable(full, space, plan)
+    for op in ops:
+        assert op.in_dim is not None
+        shape = list(space.shapes[op.weight])
+        for dim in {op.in_dim, op.out_dim}:
+            entries = kept_entries(space, plan, op.weight, dim)
+            shape[dim] = shape[dim] if entries is None else len(entries)
+        columns = math.prod(shape) // shape[op.out_dim] + 1
+        rows = min(MAX_ROWS, op.positions * share * images)
+        total += rows * columns * (columns + shape[op.out_dim]) + columns**3 / 3
+    return len(ops), DOUBLE * total
+
+
+def _watch_full(waiting: Sequence[_Fit], images: Sequence[Tensor], run_full: Run) -> Sequence[_Fit]:
+    """Let the full network see the images, and keep what as many of the layers as fit into memory make of them."""
+    watched = list(waiting)
+    for number, x in enumerate(images):
+        with ExitStack() as hooks:
+            for fit in watched:
+                hooks.enter_context(fit.watching_full())
+            run_full(x)
+        if number == 0:  # all images are about as large
+            total = 0
+            for count, fit in enumerate(watched):
+                total += len(images) * fit.bytes
+                if count and total > MOST_BYTES:
+                    for other in watched[count:]:
+                        other.forget()
+                    watched = watched[:count]
+                    break
+    return watched
+
+
+class _Reached(Exception):
+    """The layer that is asked for has been called."""
 
 
 def _refittable(carved: nn.Module, space: Space, plan: Plan) -> list[Op]:
@@ -86,69 +153,100 @@ class _Fit:
         self._kept = kept_entries(space, plan, op.weight, op.out_dim)
         self._bias = self._layer.bias if isinstance(self._layer.bias, Tensor) else None
         self._images = images
+        self._wanted: list[list[Tensor]] = []
+        """By image and call: (positions, channels kept)."""
+        self._seen = 0
         self._gram: Tensor | None = None
         self._moment: Tensor | None = None
+        self._old: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of what is kept of the full network."""
+        return sum(values.numel() * values.element_size() for calls in self._wanted for values in calls)
+
+    def forget(self) -> None:
+        """Drop what is kept of the full network."""
+        self._wanted = []
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        with _recording(self._theirs) as self._targets, _recording(self._layer) as self._given:
-            yield
+    def watching_full(self) -> Iterator[None]:
+        """Keep what the full network's layer gives for one more image."""
+        calls: list[Tensor] = []
 
-    def collect(self) -> None:
-        """Add what was recorded, and forget it."""
-        layer = self._layer
-        for (_, target), (given, _) in zip(self._targets, self._given, strict=True):
-            kept = self._kept
-            wanted = (
-                target if kept is None else target.index_select(_channel_dim(target, layer), kept.to(target.device))
-            )
-            rows, values = _equations(layer, given, wanted, self._bias is not None)
-            step = max(1, len(rows) * self._images // MAX_ROWS)
-            rows, values = rows[::step].double(), values[::step].double()
-            self._gram = rows.T @ rows if self._gram is None else self._gram + rows.T @ rows
-            self._moment = rows.T @ values if self._moment is None else self._moment + rows.T @ values
-        self._targets, self._given = [], []
+        def hook(part: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            values = output if isinstance(part, nn.Linear) else output.movedim(1, -1)
+            values = values.flatten(0, -2)[:: self._step(values)]
+            calls.append(values.clone() if self._kept is None else values[:, self._kept.to(values.device)])
+
+        handle = self._theirs.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+        self._wanted.append(calls)
+
+    @contextmanager
+    def watching_carved(self, number: int) -> Iterator[None]:
+        """Add the equations of what the student feeds its layer for image `number`.
+
+        Raises:
+            _Reached: there is nothing more to see.
+        """
+        self._seen = 0
+
+        def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            wanted = self._wanted[number][self._seen]
+            self._seen += 1
+            step = self._step(output if isinstance(layer, nn.Linear) else output.movedim(1, -1))
+            rows = _rows(layer, args[0], self._bias is not None)[::step].double()
+            values = wanted.double()
+            self._gram = rows.T @ rows if self._gram is None else self._gram.addmm_(rows.T, rows)
+            self._moment = rows.T @ values if self._moment is None else self._moment.addmm_(rows.T, values)
+            if self._seen == len(self._wanted[number]):
+                raise _Reached
+
+        handle = self._layer.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _step(self, values: Tensor) -> int:
+        """Every how many of the positions enter the fit; `values` has the channels last."""
+        return max(1, values[..., 0].numel() * self._images // MAX_ROWS)
 
     def solve(self, ridge: float) -> None:
         """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution."""
+        self._wanted = []
         if self._gram is None or self._moment is None:
             return
-        old = _as_matrix(self._layer, self._bias)
+        matrix = _as_matrix(self._layer, self._bias)
         strength = ridge * self._gram.diagonal().mean()
         eye = torch.eye(len(self._gram), dtype=self._gram.dtype, device=self._gram.device)
-        solved = torch.linalg.solve(self._gram + strength * eye, self._moment + strength * old)
+        solved = torch.linalg.solve(self._gram + strength * eye, self._moment + strength * matrix)
+        self._gram = self._moment = None
         if torch.isfinite(solved).all():
+            weight = self._layer.weight
+            assert isinstance(weight, Tensor)
+            self._old = weight.clone(), None if self._bias is None else self._bias.clone()
             _write_matrix(self._layer, self._bias, solved)
 
-
-@contextmanager
-def _recording(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    calls: list[tuple[Tensor, Tensor]] = []
-
-    def hook(part: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((args[0].clone(), output.clone()))
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield calls
-    finally:
-        handle.remove()
+    def undo(self) -> None:
+        """Bring back the weights of before `solve`."""
+        if self._old is None:
+            return
+        weight = self._layer.weight
+        assert isinstance(weight, Tensor)
+        weight.copy_(self._old[0])
+        if self._bias is not None and self._old[1] is not None:
+            self._bias.copy_(self._old[1])
 
 
-def _channel_dim(tensor: Tensor, layer: nn.Module) -> int:
-    return tensor.ndim - 1 if isinstance(layer, nn.Linear) else 1
-
-
-def _equations(layer: nn.Module, given: Tensor, wanted: Tensor, has_bias: bool) -> tuple[Tensor, Tensor]:
-    """Rows of inputs (positions, columns) and wanted outputs (positions, channels)."""
-    if isinstance(layer, nn.Linear):
-        rows, values = given.flatten(0, -2), wanted.flatten(0, -2)
-    else:
-        rows = _patches(layer, given)
-        values = wanted.permute(0, 2, 3, 1).flatten(0, 2)
-    if has_bias:
-        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-    return rows, values
+def _rows(layer: nn.Module, given: Tensor, has_bias: bool) -> Tensor:
+    """(positions, columns): what each output of the layer reads, and a one for the bias."""
+    rows = given.flatten(0, -2) if isinstance(layer, nn.Linear) else _patches(layer, given)
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if has_bias else rows
 
 
 def _patches(layer: nn.Module, x: Tensor) -> Tensor:

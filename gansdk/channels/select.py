@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ _log = logging.getLogger(__name__)
 
 Scores = Mapping[str, NDArray[np.float64]]
 """group -> (size,), larger is more important."""
+
+Compare = Literal["cost", "unequal", "layers", "scores"]
+"""By what channels of different groups compete.
+
+"cost": the squared score over what the channel saves of what the budget limits, which estimates error per cost where
+scores are of first order. "unequal": the score over the root mean square of its group. "layers": the rank within the group, so
+that every group is cut by the same share. "scores": the score as it is.
+"""
 
 FLOOR_SHARE = 0.1
 """Least share of a group that stays: gradients cannot rank what removes a whole layer."""
@@ -45,13 +54,12 @@ def select(
     *,
     cost: Callable[[Plan], Cost],
     multiple_of: int = 16,
-    normalise: bool = True,
+    compare: Compare = "scores",
     floor_share: float = FLOOR_SHARE,
 ) -> Plan:
     """The plan that keeps the best channels within `limits`.
 
-    With `normalise`, scores are divided by their group's root mean square, so that groups compete by how
-    unequal their channels are and not by their scale. A group that is cut keeps a multiple of
+    `compare` says by what channels of different groups compete, see `Compare`. A group that is cut keeps a multiple of
     `multiple_of` (a smaller power of two for narrow groups); the last pack is refined to multiples of 8
     and then of 1 where the budget would otherwise be used to less than 95 %.
 
@@ -60,7 +68,8 @@ def select(
         NothingPruned: every group is frozen.
     """
     groups = check_scores(space, scores)
-    packs = drop_sequence(groups, scores, multiple_of=multiple_of, normalise=normalise, floor_share=floor_share)
+    scores = comparable(space, scores, compare, limits, cost)
+    packs = drop_sequence(groups, scores, multiple_of=multiple_of, floor_share=floor_share)
     if limits.fits(cost(space.full_plan())):
         return space.full_plan()
     check_floor(space, limits, cost(_plan(space, packs)))
@@ -69,6 +78,41 @@ def select(
         middle = (low + high) // 2
         low, high = (low, middle) if limits.fits(cost(_plan(space, packs[:middle]))) else (middle, high)
     return _refine(space, packs[:high], limits, cost)
+
+
+def comparable(
+    space: Space, scores: Scores, compare: Compare, limits: Limits, cost: Callable[[Plan], Cost]
+) -> dict[str, NDArray[np.float64]]:
+    """The scores by which channels of different groups compete, see `Compare`."""
+    if compare == "scores":
+        return {group.name: np.asarray(scores[group.name], np.float64) for group in space.prunable}
+    if compare == "unequal":
+        scales = {group.name: _root_mean_square(scores[group.name]) or 1.0 for group in space.prunable}
+        return {name: np.asarray(scores[name], np.float64) / scale for name, scale in scales.items()}
+    if compare == "layers":
+        return {
+            group.name: np.argsort(np.argsort(scores[group.name], kind="stable")) / group.size
+            for group in space.prunable
+        }
+    saved = savings(space, limits, cost)
+    largest = max(float(np.abs(values).max(initial=0)) for values in scores.values()) or 1.0  # squares stay finite
+    return {name: (np.asarray(scores[name], np.float64) / largest) ** 2 / saved[name] for name in saved}
+
+
+def savings(space: Space, limits: Limits, cost: Callable[[Plan], Cost]) -> dict[str, float]:
+    """What one channel of each prunable group saves of what `limits` bound, as a share of the full network's cost.
+
+    Measured where an eighth of the group leaves, the others whole.
+    """
+    full = space.full_plan()
+    before = limits.shares(cost(full), cost(full))
+    found: dict[str, float] = {}
+    for group in space.prunable:
+        leaving = max(1, group.size // 8)
+        after = cost(Plan({**full, group.name: tuple(range(group.size - leaving))}))
+        shares = limits.shares(after, cost(full))
+        found[group.name] = max(1e-12, sum(b - a for b, a in zip(before, shares, strict=True)) / leaving)
+    return found
 
 
 def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
@@ -109,20 +153,19 @@ def multiple_for(size: int, multiple_of: int) -> int:
 
 
 def drop_sequence(
-    groups: Sequence[ChannelGroup], scores: Scores, *, multiple_of: int, normalise: bool, floor_share: float
+    groups: Sequence[ChannelGroup], scores: Scores, *, multiple_of: int, floor_share: float
 ) -> list[Pack]:
     """All packs down to the floors, in the order in which they leave."""
     keyed: list[tuple[float, int, int, Pack]] = []
     for number, group in enumerate(groups):
         values = np.asarray(scores[group.name], dtype=np.float64)
-        scale = _root_mean_square(values) if normalise else 1.0
         order = np.lexsort((np.arange(group.size), values))  # worst first; ties leave by channel id
         multiple, floor = multiple_for(group.size, multiple_of), floor_of(group, floor_share)
         width, worst = group.size, -np.inf
         while width > floor:
             target = max(floor, (width - 1) // multiple * multiple)
             channels = order[group.size - width : group.size - target]
-            mean = float(values[channels].mean()) / (scale or 1.0)
+            mean = float(values[channels].mean())
             worst = max(worst, mean)  # a group's packs leave in its own order, whatever rounding does to means
             keyed.append((worst, number, -width, Pack(group.name, tuple(int(i) for i in channels))))
             width = target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,15 +20,6 @@ PROBES = 16
 """Backward passes of a gradient score; different images say more than more probes on one."""
 
 Measure = Callable[[Student, Run], Scores]
-
-
-@dataclass(frozen=True)
-class Importance:
-    """A named way to score channels, and what it needs."""
-
-    measure: Measure
-    needs_data: bool
-    needs_targets: bool = False
 
 
 def _consumers(space: Space) -> list[tuple[str, int]]:
@@ -70,14 +60,11 @@ def _squared_mean(rows: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, N
     return {name: np.sqrt(np.mean([row[name] ** 2 for row in rows], axis=0)) for name in rows[0]}
 
 
-def _probes(run: Run, what: str) -> list[Batch]:
-    """Batches of one image for every route."""
-    batches = run.probe_batches(PROBES)
-    if batches is None:
-        raise MissingData(
-            f"The importance {what!r} needs images and none were given. Pass data=..., or use "
-            "importance='consumer-norm', which needs none but ranks less well."
-        )
+def _probes(run: Run) -> list[Batch]:
+    """Batches of one image for every route; made without data where there are no images."""
+    batches = run.probe_batches(PROBES) or run.synthetic_batches(PROBES)
+    if not batches:
+        raise MissingData("This importance looks at images, and none may run here. Use importance='consumer-norm'.")
     single: list[Batch] = []
     for batch in batches:
         for i in range(min(len(x) for x in batch.inputs.values())):
@@ -103,7 +90,7 @@ def gauss_newton(student: Student, run: Run) -> Scores:
     student.activate(student.space.full_plan())
     rng = torch.Generator().manual_seed(run.seed)
     rows = []
-    for batch in _probes(run, "gauss-newton"):
+    for batch in _probes(run):
         products = [
             (image * torch.randn(image.shape, generator=rng).to(image)).sum()
             for image in _images(student, batch).values()
@@ -116,7 +103,7 @@ def taylor(student: Student, run: Run) -> Scores:
     """First-order change of the task's loss when a channel's consumers lose it (Molchanov et al., 2019, on gates)."""
     student.activate(student.space.full_plan())
     rows = []
-    for batch in _probes(run, "taylor"):
+    for batch in _probes(run):
         if not batch.targets or not batch.paired:
             raise MissingData(
                 "The importance 'taylor' compares with the ground truth, and these images have none. "
@@ -209,24 +196,28 @@ def torch_pruning_magnitude(student: Student, run: Run) -> Scores:
     return scores
 
 
-IMPORTANCES: dict[str, Importance] = {
-    "gauss-newton": Importance(gauss_newton, needs_data=True),
-    "taylor": Importance(taylor, needs_data=True, needs_targets=True),
-    "norm-scale": Importance(norm_scale, needs_data=False),
-    "consumer-norm": Importance(consumer_norm, needs_data=False),
-    "torch-pruning": Importance(torch_pruning_magnitude, needs_data=False),
+IMPORTANCES: dict[str, Measure] = {
+    "gauss-newton": gauss_newton,
+    "taylor": taylor,
+    "norm-scale": norm_scale,
+    "consumer-norm": consumer_norm,
+    "torch-pruning": torch_pruning_magnitude,
 }
 
 
 def scores_by(name: str, student: Student, run: Run) -> Scores:
-    """The scores by the importance `name`; "auto" is gauss-newton, or consumer-norm with a warning without images."""
+    """The scores by the importance `name`.
+
+    "auto" is gauss-newton, on images made without data where there are no others, or consumer-norm, with a warning,
+    where nothing may run.
+    """
     if name == "auto":
-        name = "gauss-newton" if run.probe_batches(1) is not None else "consumer-norm"
+        name = "gauss-newton" if run.probe_batches(1) or run.synthetic_batches(1) else "consumer-norm"
         if name == "consumer-norm":
             warnings.warn(
-                "There are no images to measure importance on, so channels are ranked by the norm of the weights "
-                "that read them, which ranks less well. Pass data=... for the default importance.",
+                "Channels are ranked by the norm of the weights that read them, which needs no image and ranks less "
+                "well than a compression does.",
                 GansdkWarning,
                 stacklevel=3,
             )
-    return IMPORTANCES[name].measure(student, run)
+    return IMPORTANCES[name](student, run)

@@ -25,6 +25,7 @@ def open_folder(
     contract: Contract,
     degrade: Degrade | None = None,
     patch: int | None = None,
+    default_patch: int = 24,
     seed: int = 0,
     split: Literal["train", "all"] = "train",
     **options: Any,
@@ -33,7 +34,8 @@ def open_folder(
 
     `ImageFolder` for a generator that enlarges, whose inputs are enlarged before it, or whose family makes inputs of
     images (super-resolution), and for pairs in LR/HR or input/target; `Translation` for all others, which tells the
-    layout. `options` are those of the one that is chosen.
+    layout. `options` are those of the one that is chosen. `default_patch` is the side of an `ImageFolder`'s patches where
+    `patch` does not say it; `Translation` crops to the contract's size.
 
     Raises:
         DataError: as they do.
@@ -46,7 +48,7 @@ def open_folder(
         common["patch"] = patch
     kind: type[DataSource] = ImageFolder if makes_inputs or beside else Translation
     if kind is ImageFolder:
-        common["degrade"] = degrade
+        common = {"degrade": degrade, "patch": default_patch, **common}
     known = [name for name in inspect.signature(kind).parameters if name not in ("path", "contract", "degrade")]
     for option in options:
         if option not in known:

@@ -33,7 +33,8 @@ HELD_OUT = ("flower", "chelsea")
 class Photographs(DataSource):
     """Six photographs of about 500x400 pixels; flower and chelsea are held out for "search" and "eval" alike.
 
-    Inputs and targets are made as by `ImageFolder` for images without pairs. `holdout` is a share as there, of
+    Inputs and targets are made as by `ImageFolder` for images without pairs. Patches have `patch` pixels along a side,
+    or else `default_patch`. `holdout` is a share as there, of
     which this source can give none, a sixth (flower) or a third; it is rounded up. Which photographs these are
     never changes, so `seed` has no effect.
 
@@ -46,11 +47,13 @@ class Photographs(DataSource):
         *,
         contract: Contract,
         degrade: Degrade | None = None,
-        patch: int = 24,
+        patch: int | None = None,
+        default_patch: int = 24,
         holdout: float = 1 / 3,
         seed: int = 0,
     ) -> None:
         check_holdout(holdout)
+        patch = default_patch if patch is None else patch
         kept_back = HELD_OUT[: ceil(holdout * len(PHOTOGRAPHS))]
         self._skipped: dict[str, str] = {}
         reader = Reader(contract=contract, degrade=degrade)

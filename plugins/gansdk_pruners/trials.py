@@ -1,0 +1,286 @@
+"""Ways to cut and repair a network, tried out on images: which comes nearest to the teacher is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gansdk.budget import Limits
+from gansdk.channels.groups import Plan
+from gansdk.channels.recover import least_squares, recovery_macs
+from gansdk.channels.select import Compare, Scores, select
+from gansdk.contracts import Batch, Route
+from gansdk.events import PlansCompared, Trial
+from gansdk.interfaces import Run, Student
+from gansdk_pruners.importance import torch_pruning_magnitude
+from gansdk_pruners.uniform import Uniform
+
+REPAIR, GUARD, COMPARE = 16, 4, 8
+"""Probes that layers are refitted on, that guard the refit, and that plans are compared on."""
+STEP_IMAGES = 8
+"""Images of the training step that the time for trials is counted in: the default batch."""
+
+Allocation = Literal["cost", "global", "per-layer", "uniform", "magnitude"]
+Recovery = Literal["none", "least-squares", "guarded"]
+
+_COMPARE: dict[Allocation, Compare] = {
+    "cost": "cost", "global": "unequal", "per-layer": "layers", "magnitude": "layers",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to cut a network to a budget and to repair it."""
+
+    allocation: Allocation
+    recovery: Recovery
+    rounds: int = 1
+    """2: cut half the way by the ratio, repair, rank again, and cut the rest."""
+
+    def __str__(self) -> str:
+        rounds = " in two rounds" if self.rounds == 2 else ""
+        repaired = {"none": "not refitted", "least-squares": "refitted", "guarded": "refitted where images gain"}
+        return f"{self.allocation}{rounds}, {repaired[self.recovery]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a recipe takes away: the plan, and of two rounds what the first one keeps."""
+
+    plan: Plan
+    first: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutter:
+    """How plans are found: what both rounds of a recipe have in common."""
+
+    rank: Callable[[Student], Scores]
+    multiple_of: int
+    floor_share: float
+
+    def plan(self, student: Student, scores: Scores, limits: Limits, allocation: Allocation) -> Plan:
+        """The plan of one ranking."""
+        return select(
+            student.space,
+            scores,
+            limits,
+            cost=student.cost,
+            multiple_of=self.multiple_of,
+            compare=_COMPARE[allocation],
+            floor_share=self.floor_share,
+        )
+
+
+class Bench:
+    """A student at full size, probes for it, and what comes of a recipe."""
+
+    def __init__(self, student: Student, run: Run) -> None:
+        count = REPAIR + GUARD + COMPARE
+        found = run.probe_batches(count)
+        self.is_synthetic = found is None
+        batches = run.synthetic_batches(count) if found is None else found
+        self.sees = bool(batches)
+        """Whether there is anything to look at."""
+        self.student = student
+        self.repairing = batches[:REPAIR]
+        self._guarding = batches[REPAIR : REPAIR + GUARD]
+        self._comparing = batches[REPAIR + GUARD :]
+        student.activate(student.space.full_plan())
+        student.train(False)
+
+    @cached_property
+    def _guarded_by(self) -> list[Mapping[Route, Tensor]]:
+        return images_of(self.student, self._guarding)
+
+    @cached_property
+    def _compared_with(self) -> list[Mapping[Route, Tensor]]:
+        return images_of(self.student, self._comparing)
+
+    @property
+    def measure(self) -> str:
+        """What `errors` are of, in words."""
+        kind = (
+            "synthetic images, for want of others,"
+            if self.is_synthetic
+            else "training patches that no layer was refitted on"
+        )
+        return (
+            f"PSNR of the student's images to the teacher's, peak-to-peak of the output's range, on {COMPARE} {kind} "
+            "before any training"
+        )
+
+    def errors(self, carved: Student) -> list[float]:
+        """Mean squared error to the teacher of every image that plans are compared on, in units of the range."""
+        return errors(carved, self._comparing, self._compared_with)
+
+    def cut(self, recipe: Recipe, cutter: Cutter, scores: Scores, limits: Limits, run: Run) -> Cut:
+        """What the recipe takes away."""
+        student = self.student
+        if recipe.allocation == "uniform":
+            return Cut(Uniform().search(student, limits, run))
+        if recipe.allocation == "magnitude":
+            return Cut(cutter.plan(student, torch_pruning_magnitude(student, run), limits, "magnitude"))
+        if recipe.rounds == 1:
+            return Cut(cutter.plan(student, scores, limits, recipe.allocation))
+        halfway = limits.halfway(student.cost(student.space.full_plan()))
+        first = cutter.plan(student, scores, halfway, recipe.allocation)
+        half = self.repaired(student.carve(first), Cut(first), recipe.recovery)
+        rest = cutter.plan(half, cutter.rank(half), limits, recipe.allocation)
+        return Cut(composed(first, rest), first)
+
+    def made(self, cut: Cut, recovery: Recovery) -> Student:
+        """The carved and repaired student."""
+        return self.repaired(self.student.carve(cut.plan), cut, recovery)
+
+    def repaired(self, carved: Student, cut: Cut, recovery: Recovery) -> Student:
+        """Repair a student that was carved by the plan of the cut, in place."""
+        carved.train(False)
+        if cut.first is not None:
+            half = self.repaired(self.student.carve(cut.first), Cut(cut.first), recovery)
+            carved.load_state_dict(half.carve(relative(cut.first, cut.plan)).state_dict())
+        if recovery == "none":
+            return carved
+        plans, small = self.student.split(cut.plan), carved.parts()
+
+        def error() -> float:
+            return mean(errors(carved, self._guarding, self._guarded_by))
+
+        for route, full in self.student.parts().items():
+            own = small[route]
+            least_squares(
+                full.module,
+                own.module,
+                full.space,
+                plans[route],
+                [batch.inputs[route] for batch in self.repairing],
+                run_full=_images_of(full, route),
+                run_carved=_images_of(own, route),
+                error=error if recovery == "guarded" else None,
+            )
+        return carved
+
+    def macs(self, cut: Cut, recovery: Recovery, limits: Limits) -> float:
+        """About what making and measuring such a student costs, in MACs."""
+        student = self.student
+        full, small = (student.cost(plan).macs * self._ratio for plan in (student.space.full_plan(), cut.plan))
+        total = COMPARE * small
+        if recovery != "none":
+            plans = student.split(cut.plan)
+            for route, part in student.parts().items():
+                side = self._ratio_of(route)
+                layers, solving = recovery_macs(part.module, part.space, plans[route], REPAIR, side)
+                passes = REPAIR / 2 + (GUARD if recovery == "guarded" else 0)
+                total += REPAIR * full + layers * passes * small + solving
+        return total * (3 if cut.first is not None else 1)
+
+    def step_macs(self, plan: Plan) -> float:
+        """Of a training step: a pass of the teacher, and a pass forward and back of the student."""
+        student = self.student
+        full, small = (student.cost(one).macs * self._ratio for one in (student.space.full_plan(), plan))
+        return STEP_IMAGES * (full + 3 * small)
+
+    @cached_property
+    def _ratio(self) -> float:
+        """Pixels of a probe over pixels at which costs are quoted."""
+        ratios = [self._ratio_of(route) for route in self.student.contracts]
+        return sum(ratios) / len(ratios)
+
+    def _ratio_of(self, route: Route) -> float:
+        height, width = self.student.contracts[route].size
+        x = self.repairing[0].inputs[route]
+        return x.shape[2] * x.shape[3] / (height * width)
+
+
+def compare(
+    bench: Bench, recipes: Sequence[Recipe], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
+) -> tuple[Recipe, Cut]:
+    """Make the students of the recipes, measure them and return the best, after at most `steps` steps' worth of MACs.
+
+    Every plan is measured without a refit first, which costs next to nothing; refits come in the order given, those of
+    the best plan so far last.
+    """
+    cuts: dict[tuple[Allocation, int], Cut] = {}
+    tried: list[tuple[Trial, float, Recipe, Cut]] = []
+    left = math.inf
+
+    for recipe in recipes:
+        key = (recipe.allocation, recipe.rounds)
+        if key not in cuts:
+            if recipe.rounds == 2:
+                # The first round costs what it costs at twice the size.
+                left -= 2 * bench.macs(cuts[recipe.allocation, 1], recipe.recovery, limits)
+                if left < 0:
+                    continue
+            cuts[key] = bench.cut(recipe, cutter, scores, limits, run)
+        cut = cuts[key]
+        if left == math.inf:
+            left = steps * bench.step_macs(cut.plan)
+        left -= bench.macs(cut, recipe.recovery, limits)
+        if left < 0 and tried:
+            continue
+        found = bench.errors(bench.made(cut, recipe.recovery))
+        trial = Trial(
+            name=str(recipe),
+            cost=bench.student.cost(cut.plan),
+            psnr=decibels(mean(found)),
+            worst=decibels(max(found)),
+        )
+        tried.append((trial, mean(found), recipe, cut))
+        run.emit(PlansCompared(trials=tuple(row[0] for row in tried), measure=bench.measure))
+    best = min(range(len(tried)), key=lambda i: tried[i][1])
+    marked = tuple(replace(row[0], chosen=i == best) for i, row in enumerate(tried))
+    run.emit(PlansCompared(trials=marked, measure=bench.measure, done=True))
+    return tried[best][2], tried[best][3]
+
+
+def images_of(student: Student, batches: Sequence[Batch]) -> list[Mapping[Route, Tensor]]:
+    """The student's images, by batch and route, without gradient."""
+    found: list[Mapping[Route, Tensor]] = []
+    with torch.no_grad():
+        for batch in batches:
+            images = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
+            found.append({route: image for route, image in images.items() if image is not None})
+    return found
+
+
+def errors(student: Student, batches: Sequence[Batch], wanted: Sequence[Mapping[Route, Tensor]]) -> list[float]:
+    """Mean squared error of every image, in units of the output's range; infinite where one is not finite."""
+    found: list[float] = []
+    for images, theirs in zip(images_of(student, batches), wanted, strict=True):
+        for route, image in images.items():
+            low, high = student.contracts[route].output_range
+            error = float(((image - theirs[route]) / (high - low)).double().square().mean())
+            found.append(error if math.isfinite(error) else math.inf)
+    return found
+
+
+def composed(first: Plan, rest: Plan) -> Plan:
+    """The plan that keeps of the full network what `rest` keeps of what `first` left."""
+    return Plan({name: tuple(kept[i] for i in rest[name]) if name in rest else kept for name, kept in first.items()})
+
+
+def relative(first: Plan, plan: Plan) -> Plan:
+    """The inverse of `composed`: what `plan` keeps, by the numbers in what `first` left."""
+    return Plan({name: tuple(kept.index(i) for i in plan[name]) for name, kept in first.items()})
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
+
+
+def _images_of(student: Student, route: Route) -> Callable[[Tensor], object]:
+    own = next(iter(student.contracts))
+    return lambda x: student.observe(x, route=own)
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error in units of the range, 120 at most; -inf where it is not finite."""
+    return -10 * math.log10(max(error, 1e-12)) if math.isfinite(error) else -math.inf
