@@ -23,8 +23,8 @@ MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
 DOUBLE = 3
 """What a product in double precision takes, in those of single precision."""
-MAX_ROWS = 20_000
-"""Positions per image set that enter one fit; more change nothing but the time."""
+MAX_ROWS, ROWS_PER_COLUMN = 20_000, 16
+"""Positions of all images that enter one fit, and for each of its unknowns; more change nothing but the time."""
 MOST_BYTES = 2**30
 """Of the full network's feature maps that are kept at once; what is more takes another pass."""
 
@@ -93,7 +93,7 @@ def recovery_macs(full: nn.Module, space: Space, plan: Plan, images: int, share:
             entries = kept_entries(space, plan, op.weight, dim)
             shape[dim] = shape[dim] if entries is None else len(entries)
         columns = math.prod(shape) // shape[op.out_dim] + 1
-        rows = min(MAX_ROWS, op.positions * share * images)
+        rows = min(MAX_ROWS, ROWS_PER_COLUMN * columns, op.positions * share * images)
         total += rows * columns * (columns + shape[op.out_dim]) + columns**3 / 3
     return len(ops), DOUBLE * total
 
@@ -153,6 +153,7 @@ class _Fit:
         self._kept = kept_entries(space, plan, op.weight, op.out_dim)
         self._bias = self._layer.bias if isinstance(self._layer.bias, Tensor) else None
         self._images = images
+        self._columns = _columns(self._layer)
         self._wanted: list[list[Tensor]] = []
         """By image and call: (positions, channels kept)."""
         self._seen = 0
@@ -199,10 +200,11 @@ class _Fit:
             wanted = self._wanted[number][self._seen]
             self._seen += 1
             step = self._step(output if isinstance(layer, nn.Linear) else output.movedim(1, -1))
-            rows = _rows(layer, args[0], self._bias is not None)[::step].double()
-            values = wanted.double()
-            self._gram = rows.T @ rows if self._gram is None else self._gram.addmm_(rows.T, rows)
-            self._moment = rows.T @ values if self._moment is None else self._moment.addmm_(rows.T, values)
+            rows = _rows(layer, args[0], self._bias is not None, step)
+            # Products of one image keep their seven digits, and the sum over images is in double precision.
+            gram, moment = (rows.T @ rows).double(), (rows.T @ wanted).double()
+            self._gram = gram if self._gram is None else self._gram.add_(gram)
+            self._moment = moment if self._moment is None else self._moment.add_(moment)
             if self._seen == len(self._wanted[number]):
                 raise _Reached
 
@@ -214,7 +216,8 @@ class _Fit:
 
     def _step(self, values: Tensor) -> int:
         """Every how many of the positions enter the fit; `values` has the channels last."""
-        return max(1, values[..., 0].numel() * self._images // MAX_ROWS)
+        most = min(MAX_ROWS, ROWS_PER_COLUMN * self._columns)
+        return max(1, values[..., 0].numel() * self._images // most)
 
     def solve(self, ridge: float) -> None:
         """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution."""
@@ -243,9 +246,9 @@ class _Fit:
             self._bias.copy_(self._old[1])
 
 
-def _rows(layer: nn.Module, given: Tensor, has_bias: bool) -> Tensor:
-    """(positions, columns): what each output of the layer reads, and a one for the bias."""
-    rows = given.flatten(0, -2) if isinstance(layer, nn.Linear) else _patches(layer, given)
+def _rows(layer: nn.Module, given: Tensor, has_bias: bool, step: int = 1) -> Tensor:
+    """(positions, columns): what every `step`-th output of the layer reads, and a one for the bias."""
+    rows = (given.flatten(0, -2) if isinstance(layer, nn.Linear) else _patches(layer, given))[::step]
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if has_bias else rows
 
 
