@@ -21,8 +21,8 @@ RIDGE = 1e-3
 """Pull towards the inherited weights, relative to the mean square of the inputs."""
 MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
-DOUBLE = 3
-"""What a product in double precision takes, in those of single precision."""
+SLOWER = 2
+"""What a multiplication takes in setting up and solving equations, in those of a convolution."""
 MAX_ROWS, ROWS_PER_COLUMN = 20_000, 16
 """Positions of all images that enter one fit, and for each of its unknowns; more change nothing but the time."""
 MOST_BYTES = 2**30
@@ -87,15 +87,10 @@ def recovery_macs(full: nn.Module, space: Space, plan: Plan, images: int, share:
     total = 0.0
     ops = _refittable(full, space, plan)
     for op in ops:
-        assert op.in_dim is not None
-        shape = list(space.shapes[op.weight])
-        for dim in {op.in_dim, op.out_dim}:
-            entries = kept_entries(space, plan, op.weight, dim)
-            shape[dim] = shape[dim] if entries is None else len(entries)
-        columns = math.prod(shape) // shape[op.out_dim] + 1
+        columns, outputs = _unknowns(space, plan, op)
         rows = min(MAX_ROWS, ROWS_PER_COLUMN * columns, op.positions * share * images)
-        total += rows * columns * (columns + shape[op.out_dim]) + columns**3 / 3
-    return len(ops), DOUBLE * total
+        total += SLOWER * (rows * columns * (columns + outputs) + columns**3)
+    return len(ops), total
 
 
 def _watch_full(waiting: Sequence[_Fit], images: Sequence[Tensor], run_full: Run) -> Sequence[_Fit]:
@@ -122,26 +117,29 @@ class _Reached(Exception):
     """The layer that is asked for has been called."""
 
 
-def _refittable(carved: nn.Module, space: Space, plan: Plan) -> list[Op]:
+def _refittable(module: nn.Module, space: Space, plan: Plan) -> list[Op]:
     """One call of every dense layer that something in front of has changed and that is not too large, in order."""
     removed = space.removed(plan)
     found: dict[str, Op] = {}
     for op in space.ops:
         if is_within(op.weight, removed) or op.weight in found or op.in_dim is None:
             continue
-        layer = carved.get_submodule(op.module)
+        layer = module.get_submodule(op.module)
         dense = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
         reached = bool(found) or kept_entries(space, plan, op.weight, op.in_dim) is not None
-        if dense and reached and _columns(layer) <= MAX_COLUMNS:
+        if dense and reached and _unknowns(space, plan, op)[0] <= MAX_COLUMNS:
             found[op.weight] = op
     return list(found.values())
 
 
-def _columns(layer: nn.Module) -> int:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    outputs = weight.shape[1] if isinstance(layer, nn.ConvTranspose2d) else weight.shape[0]
-    return weight.numel() // outputs + 1
+def _unknowns(space: Space, plan: Plan, op: Op) -> tuple[int, int]:
+    """Of a layer under the plan: unknowns of each output, and outputs."""
+    shape = list(space.shapes[op.weight])
+    for dim in {op.in_dim, op.out_dim} - {None}:
+        assert dim is not None
+        entries = kept_entries(space, plan, op.weight, dim)
+        shape[dim] = shape[dim] if entries is None else len(entries)
+    return math.prod(shape) // shape[op.out_dim] + (op.bias is not None), shape[op.out_dim]
 
 
 class _Fit:
@@ -153,7 +151,7 @@ class _Fit:
         self._kept = kept_entries(space, plan, op.weight, op.out_dim)
         self._bias = self._layer.bias if isinstance(self._layer.bias, Tensor) else None
         self._images = images
-        self._columns = _columns(self._layer)
+        self._columns = _unknowns(space, plan, op)[0]
         self._wanted: list[list[Tensor]] = []
         """By image and call: (positions, channels kept)."""
         self._seen = 0
