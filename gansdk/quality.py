@@ -101,10 +101,10 @@ class QualityFloor:
         for bound in self.bounds:
             plain = bound.metric.removeprefix(WORST).removesuffix(TO_TEACHER)
             if bound.metric not in known and plain not in single:
-                forms = f", each also as {WORST}NAME and NAME{TO_TEACHER}" if single else ""
+                forms = f", or of {', '.join(single)} {WORST}NAME or NAME{TO_TEACHER}"
                 raise InvalidOption(
                     f"quality asks for {bound.metric!r}, which is not measured for this generator; choose one of "
-                    f"{', '.join(single)}{forms}{'; or ' if others else ''}{', '.join(others)}."
+                    f"{', '.join(known)}{forms}."
                 )
 
     @property
