@@ -327,7 +327,7 @@ def _inputs(folder: _Folder) -> dict[str, Tensor]:
             )
         if not image.isfinite().all():
             raise ValueError(f"{INPUTS} holds values that are not finite as {quoted(name)}")
-    return {name: image.float() for name, image in found.items()}
+    return {name: found[name].float() for name in sorted(found)}
 
 
 def _tensors(content: bytes, name: str) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ TEACHER_OUTSIDE = 0.5
 """Share by which a teacher's image may: those without a last clamp or tanh do so by a tenth or two."""
 FLAT = 0.02
 """Share of the output range that a teacher's images must fill."""
-FAR_BELOW_DB = 5.0
+FAR_BELOW_DB = 6.0
 """A perceptual teacher may be a few dB below bicubic enlargement; one with a wrong contract is many."""
 ONE_IMAGE_DB = 3.0
 """By so much a single image may be below the baseline where the mean is above it."""
