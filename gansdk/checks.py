@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +120,7 @@ class SelfCheck:
         self._teacher = teacher
         self._contract = contract
         self._protocol = Protocol.of(contract)
-        self._untrained: list[_Sight] = []
+        self._untrained: list[_Sight | None] = []
         self._views = [] if source is None else self._seen(_images(source), device, source)
         self.on_noise = not self._views
         """Whether there was no image that the generator takes."""
@@ -145,11 +144,8 @@ class SelfCheck:
         """All findings of the finished student; `imitates`: whether it was trained to be like the given generator."""
         pairs = self._sound(self._looks(student))
         if not pairs:
-            reason = "It was not looked at: there is no image on which the teacher is finite."
-            return [
-                self.of_teacher(),
-                *(Finding(check=name, passed=None, text=reason) for name in CHECKS if name != TEACHER),
-            ]
+            reason = "there is no image on which the teacher is finite"
+            return [self.of_teacher(), *(_left_out(name, reason) for name in CHECKS if name != TEACHER)]
         return [
             self.of_teacher(),
             self._finite(pairs),
@@ -159,50 +155,41 @@ class SelfCheck:
             self._activations(pairs, fresh=student.fresh),
         ]
 
-    def _sound(self, seen: Sequence[_Sight]) -> list[tuple[_View, _Sight]]:
+    def _sound(self, seen: Sequence[_Sight | None]) -> list[tuple[_View, _Sight]]:
         """Crops on which the teacher is finite, and what the student made of them."""
-        return [pair for pair in zip(self._views, seen, strict=True) if pair[0].teacher.finite]
+        pairs = zip(self._views, seen, strict=True)
+        return [(view, sight) for view, sight in pairs if view.teacher.finite and sight is not None]
 
     def of_teacher(self) -> Finding:
         """Whether the teacher and its contract are sound, which can be said before any training."""
         if not self._views:
-            return Finding(check=TEACHER, passed=None, text="The teacher runs on no image and no noise at hand.")
+            return _left_out(TEACHER, "the teacher runs on no image and no noise at hand")
         low, high = self._contract.output_range
-        of = f"the contract's output range [{low:g}, {high:g}]"
         broken = [view for view in self._views if not view.teacher.finite]
         worst = max(self._views, key=lambda view: view.teacher.outside)
         if broken:
-            return Finding(
-                check=TEACHER,
-                passed=False,
-                image=broken[0].image,
-                text=(
-                    f"The teacher itself gives values that are not finite on {_share(broken, self._views)}, such as "
-                    f"{self._name(broken[0])}; the student is not to blame for these. Check the generator's weights, "
-                    "and the contract's input_range."
-                ),
+            return _out_of_line(
+                TEACHER,
+                f"The teacher itself gives values that are not finite on {_share(broken, self._views)}, such as "
+                f"{self._name(broken[0])}; the student is not to blame for these. Check the generator's weights, "
+                "and the contract's input_range.",
+                view=broken[0],
             )
         if worst.teacher.outside > TEACHER_OUTSIDE:
-            return Finding(
-                check=TEACHER,
-                passed=False,
-                image=worst.image,
-                text=(
-                    f"The contract's range looks wrong: the teacher's own images leave its output range [{low:g}, "
-                    f"{high:g}], with values of {worst.teacher.largest:.3g} on {self._name(worst)}. Correct "
-                    "output_range, or the input_range that the images are given in."
-                ),
+            return _out_of_line(
+                TEACHER,
+                f"The contract's range looks wrong: the teacher's own images leave its output range [{low:g}, "
+                f"{high:g}], with values of {worst.teacher.largest:.3g} on {self._name(worst)}. Correct "
+                "output_range, or the input_range that the images are given in.",
+                view=worst,
                 measured={"outside": worst.teacher.outside},
             )
         varied = [view.teacher.spread for view in self._views if view.x.min() < view.x.max()]
         if varied and (spread := max(varied)) < FLAT:
-            return Finding(
-                check=TEACHER,
-                passed=False,
-                text=(
-                    f"The teacher's images fill only {spread:.2%} of {of}, so all of them look flat. Correct "
-                    "output_range or input_range, or check the generator's weights."
-                ),
+            return _out_of_line(
+                TEACHER,
+                f"The teacher's images fill only {spread:.2%} of the contract's output range [{low:g}, {high:g}], so "
+                "all of them look flat. Correct output_range or input_range, or check the generator's weights.",
                 measured={"spread": spread},
             )
         found = [
@@ -213,61 +200,51 @@ class SelfCheck:
         own, plain = (fmean(values) for values in zip(*found, strict=True)) if found else (math.nan, math.nan)
         measured = {"teacher": own, self._plain: plain} if found else {}
         if plain - own > FAR_BELOW_DB:
-            return Finding(
-                check=TEACHER,
-                passed=False,
-                text=(
-                    f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({own:.1f} dB to "
-                    f"the ground truth against {plain:.1f} dB). Check input_range and output_range, and that these "
-                    "images are what the generator was trained for."
-                ),
+            return _out_of_line(
+                TEACHER,
+                f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({own:.1f} dB to "
+                f"the ground truth against {plain:.1f} dB). Check input_range and output_range, and that these "
+                "images are what the generator was trained for.",
                 measured=measured,
             )
         where = " on noise, for no images were given" if self.on_noise else ""
-        return Finding(
-            check=TEACHER, passed=True, text=f"The teacher is finite and in range{where}.", measured=measured
-        )
+        return _passed(TEACHER, f"The teacher is finite and in range{where}.", measured=measured)
 
     # The checks of the student; `pairs` as `_sound` gives them.
 
     def _finite(self, pairs: Sequence[tuple[_View, _Sight]]) -> Finding:
         broken = [view for view, sight in pairs if not sight.finite]
         if not broken:
-            return Finding(check=FINITE, passed=True, text=f"All values are finite on {self._looked_at(pairs)}.")
-        return Finding(
-            check=FINITE,
-            passed=False,
-            image=broken[0].image,
-            text=(
-                f"The student gives values that are not finite on {_share(broken, [view for view, _ in pairs])}, such "
-                f"as {self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget."
-            ),
+            return _passed(FINITE, f"All values are finite on {self._looked_at(pairs)}.")
+        return _out_of_line(
+            FINITE,
+            f"The student gives values that are not finite on {_share(broken, [view for view, _ in pairs])}, such "
+            f"as {self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget.",
+            view=broken[0],
         )
 
     def _range(self, pairs: Sequence[tuple[_View, _Sight]]) -> Finding:
         low, high = self._contract.output_range
+        if not any(sight.finite for _, sight in pairs):
+            return _left_out(RANGE, "none of the images is finite")
         allowed = OUTSIDE + max(view.teacher.outside for view, _ in pairs)
         far = [(view, sight) for view, sight in pairs if sight.finite and sight.outside > allowed]
-        most = max((sight.outside for _, sight in pairs if sight.finite), default=math.inf)
+        most = max(sight.outside for _, sight in pairs if sight.finite)
         measured = {"outside": most, "teacher": allowed - OUTSIDE}
         if not far:
-            return Finding(
-                check=RANGE,
-                passed=True,
-                text=f"Images leave [{low:g}, {high:g}] by {most:.1%} of it at most, the teacher's by "
+            return _passed(
+                RANGE,
+                f"Images leave [{low:g}, {high:g}] by {most:.1%} of it at most, the teacher's by "
                 f"{allowed - OUTSIDE:.1%}.",
                 measured=measured,
             )
         view, sight = max(far, key=lambda pair: pair[1].outside)
-        return Finding(
-            check=RANGE,
-            passed=False,
-            image=view.image,
-            text=(
-                f"On {_share([view for view, _ in far], [view for view, _ in pairs])} the student leaves the output "
-                f"range [{low:g}, {high:g}]: {self._name(view)} has values of {sight.largest:.3g}, the teacher's of "
-                f"{view.teacher.largest:.3g}. Try a larger budget or another pruner."
-            ),
+        return _out_of_line(
+            RANGE,
+            f"On {_share([view for view, _ in far], [view for view, _ in pairs])} the student leaves the output "
+            f"range [{low:g}, {high:g}]: {self._name(view)} has values of {sight.largest:.3g}, the teacher's of "
+            f"{view.teacher.largest:.3g}. Try a larger budget or another pruner.",
+            view=view,
             measured=measured,
         )
 
@@ -275,7 +252,7 @@ class SelfCheck:
         rows = [(view, sight, view.baseline) for view, sight in pairs if view.baseline is not None]
         if not rows:
             reason = "noise has no baseline" if self.on_noise else "what goes in and what comes out cannot be compared"
-            return Finding(check=BASELINE, passed=None, text=f"It was not looked at: {reason}.")
+            return _left_out(BASELINE, reason)
         near = [
             (self._psnr(sight.pixels, view.teacher.pixels), self._psnr(plain, view.teacher.pixels))
             for view, sight, plain in rows
@@ -284,45 +261,35 @@ class SelfCheck:
         measured = {"student": student, self._plain: baseline}
         try_this = "Train longer, ask for a larger budget, or try another pruner or distiller."
         if student < min(baseline, ALIKE_DB):
-            return Finding(
-                check=BASELINE,
-                passed=False,
-                text=(
-                    f"The student is below {self._plainly}: {student:.1f} dB to the teacher against {baseline:.1f} dB. "
-                    f"{try_this}"
-                ),
+            return _out_of_line(
+                BASELINE,
+                f"The student is below {self._plainly}: {student:.1f} dB to the teacher against {baseline:.1f} dB. "
+                f"{try_this}",
                 measured=measured,
             )
         below_truth = self._below_truth(rows)
         if below_truth:
             own, plain = below_truth
-            return Finding(
-                check=BASELINE,
-                passed=False,
-                text=(
-                    f"The student is below {self._plainly}: {own:.1f} dB to the ground truth against {plain:.1f} dB, "
-                    f"where the teacher is above. {try_this}"
-                ),
+            return _out_of_line(
+                BASELINE,
+                f"The student is below {self._plainly}: {own:.1f} dB to the ground truth against {plain:.1f} dB, "
+                f"where the teacher is above. {try_this}",
                 measured={**measured, "student to truth": own, f"{self._plain} to truth": plain},
             )
         gaps = [min(plain, ALIKE_DB) - own for own, plain in near]
         if max(gaps) > ONE_IMAGE_DB:
             worst = gaps.index(max(gaps))
             view, (own, plain) = rows[worst][0], near[worst]
-            return Finding(
-                check=BASELINE,
-                passed=False,
-                image=view.image,
-                text=(
-                    f"On {self._name(view)} the student is below {self._plainly}, {own:.1f} dB to the teacher against "
-                    f"{plain:.1f} dB, though not on the mean of all images. {try_this}"
-                ),
+            return _out_of_line(
+                BASELINE,
+                f"On {self._name(view)} the student is below {self._plainly}, {own:.1f} dB to the teacher against "
+                f"{plain:.1f} dB, though not on the mean of all images. {try_this}",
+                view=view,
                 measured=measured,
             )
-        return Finding(
-            check=BASELINE,
-            passed=True,
-            text=f"{student:.1f} dB to the teacher, where {self._plainly} is at {baseline:.1f} dB.",
+        return _passed(
+            BASELINE,
+            f"{student:.1f} dB to the teacher, where {self._plainly} is at {baseline:.1f} dB.",
             measured=measured,
         )
 
@@ -349,27 +316,21 @@ class SelfCheck:
             else "its teachers learned in the run, so the generator that was given is not what it imitates"
         )
         if reason:
-            return Finding(check=TRAINING, passed=None, text=f"It was not looked at: {reason}.")
+            return _left_out(TRAINING, reason)
         now = [self._psnr(sight.pixels, view.teacher.pixels) for view, sight in pairs]
         then = [self._psnr(sight.pixels, view.teacher.pixels) for view, sight in self._sound(self._untrained)]
         after, before = fmean(now), fmean(then)
         measured = {"before": before, "after": after}
         if after < min(before, ALIKE_DB) - NOISE_DB:
-            return Finding(
-                check=TRAINING,
-                passed=False,
-                text=(
-                    f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
-                    f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a "
-                    "distiller that compares images with the teacher's, such as 'pixel'."
-                ),
+            return _out_of_line(
+                TRAINING,
+                f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
+                f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a "
+                "distiller that compares images with the teacher's, such as 'pixel'.",
                 measured=measured,
             )
-        return Finding(
-            check=TRAINING,
-            passed=True,
-            text=f"{before:.1f} dB to the teacher before training, {after:.1f} dB after.",
-            measured=measured,
+        return _passed(
+            TRAINING, f"{before:.1f} dB to the teacher before training, {after:.1f} dB after.", measured=measured
         )
 
     def _activations(self, pairs: Sequence[tuple[_View, _Sight]], *, fresh: bool) -> Finding:
@@ -387,27 +348,19 @@ class SelfCheck:
             else ""
         )
         if reason:
-            return Finding(check=ACTIVATIONS, passed=None, text=f"It was not looked at: {reason}.")
+            return _left_out(ACTIVATIONS, reason)
         tap = max(growth, key=lambda name: growth[name])
         most = f"{growth[tap]:.3g} times the teacher's"
         if growth[tap] > GROWTH:
             view, _ = max(pairs, key=lambda pair: pair[1].activations[tap])
-            return Finding(
-                check=ACTIVATIONS,
-                passed=False,
-                image=view.image,
-                text=(
-                    f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is about to be "
-                    "unstable. Try a larger budget, or a pruner that leaves the groups there wider."
-                ),
+            return _out_of_line(
+                ACTIVATIONS,
+                f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is about to be "
+                "unstable. Try a larger budget, or a pruner that leaves the groups there wider.",
+                view=view,
                 measured=growth,
             )
-        return Finding(
-            check=ACTIVATIONS,
-            passed=True,
-            text=f"The largest activations are {most} at most, at {tap!r}.",
-            measured=growth,
-        )
+        return _passed(ACTIVATIONS, f"The largest activations are {most} at most, at {tap!r}.", measured=growth)
 
     # Looking.
 
@@ -445,10 +398,9 @@ class SelfCheck:
         except Exception:  # the network's own code, which runs on the contract's size
             return None
 
-    def _looks(self, student: Student) -> list[_Sight]:
+    def _looks(self, student: Student) -> list[_Sight | None]:
         student.train(False)
-        found = [self._look(student, view.x) for view in self._views]
-        return [sight for sight in found if sight is not None]
+        return [self._look(student, view.x) for view in self._views]
 
     def _look(self, network: Teacher | Student, x: Tensor) -> _Sight | None:
         """None if the image is not of the size that the contract says."""
@@ -506,6 +458,23 @@ class SelfCheck:
         kind = "noise within the contract's range, for no images were given," if self.on_noise else f"{images} image(s)"
         single = "" if len(sizes) > 1 else " alone; there was no second size to look at"
         return f"{kind} at {shown}{single}"
+
+
+def _passed(check: str, text: str, measured: Mapping[str, float] | None = None) -> Finding:
+    return Finding(check=check, passed=True, text=text, measured=measured or {})
+
+
+def _out_of_line(
+    check: str, text: str, view: _View | None = None, measured: Mapping[str, float] | None = None
+) -> Finding:
+    """`view`: the worst image, where one is to blame."""
+    return Finding(
+        check=check, passed=False, text=text, image="" if view is None else view.image, measured=measured or {}
+    )
+
+
+def _left_out(check: str, reason: str) -> Finding:
+    return Finding(check=check, passed=None, text=f"It was not looked at: {reason}.")
 
 
 def warn_of(findings: Sequence[Finding]) -> None:
@@ -574,18 +543,3 @@ def _crops(x: Tensor, target: Tensor | None, contract: Contract) -> Iterator[tup
 
 def _cut(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
     return x[:1, :, top : top + height, left : left + width]
-
-
-def to_facts(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """JSON: one object per finding."""
-    return [
-        {
-            "check": finding.check,
-            "passed": finding.passed,
-            "text": finding.text,
-            "route": finding.route,
-            "image": finding.image,
-            "measured": dict(finding.measured),
-        }
-        for finding in findings
-    ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gansdk.adapter import Generator
 from gansdk.budget import Budget, Cost, sum_of
 from gansdk.channels.groups import Plan, Space
-from gansdk.checks import Finding, to_facts
+from gansdk.checks import Finding
 from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
 from gansdk.evaluate import Evaluation, joined_evaluation
@@ -155,7 +155,7 @@ class CompressionResult:
             "quality": [asdict(quality) for quality in self.quality],
             "warnings": self.warnings,
             "checks": self.checks,
-            "findings": to_facts(self.findings),
+            "findings": [asdict(finding) for finding in self.findings],
             "settings": self.settings,
         }
         for route, part in self.routes.items():
