@@ -326,7 +326,7 @@ class SelfCheck:
                 TRAINING,
                 f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
                 f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a "
-                "distiller that compares images with the teacher's, such as 'pixel'.",
+                "distiller of the teacher's images, such as 'pixel', beside less task_weight for the ground truth.",
                 measured=measured,
             )
         return _passed(
