@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gansdk.adapter import Adapter
 from gansdk.budget import Budget, sum_of
 from gansdk.budgets import read_budgets
+from gansdk.checks import SelfCheck
 from gansdk.contracts import Route
 from gansdk.events import Event
 from gansdk.files import temporary_folder
@@ -27,10 +28,12 @@ from gansdk.stages import (
     carve,
     check_traced,
     find_plan,
+    finish_checks,
     make_student,
     recover,
     score,
     start,
+    start_checks,
     warn_of_plan,
     why_unused,
 )
@@ -82,7 +85,10 @@ def compress(
             student of the earlier run is kept as student.old-1 in both cases.
         device: "auto", or "cpu".
         dry_run: stop once the plan is found and carved; nothing is trained or written.
-        quality: a floor for the student, "psnr-y>=29.5"; missed, the student is saved and the error raised.
+        quality: a floor for the student: bounds and checks with commas between, "finite,psnr-y>=29.5". A bound is of a
+            metric's mean over all images, "worst-psnr-y>=25" of the worst one, "psnr-y-to-teacher>=30" against the
+            teacher where there is a ground truth too; checks are those of `gansdk.checks.CHECKS`, "checks" all of
+            them. Missed, the student is saved and the error raised.
         metrics: names, {"name": ..., option: value} or instances of what is measured besides: FID, KID, mIoU.
         batch_size: images a step, over all processes.
         patch: side of the training inputs in pixels; the source's own choice if left out.
@@ -189,13 +195,21 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         warn_of_plan(plan, student, job.budget, {result.budget: result.plan for result in smaller})
         with guarded("carve"):
             carved, checks[CARVED] = carve(job, run, student, plan, before)
+        checking: dict[Route, SelfCheck] = {}
         if not session.dry_run:
+            with guarded("check"):
+                checking = start_checks(job, run)
             with guarded("recover"):
                 recover(job, run, student, carved, plan)
             if job.distillers and job.steps:
+                with guarded("check"):
+                    for route, part in carved.parts().items():
+                        checking[route].before(part)
                 run.enter("distil", carved)
                 run.distil(job.steps)
         carved.train(False)
+        with guarded("check"):
+            findings = finish_checks(checking, job, run, carved) if checking else {}
         with guarded("evaluate"):
             evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
         carved.module.cpu().eval()
@@ -222,6 +236,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 search=run.searched,
                 compared=run.compared,
                 checks=dict(checks),
+                findings=findings.get(route, []),
+                inputs=checking[route].inputs if checking else {},
                 settings=settings,
                 discriminator=critics.get(route),
                 out_dir=session.place(job),

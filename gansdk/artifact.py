@@ -2,7 +2,8 @@
 
 config.json says how to build the network, what it eats and gives and where it comes from; model.safetensors
 holds parameters and buffers under their names; plan.json the kept channels and the groups they belong to.
-discriminator.safetensors, where there is one, is what a further training goes on with. Networks that no adapter can
+discriminator.safetensors, where there is one, is what a further training goes on with, and inputs.safetensors a few
+crops of held-out images that exports are compared on. Networks that no adapter can
 build have their traced program in model.pt2. report.json, report.html and README.md are for people. config.json also
 has the checksum of each of these files, and one of itself.
 """
@@ -45,15 +46,20 @@ WEIGHTS = "model.safetensors"
 PLAN = "plan.json"
 DISCRIMINATOR = "discriminator.safetensors"
 PROGRAM = "model.pt2"
+INPUTS = "inputs.safetensors"
 CARD = "README.md"
 REPORTS = ("report.json", "report.html")
 TEXTS = (CARD, *REPORTS)
 """Files for people, which decide nothing."""
 DECISIVE = (WEIGHTS, PLAN, DISCRIMINATOR, PROGRAM)
 """Files that decide what the student is."""
+SPARE = (INPUTS, *TEXTS)
+"""Files that the student is whole without."""
+MOST_INPUTS, INPUT_SIDE = 4, 64
+"""Crops that are kept, and the pixels of their sides: some hundred kilobytes."""
 
-FOLDER_VERSION = 2
-"""Of the folder's layout; version 1 had no checksums."""
+FOLDER_VERSION = 3
+"""Of the folder's layout; version 1 had no checksums, and version 2 no inputs."""
 VERIFY = "GANSDK_VERIFY"
 """Environment variable that, set to 0, skips the comparison with checksums."""
 MOST_TENSORS = 20_000
@@ -118,14 +124,14 @@ class _Files:
         return (self.path / name).is_file() if self.checksums is None else name in self.checksums
 
     def check_rest(self) -> None:
-        """Compare the files that nobody read; texts for people only cause a warning."""
+        """Compare the files that nobody read; those that the student is whole without only cause a warning."""
         for name in DECISIVE:
             if self.checksums is not None and name not in self.checksums and (self.path / name).exists():
                 raise self._differs(name, "was not saved with the student")
         for name in self.checksums or ():
             if name not in self.seen and name in DECISIVE:
                 self._compare(name, self._found(name, lambda name=name: sha256_of(self.path / name)))  # type: ignore[misc]
-        changed = [name for name in TEXTS if name in (self.checksums or ()) and not self._is_as_saved(name)]
+        changed = [name for name in SPARE if name in (self.checksums or ()) and not self._is_as_saved(name)]
         if changed:
             warnings.warn(
                 f"In '{self.path}', {' and '.join(changed)} {'is' if len(changed) == 1 else 'are'} missing or not as "
@@ -166,6 +172,8 @@ class SavedStudent(Generator):
 
     carvings: tuple[Carving, ...] = ()
     """How the adapter's network became the module, in order."""
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """Crops of held-out images by name, (1, channels_in, H, W), for exports to be compared on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +234,7 @@ def load_generator(
         module, builder = _load(folder, None)
         taps = _taps(folder, module) if builder else {}
         discriminator = _discriminator(folder.files)
+        inputs = _inputs(folder)
         folder.files.check_rest()
     asked = _asked(adapter, folder)
     chosen = asked or builder or wrapped_adapter(folder.contract, {})
@@ -237,6 +246,7 @@ def load_generator(
         source=folder.path.name,
         way=folder.way,
         carvings=folder.carvings if builder else (),
+        inputs=inputs,
         discriminator=discriminator,
     )
 
@@ -278,6 +288,48 @@ def _discriminator(files: _Files) -> dict[str, Tensor] | None:
     return _tensors(files.read(DISCRIMINATOR), DISCRIMINATOR) if files.has(DISCRIMINATOR) else None
 
 
+def inputs_of(generator: Generator) -> Mapping[str, Tensor]:
+    """Held-out images that came with a generator; none unless it is a student that was saved with some."""
+    return generator.inputs if isinstance(generator, SavedStudent) else {}
+
+
+def packed_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is kept of (1, channels_in, H, W) images: float16, few and small, under printable names that differ."""
+    few = list(inputs.items())[:MOST_INPUTS]
+    packed = {}
+    for number, (name, image) in enumerate(few, 1):
+        top, left = (max(side - INPUT_SIDE, 0) // 2 for side in image.shape[2:])
+        crop = image[:1, :, top : top + INPUT_SIDE, left : left + INPUT_SIDE].cpu().half()
+        if crop.isfinite().all():  # half precision ends at 65504
+            packed[f"{number}: {one_line(name, 100)}"] = crop
+    return packed
+
+
+def _inputs(folder: _Folder) -> dict[str, Tensor]:
+    """The images in a folder as float32; none where there are none, or somebody took them out.
+
+    Raises:
+        ValueError: they are more or larger than what is saved, or not for this generator.
+    """
+    if not folder.files.has(INPUTS) or not os.path.lexists(folder.path / INPUTS):
+        return {}
+    channels = folder.contract.channels_in
+    most = MOST_INPUTS * (2 * channels * INPUT_SIDE**2 + 2**12)
+    found = _tensors(folder.files.read(INPUTS, most), INPUTS)
+    if len(found) > MOST_INPUTS:
+        raise ValueError(f"{INPUTS} holds {len(found)} images, more than {MOST_INPUTS}")
+    for name, image in found.items():
+        fits = image.ndim == 4 and image.shape[:2] == (1, channels) and min(image.shape[2:]) >= 1
+        if not fits or max(image.shape[2:]) > INPUT_SIDE or image.dtype != torch.float16:
+            raise ValueError(
+                f"{INPUTS} holds {image.dtype} {tuple(image.shape)} as {quoted(name)}; expected were float16 images "
+                f"(1, {channels}, H, W) of at most {INPUT_SIDE} pixels a side"
+            )
+        if not image.isfinite().all():
+            raise ValueError(f"{INPUTS} holds values that are not finite as {quoted(name)}")
+    return {name: found[name].float() for name in sorted(found)}
+
+
 def _tensors(content: bytes, name: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load as tensors_of
@@ -298,8 +350,9 @@ def check_saved(directory: str | Path, student: nn.Module, example: Tensor) -> f
     contract = _read(Path(directory), verify=False).contract
     loaded, given = load(directory), inference_form(student, contract)
     with inferring(loaded, contract), inferring(given, contract):
-        error = (loaded(example.cpu()) - given(example.cpu())).abs().max()
-    return float(error)
+        image, expected = loaded(example.cpu()), given(example.cpu())
+    same = (image == expected) | (image.isnan() & expected.isnan())  # a student that is not finite can be saved, too
+    return float(torch.where(same, 0.0, (image - expected).abs()).nan_to_num(math.inf).max())
 
 
 @contextmanager
@@ -356,7 +409,7 @@ def _checksums(config: Field, path: Path) -> dict[str, str]:
     """Those of the folder's files, if the config is as it was written."""
     if config["checksum"].text() != _seal(config.value):
         raise _Files(path, {})._differs(CONFIG, "is not as it was saved: its checksum differs")
-    return _names(config["files"].only((*DECISIVE, *TEXTS)))
+    return _names(config["files"].only((*DECISIVE, *SPARE)))
 
 
 def _names(field: Field) -> dict[str, str]:

@@ -262,7 +262,7 @@ def compress(
     resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
     device: Annotated[str, typer.Option(help="'auto' or 'cpu'.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop when the plan is carved; write nothing.")] = False,
-    quality: Annotated[str | None, typer.Option(help='A floor for the student: "psnr-y>=29.5".')] = None,
+    quality: Annotated[str | None, typer.Option(help='A floor for the student: "finite,psnr-y>=29.5".')] = None,
     metric: MetricNames = [],  # noqa: B006 - typer copies it
     metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
@@ -388,10 +388,17 @@ def export(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
     format: Annotated[str, typer.Argument(help="'onnx' or 'pt2'.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; else STUDENT.FORMAT beside it.")] = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Write it even if its images differ, with a warning.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a student for other runtimes, compared with the original on three batches of different sizes."""
+    """Write a student for other runtimes, compared with the original on three batches of different sizes.
+
+    They are made of held-out images that a run left in the student's folder, or of noise where there are none.
+    """
     with working():
+        from gansdk.artifact import inputs_of
         from gansdk.export import check_format
         from gansdk.export import export as write
         from gansdk.opening import open_generator
@@ -400,10 +407,13 @@ def export(
         check_format(format)
         generator = the_only(open_generator(student))
         path = out or _beside(Path(student)).with_suffix(f".{format}")
-        record = write(generator.module, generator.contract, format, path)
+        record = write(
+            generator.module, generator.contract, format, path, inputs=inputs_of(generator), check=not unchecked
+        )
     if as_json:
         return print_json({"path": str(path), **record})
-    say(Console(), f"{path}: largest error {record['max_error']:.1e}")
+    on = "images" if isinstance(record["inputs"], list) else record["inputs"]
+    say(Console(), f"{path}: largest error {record['max_error']:.1e} on {on}")
 
 
 @app.command()

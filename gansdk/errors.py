@@ -175,6 +175,10 @@ class GansdkWarning(UserWarning):
         super().__init__(*(readable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
+class StudentWarning(GansdkWarning):
+    """What a finished student was found to be out of line in, with what to try."""
+
+
 class PluginWarning(GansdkWarning):
     """A plugin was skipped."""
 

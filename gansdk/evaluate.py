@@ -193,7 +193,7 @@ def evaluate(
         if len(kept) < examples:
             kept.append(Example(name=name, **{who: made for who, made in images.items() if who not in (beside or {})}))
     measurement.show_real(source)
-    qualities = (*_means([scores for _, scores in rows], protocol), *measurement.qualities())
+    qualities = (*_means(rows, protocol), *measurement.qualities())
     if not qualities:
         raise DataError(
             "There is no image that can be scored: none was given, or too few to hold some out of training. Pass "
@@ -290,12 +290,14 @@ def _matching(image: Pixels, reference: Pixels) -> Pixels:
     return image
 
 
-def _means(rows: list[Scores], protocol: Protocol) -> tuple[Quality, ...]:
+def _means(rows: Sequence[tuple[str, Scores]], protocol: Protocol) -> tuple[Quality, ...]:
+    """Means over all images, and the student's worst one, of (name, scores)."""
     qualities = []
     for reference in (GROUND_TRUTH, TEACHER):
-        compared = [row[reference] for row in rows if reference in row]
-        for metric in compared[0] if compared else ():
-            means = {who: fmean(scores[metric][who] for scores in compared) for who in compared[0][metric]}
+        compared = [(name, scores[reference]) for name, scores in rows if reference in scores]
+        for metric in compared[0][1] if compared else ():
+            means = {who: fmean(scores[metric][who] for _, scores in compared) for who in compared[0][1][metric]}
+            worst, worst_image = min((scores[metric][STUDENT], name) for name, scores in compared)
             qualities.append(
                 Quality(
                     metric=metric,
@@ -305,6 +307,8 @@ def _means(rows: list[Scores], protocol: Protocol) -> tuple[Quality, ...]:
                     images=len(compared),
                     protocol=str(protocol),
                     extra=means,
+                    worst=worst,
+                    worst_image=worst_image,
                 )
             )
     return tuple(qualities)

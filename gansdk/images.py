@@ -217,6 +217,13 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return images
 
 
+def fitted(images: Tensor, height: int, width: int) -> Tensor:
+    """Bring (N, C, H, W) to a size: the upper left of what is too large, and reflections of what is too small."""
+    for dim, side in ((2, height), (3, width)):
+        images = images.index_select(dim, _reflected(images.shape[dim], side).to(images.device))
+    return images
+
+
 def _reflected(side: int, padded: int) -> Tensor:
     """Indices 0, 1, .., side-1, side-2, .., 1, 0, 1, .. of length `padded`."""
     period = max(2 * (side - 1), 1)

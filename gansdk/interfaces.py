@@ -583,3 +583,7 @@ class Quality:
     protocol: str
     extra: Mapping[str, float] = field(default_factory=dict)
     """The same metric for baselines, e.g. {"bicubic": 28.43}."""
+    worst: float | None = None
+    """The student's value on its worst image, where images are measured one by one."""
+    worst_image: str = ""
+    """The name of that image."""

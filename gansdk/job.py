@@ -218,11 +218,11 @@ def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job:
     check_metrics(metrics, contract, source)
     if floor is None:
         return
-    floor.check((*Protocol.of(contract).metrics, *(metric.name for metric in metrics)))
-    if source is None or next(iter(source.images("eval")), None) is None:
+    floor.check(Protocol.of(contract).metrics, [metric.name for metric in metrics])
+    if floor.needs_images and (source is None or next(iter(source.images("eval")), None) is None):
         raise MissingData(
-            f"quality asks for {floor.metric}, but there are no images to measure it on: data is None, or has too few "
-            "to hold some out of training. Pass eval_data='folder/'."
+            f"quality asks for {' and '.join(floor.needs_images)}, but there are no images to measure it on: data is "
+            "None, or has too few to hold some out of training. Pass eval_data='folder/'."
         )
 
 

@@ -143,11 +143,13 @@ def cost_table(before: Cost, after: Cost, second: str) -> Table:
 def print_quality(console: Console, qualities: Sequence[Quality]) -> None:
     """All scores in a table, and how they were measured under it."""
     baselines = sorted({name for quality in qualities for name in quality.extra})
-    table = new_table("quality", "compared with", "teacher", "student", *baselines)
+    worst = ["student's worst image"] if any(quality.worst is not None for quality in qualities) else []
+    table = new_table("quality", "compared with", "teacher", "student", *baselines, *worst)
     for quality in qualities:
         values = (quality.teacher, quality.student, *(quality.extra.get(name) for name in baselines))
         shown = ["" if value is None else f"{value:.4g}" for value in values]
-        add_row(table, quality.metric, quality.reference, *shown)
+        least = "" if quality.worst is None else f"{quality.worst:.4g} ({quality.worst_image})"
+        add_row(table, quality.metric, quality.reference, *shown, *([least] if worst else []))
     if qualities:
         console.print(table)
     _print_protocols(console, qualities)

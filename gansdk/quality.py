@@ -1,4 +1,7 @@
-"""A floor under the student's quality: "psnr-y>=29.5", "kid(efficientnet-lite0)<=0.05"; and how it was measured."""
+"""A floor under the student's quality, "finite,psnr-y>=29.5": checks it must pass and bounds it must keep.
+
+Also how quality was measured, in words.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,129 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from gansdk.errors import InvalidOption
+from gansdk.checks import BASELINE, CHECKS, TRAINING, Finding
+from gansdk.errors import InvalidOption, suggestion
 from gansdk.interfaces import Quality
+from gansdk.metrics import GROUND_TRUTH, TEACHER
 from gansdk.words import quoted
 
-_FORM = re.compile(r"\s*([a-z0-9-]+(?:\([^()\s]+\))?)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?(?:e-?\d+)?)\s*")
+ALL_CHECKS = "checks"
+"""The name for all checks that can be made of a student."""
+NEED_IMAGES = (BASELINE, TRAINING)
+"""Checks that noise cannot stand in for."""
+WORST, TO_TEACHER = "worst-", "-to-teacher"
+"""What names of metrics begin with for the worst image, and end in for the distance to the teacher."""
+
+_BOUND = re.compile(r"([a-z0-9-]+(?:\([^()\s]+\))?)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?(?:e-?\d+)?)")
+_PARTS = re.compile(r",(?![^()]*\))")
+"""Commas between parts, not those in the name of a network."""
 
 
 @dataclass(frozen=True, slots=True)
-class QualityFloor:
-    """One metric and the value the student must reach, measured against the ground truth where there is one."""
+class Bound:
+    """One metric and the value that the student must reach.
+
+    It is the mean over all images against the ground truth where there is one, else against the teacher;
+    "worst-METRIC" is that of the worst image, and "METRIC-to-teacher" against the teacher in any case.
+    """
 
     metric: str
     sign: str
     value: float
 
+    def missed(self, qualities: Sequence[Quality]) -> str:
+        """A sentence saying by how much the bound is missed; empty if it is kept."""
+        metric, is_worst = self.metric.removeprefix(WORST), self.metric.startswith(WORST)
+        found = [quality for quality in qualities if quality.metric == metric]
+        if not found and metric.endswith(TO_TEACHER):
+            metric = metric.removesuffix(TO_TEACHER)
+            found = [quality for quality in qualities if (quality.metric, quality.reference) == (metric, TEACHER)]
+        best = min(found, key=lambda quality: quality.reference != GROUND_TRUTH, default=None)
+        value = None if best is None else best.worst if is_worst else best.student
+        if best is None or value is None:
+            return f"The student's {self.metric} could not be measured."
+        if value >= self.value if self.sign == ">=" else value <= self.value:
+            return ""
+        where = f" on its worst image, {best.worst_image!r}," if is_worst else ""
+        return f"The student's {metric} to the {best.reference}{where} is {value:.4g}, not {self.sign} {self.value:g}."
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFloor:
+    """Bounds that the student must keep, and checks that it must pass."""
+
+    bounds: tuple[Bound, ...] = ()
+    checks: tuple[str, ...] = ()
+    """Names of `gansdk.checks.CHECKS`, or "checks" for all that can be made."""
+
     @classmethod
     def parse(cls, text: str | None) -> QualityFloor | None:
-        """Read "metric>=value" or "metric<=value"; None stays None.
+        """Read checks and "metric>=value" or "metric<=value", with commas between; None stays None.
 
         Raises:
-            InvalidOption: the text has another form.
+            InvalidOption: a part has another form, or is the name of no check.
         """
         if text is None:
             return None
-        match = _FORM.fullmatch(text)
-        if match is None or not isfinite(float(match[3])):
-            raise InvalidOption(
-                f"quality={quoted(text)} is not understood. Write a metric and a bound, such as 'psnr-y>=29.5' or "
-                "'kid(efficientnet-lite0)<=0.05'."
-            )
-        return cls(match[1], match[2], float(match[3]))
+        bounds, checks = [], []
+        for part in (part.strip() for part in _PARTS.split(text)):
+            match = _BOUND.fullmatch(part)
+            if match is not None and isfinite(float(match[3])):
+                bounds.append(Bound(match[1], match[2], float(match[3])))
+            elif part in (*CHECKS, ALL_CHECKS):
+                checks.append(part)
+            else:
+                whole = "" if part == text.strip() else f", in {quoted(part)},"
+                meant = suggestion(part, (*CHECKS, ALL_CHECKS))
+                raise InvalidOption(
+                    f"quality={quoted(text)}{whole} is not understood.{meant} Write a metric and a bound, such as "
+                    "'psnr-y>=29.5', 'worst-psnr-y>=25', 'psnr-y-to-teacher>=30' or 'kid(efficientnet-lite0)<=0.05', "
+                    f"or a check: {', '.join(CHECKS)}, or {ALL_CHECKS} for all of them. Several go with commas between."
+                )
+        return cls(tuple(bounds), tuple(checks))
 
-    def check(self, metrics: Sequence[str]) -> None:
-        """See that the metric is one of those that will be measured.
+    def check(self, single: Sequence[str], others: Sequence[str] = ()) -> None:
+        """See that every metric is one of those that will be measured: of `single` images, and of sets (`others`).
 
         Raises:
-            InvalidOption: it is not.
+            InvalidOption: one is not.
         """
-        if self.metric not in metrics:
-            raise InvalidOption(
-                f"quality asks for {self.metric!r}, which is not measured for this generator; choose one of "
-                f"{', '.join(metrics)}."
-            )
+        known = (*single, *others)
+        for bound in self.bounds:
+            plain = bound.metric.removeprefix(WORST).removesuffix(TO_TEACHER)
+            if bound.metric not in known and plain not in single:
+                forms = f", or of {', '.join(single)} {WORST}NAME or NAME{TO_TEACHER}"
+                raise InvalidOption(
+                    f"quality asks for {bound.metric!r}, which is not measured for this generator; choose one of "
+                    f"{', '.join(known)}{forms}."
+                )
 
-    def missed(self, qualities: Sequence[Quality]) -> str:
-        """A sentence saying by how much the floor is missed; empty if it is met."""
-        found = [quality for quality in qualities if quality.metric == self.metric]
-        if not found:
-            return f"The student's {self.metric} could not be measured."
-        best = min(found, key=lambda quality: quality.reference != "ground-truth")
-        met = best.student >= self.value if self.sign == ">=" else best.student <= self.value
-        if met:
-            return ""
-        wanted = f"{self.sign} {self.value:g}"
-        return f"The student's {best.metric} to the {best.reference} is {best.student:.4g}, not {wanted}."
+    @property
+    def needs_images(self) -> tuple[str, ...]:
+        """What it asks for that only held-out images can show."""
+        return (*(bound.metric for bound in self.bounds), *(name for name in self.checks if name in NEED_IMAGES))
+
+    def missed(self, qualities: Sequence[Quality], findings: Sequence[Finding] = ()) -> str:
+        """Sentences saying what is missed, and by how much; empty if nothing is."""
+        return " ".join(
+            filter(
+                None,
+                (
+                    *(bound.missed(qualities) for bound in self.bounds),
+                    *dict.fromkeys(text for name in self.checks for text in _failed(name, findings)),
+                ),
+            )
+        )
+
+
+def _failed(name: str, findings: Sequence[Finding]) -> list[str]:
+    """What is wrong with a check by its findings; one that was asked for by its own name must have been made."""
+    if name == ALL_CHECKS:
+        return [f"Check {found.check!r}: {found.text}" for found in findings if found.passed is False]
+    asked = [found for found in findings if found.check == name]
+    if not asked:
+        return [f"The check {name!r} was not made."]
+    return [f"Check {name!r}: {found.text}" for found in asked if not found.passed]
 
 
 def protocols(qualities: Sequence[Quality]) -> list[str]:

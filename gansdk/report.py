@@ -184,6 +184,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
                 **row,
                 "teacher": score_text(row["teacher"]),
                 "student": score_text(row["student"]),
+                "worst": worst_text(row["worst"], row["worst_image"]),
                 "baselines": ", ".join(f"{name} {score_text(value)}" for name, value in row["extra"].items()),
             }
             for row in summary["quality"]
@@ -209,6 +210,10 @@ def _context(result: CompressionResult) -> dict[str, Any]:
         **_figures(result),
         "adapter": data["adapter"],
         "warnings": data["warnings"],
+        "findings": [
+            {**row, "outcome": {True: "passed", False: "out of line", None: "not looked at"}[row["passed"]]}
+            for row in data["findings"]
+        ],
         "checks": [
             (name, f"{error:.3g}" if error is not None else "not finite") for name, error in data["checks"].items()
         ],
@@ -310,6 +315,11 @@ def times(ratio: float | None) -> str:
 def score_text(value: float | None) -> str:
     """Four decimals; a dash for what was not measured."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def worst_text(value: float | None, image: str) -> str:
+    """The student's score on its worst image, and which that is; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.4g} ({image})"
 
 
 _MARKDOWN = re.compile(

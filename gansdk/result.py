@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gansdk.adapter import Generator
 from gansdk.budget import Budget, Cost, sum_of
 from gansdk.channels.groups import Plan, Space
+from gansdk.checks import Finding
 from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
 from gansdk.evaluate import Evaluation, joined_evaluation
@@ -59,6 +60,10 @@ class CompressionResult:
     each with "name", costs, "psnr" and "worst" (dB to the teacher, None where not finite) and "chosen"."""
     checks: dict[str, float] = field(default_factory=dict)
     """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
+    findings: list[Finding] = field(default_factory=list)
+    """What the student found when it checked itself: one for each of `gansdk.checks.CHECKS`, of each route."""
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """A few held-out images by name, (1, channels_in, H, W), which exports are compared on."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON: pruner, distiller, steps, seed, versions, seconds."""
     discriminator: Mapping[str, Tensor] | None = None
@@ -110,15 +115,17 @@ class CompressionResult:
 
         return write_report(self, path)
 
-    def export(self, format: str, path: str | Path) -> Path:
+    def export(self, format: str, path: str | Path, *, check: bool = True) -> Path:
         """Write the student as "onnx" or "pt2" for any batch and size, compared with the original on three shapes.
 
-        The comparison is added to `checks`, and to check.json beside the file.
+        They are made of the run's held-out images, or of noise where there were none. The comparison is added to
+        `checks`, and to check.json beside the file. With `check=False` a file that gives other images is written all
+        the same, with a warning.
 
         Raises:
             InvalidOption: another format.
             Unsupported: there are students of several routes.
-            VerificationError: the exported student gives other images.
+            VerificationError: the exported student gives other images, and `check` is on.
         """
         from gansdk.export import export
 
@@ -127,7 +134,7 @@ class CompressionResult:
                 f"There are several students here, {' and '.join(self.routes)}. Export each of them: "
                 "result.routes[route].export(...)."
             )
-        record = export(self.student, self.generator.contract, format, path)
+        record = export(self.student, self.generator.contract, format, path, inputs=self.inputs, check=check)
         self.checks[f"student -> {format}"] = record["max_error"]
         return Path(path)
 
@@ -151,6 +158,7 @@ class CompressionResult:
             "quality": [asdict(quality) for quality in self.quality],
             "warnings": self.warnings,
             "checks": self.checks,
+            "findings": [asdict(finding) for finding in self.findings],
             "settings": self.settings,
         }
         for route, part in self.routes.items():
@@ -270,6 +278,8 @@ def joined(
         evaluation=joined_evaluation(
             {route: part.evaluation for route, part in results.items() if part.evaluation is not None}
         ),
+        findings=[finding for part in parts for finding in part.findings],
+        inputs={},
         discriminator=None,
         routes=results,
     )

@@ -20,6 +20,7 @@ from gansdk.artifact import (
     CONFIG,
     DISCRIMINATOR,
     FOLDER_VERSION,
+    INPUTS,
     PLAN,
     PROGRAM,
     REPORTS,
@@ -29,6 +30,7 @@ from gansdk.artifact import (
     SavedStudent,
     check_saved,
     named_slots,
+    packed_inputs,
     sealed,
 )
 from gansdk.contracts import Route
@@ -118,6 +120,8 @@ def _write(result: CompressionResult, folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(_safetensors(tensors))
     if result.discriminator is not None:
         (folder / DISCRIMINATOR).write_bytes(_safetensors(result.discriminator))
+    if inputs := packed_inputs(result.inputs):
+        (folder / INPUTS).write_bytes(_safetensors(inputs))
     earlier = generator.carvings if isinstance(generator, SavedStudent) else ()
     carving = Carving(result.space, result.plan).to_dict()
     _write_text(folder / PLAN, json_text({**carving, "earlier": [past.to_dict() for past in earlier]}))

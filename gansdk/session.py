@@ -140,7 +140,7 @@ class Session:
         if self.floor is None or self.dry_run:
             return
         found = [
-            " ".join(filter(None, (self.floor.missed(part.quality) for part in result.parts.values())))
+            " ".join(filter(None, (self.floor.missed(part.quality, part.findings) for part in result.parts.values())))
             for result in results
         ]
         missed = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from gansdk.budget import Budget, Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import TARGET_USE
+from gansdk.checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.contracts import Contract, Route
 from gansdk.errors import (
     BudgetUnreachable,
@@ -251,6 +253,35 @@ def recover(job: Job, run: CompressionRun, full: Student, carved: Student, plan:
     run.save("recover", {"student": carved.state_dict()})
 
 
+def start_checks(job: Job, run: CompressionRun) -> dict[Route, SelfCheck]:
+    """What the student will check itself by, and a warning before any training where its teacher is at fault."""
+    sources = {} if job.scored_on is None else views_of(job.scored_on, job.generator)
+    teachers = run.teacher.parts()
+    checks = {
+        route: SelfCheck(
+            teachers[route], sources.get(route), part.contract, device=run.loop.processes.device, seed=job.seed
+        )
+        for route, part in job.generator.parts.items()
+    }
+    warn_of([replace(check.of_teacher(), route=route) for route, check in checks.items()])
+    return checks
+
+
+def finish_checks(
+    checks: Mapping[Route, SelfCheck], job: Job, run: CompressionRun, student: Student
+) -> dict[Route, list[Finding]]:
+    """What every route's student found of itself, with a warning for all that is out of line."""
+    imitates = not job.regime.trains_teachers
+    found: dict[Route, list[Finding]] = run.loop.processes.agree(
+        {
+            route: [replace(finding, route=route) for finding in checks[route].after(part, imitates=imitates)]
+            for route, part in student.parts().items()
+        }
+    )
+    warn_of([finding for findings in found.values() for finding in findings if finding.check != TEACHER])
+    return found
+
+
 def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Metric]) -> dict[Route, Evaluation]:
     """Student and teacher by one protocol; nothing, with a warning, where there is nothing to score on."""
     run.begin("evaluate")
@@ -270,7 +301,7 @@ def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Met
                 metrics=metrics,
                 beside=job.regime.learned() if len(students) == 1 else None,
             )
-        except DataError as error:
+        except (DataError, ContractError) as error:  # an image with NaN, which the checks say more of, costs no student
             warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)
     return found
 
@@ -291,7 +322,8 @@ def _proved(contract: Contract, stage: str, image: Tensor, expected: Tensor) -> 
     """
     low, high = contract.output_range
     error = float((image - expected).abs().max())
-    if not error <= EQUAL * (high - low):
+    # A network far outside its contract's range has rounding errors in proportion.
+    if not error <= EQUAL * max(high - low, float(expected.abs().max())):
         raise VerificationError(
             f"{stage}: the images differ by {error:.3g}, more than rounding explains. The generator does something "
             "the trace does not see; please report its layers.",

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gansdk
-from gansdk import saving
+from gansdk import artifact, saving
 from gansdk.adapter import Adapter, Generator, WrappedAdapter
 from gansdk.artifact import check_saved, load, load_generator, sealed
 from gansdk.channels.groups import Plan
@@ -760,6 +760,80 @@ def test_a_damaged_discriminator_is_named(copied):
     seal(copied)
     with pytest.raises(CheckpointError, match=r"discriminator\.safetensors"):
         load_generator(copied)
+
+
+# Held-out images, for exports.
+
+
+PICTURES = {f"\x1b[31m{name}\ud800.png": noise(1, 3, 70, 20 + number) for number, name in enumerate("abcdef")}
+
+
+@pytest.fixture
+def with_inputs(tmp_path) -> Path:
+    return replace(family(), inputs=PICTURES).save(tmp_path / "with inputs")
+
+
+def test_a_few_small_crops_of_the_runs_images_are_kept_and_read_back(with_inputs):
+    found = load_generator(with_inputs).inputs
+    assert len(found) == artifact.MOST_INPUTS
+    assert all(name.isprintable() for name in found)
+    for number, (image, original) in enumerate(zip(found.values(), PICTURES.values(), strict=False)):
+        assert image.shape == (1, 3, artifact.INPUT_SIDE, 20 + number)
+        assert image.dtype == torch.float32
+        torch.testing.assert_close(image, original[:, :, 3:67], rtol=0, atol=1e-3)
+    assert (with_inputs / "inputs.safetensors").stat().st_size < 150_000
+    assert load_generator(replace(family(), inputs={"x": torch.full((1, 3, 4, 4), 1e6)}).save(with_inputs)).inputs == {}
+
+
+def test_folders_without_images_and_of_the_layout_before_still_load(with_inputs, copied):
+    assert load_generator(copied).inputs == {}
+    (with_inputs / "inputs.safetensors").unlink()
+    with pytest.warns(GansdkWarning, match=r"inputs\.safetensors is missing or not as saved\. The student itself is"):
+        assert load_generator(with_inputs).inputs == {}
+    with pytest.warns(GansdkWarning, match=r"inputs\.safetensors"):
+        load(with_inputs)
+    edit(copied / "config.json", schema_version=2)
+    seal(copied)
+    assert load_generator(copied).inputs == {}
+
+
+def test_images_that_are_not_as_saved_are_refused_where_they_are_read(with_inputs):
+    content = bytearray((with_inputs / "inputs.safetensors").read_bytes())
+    content[-1] ^= 1
+    (with_inputs / "inputs.safetensors").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"inputs\.safetensors"):
+        load_generator(with_inputs)
+    assert load_generator(with_inputs, verify=False).inputs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({str(number): torch.zeros(1, 3, 4, 4).half() for number in range(5)}, "holds 5 images, more than 4"),
+        ({"x": torch.zeros(1, 3, 65, 4).half()}, r"at most 64 pixels a side"),
+        ({"x": torch.zeros(1, 4, 4, 4).half()}, r"expected were float16 images \(1, 3, H, W\)"),
+        ({"x": torch.zeros(2, 3, 4, 4).half()}, r"\(1, 3, H, W\)"),
+        ({"x": torch.zeros(1, 3, 0, 4).half()}, r"\(1, 3, H, W\)"),
+        ({"x": torch.zeros(3, 4, 4).half()}, r"\(1, 3, H, W\)"),
+        ({"x": torch.zeros(1, 3, 4, 4)}, r"holds torch\.float32"),
+        ({"x": torch.full((1, 3, 4, 4), torch.nan).half()}, "not finite as 'x'"),
+        ({"x": torch.zeros(1, 3, 1000, 1000).half()}, "bytes, more than the"),
+        ({"\x1b": torch.zeros(1, 3, 4, 4).half()}, "printable"),
+    ],
+)
+def test_images_of_strangers_are_bounded(with_inputs, inputs, words):
+    save_file(inputs, with_inputs / "inputs.safetensors")
+    seal(with_inputs)
+    with pytest.raises(CheckpointError, match=words):
+        load_generator(with_inputs)
+
+
+def test_a_student_that_is_not_finite_is_saved_and_read_back(tmp_path):
+    result = family()
+    with torch.no_grad():
+        result.student.conv3.bias.fill_(torch.nan)
+    result.save(tmp_path / "student")
+    assert result.checks["saved -> loaded"] == 0
 
 
 # Checksums.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import gansdk.export as exporting
 from gansdk.contracts import Contract
-from gansdk.errors import InvalidOption, OutputError, Unsupported, VerificationError
+from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.export import export
 from gansdk.programs import inference_form, trace_program
 
@@ -167,6 +167,84 @@ def test_a_wrong_export_is_an_error_and_is_not_written(tmp_path, monkeypatch):
     assert caught.value.stage == "export"
     assert caught.value.max_error > 0.1
     assert not list(tmp_path.iterdir())
+
+
+class Loud(nn.Module):
+    """Gives values far outside its contract's range, whose rounding errors are large in its units alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * 1e7
+
+
+def test_errors_count_relative_to_the_students_own_images(tmp_path):
+    record = export(fresh(Loud), contract(), "onnx", tmp_path / "model.onnx")
+    span = 2  # of the contract's output range
+    assert record["max_error"] > exporting.TOLERANCE * span
+    assert record["relative_error"] < 1e-5
+    assert record["passed"] is True
+    assert record["inputs"] == "noise within the contract's input range"
+
+
+def wrong_where_bright(monkeypatch, by: float) -> None:
+    """Let exports as pt2 differ on images that are bright in the mean, and on no others."""
+    content, run, _ = exporting._to_pt2(trace_program(inference_form(fresh(SkipNet), skip_contract()), skip_contract()))
+
+    def wrong(x: Tensor) -> Tensor:
+        return run(x) + by * (x.mean((1, 2, 3), keepdim=True) > 0.5)
+
+    monkeypatch.setitem(exporting._FORMATS, "pt2", lambda program: (content, wrong, {}))
+
+
+IMAGES = {
+    "dark.png": torch.zeros(1, 3, 6, 40),
+    "bright.png": torch.ones(1, 3, 40, 6),
+    "grey.png": torch.full((1, 3, 9, 9), 0.4),
+}
+
+
+def test_what_differs_is_said_by_image_amount_and_format_and_can_be_written_all_the_same(tmp_path, monkeypatch):
+    wrong_where_bright(monkeypatch, 0.25)
+    path = tmp_path / "model.pt2"
+    with pytest.raises(
+        VerificationError, match=r"pt2 .* by 0\.25 on 'bright\.png' in a batch of .*--unchecked"
+    ) as caught:
+        export(fresh(SkipNet), skip_contract(), "pt2", path, inputs=IMAGES)
+    assert caught.value.max_error == pytest.approx(0.25, rel=1e-3)
+    assert not path.exists()
+    with pytest.warns(GansdkWarning, match=r"'bright\.png' .* written all the same"):
+        record = export(fresh(SkipNet), skip_contract(), "pt2", path, inputs=IMAGES, check=False)
+    assert record["passed"] is False
+    assert json.loads((tmp_path / "check.json").read_text())["model.pt2"]["passed"] is False
+    assert torch.export.load(path).module()(noise(1, 3, 16, 16)).shape == (1, 3, 32, 32)
+    record = export(fresh(SkipNet), skip_contract(), "pt2", path, inputs={"dark.png": IMAGES["dark.png"]})
+    assert record["inputs"] == ["dark.png"]
+    assert record["passed"] is True
+
+
+def test_small_differences_of_small_images_are_found(tmp_path, monkeypatch):
+    wrong_where_bright(monkeypatch, 1e-3)
+    wide = contract(scale=2, multiple_of=2, output_range=(-5000.0, 5000.0))
+    export(fresh(SkipNet), wide, "pt2", tmp_path / "rounding.pt2", inputs=IMAGES)  # images of next to nothing
+    with pytest.raises(VerificationError, match=r"by 0\.001 on 'bright\.png'"):
+        export(
+            fresh(SkipNet),
+            contract(scale=2, multiple_of=2, output_range=(-50.0, 50.0)),
+            "pt2",
+            tmp_path / "x.pt2",
+            inputs=IMAGES,
+        )
+
+
+def test_values_that_are_not_finite_are_equal_to_themselves_and_to_nothing_else():
+    a = torch.tensor([1.0, torch.nan, torch.inf])
+    assert exporting._gap(a, a.clone()) == 0
+    assert exporting._gap(a, torch.tensor([1.5, torch.nan, torch.inf])) == 0.5
+    for other in ([1.0, 0.0, torch.inf], [1.0, torch.nan, 0.0], [1.0, torch.nan, -torch.inf]):
+        assert exporting._gap(a, torch.tensor(other)) == torch.inf
 
 
 def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path):

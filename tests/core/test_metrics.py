@@ -14,7 +14,7 @@ from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
 from gansdk.evaluate import evaluate
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import Measured, Metric, check_metrics, seeded
-from gansdk.quality import QualityFloor, protocols
+from gansdk.quality import Bound, QualityFloor, protocols
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(16, 16), input_range=(0, 1), output_range=(-1, 1))
 
@@ -151,17 +151,17 @@ def test_metrics_of_two_channels_are_refused() -> None:
 
 def test_floors_name_the_metric_in_full() -> None:
     floor = QualityFloor.parse("kid(efficientnet-lite0) <= 0.05")
-    assert floor == QualityFloor("kid(efficientnet-lite0)", "<=", 0.05)
-    floor.check(["psnr", "kid(efficientnet-lite0)"])
+    assert floor == QualityFloor((Bound("kid(efficientnet-lite0)", "<=", 0.05),))
+    floor.check(["psnr"], ["kid(efficientnet-lite0)"])
     with pytest.raises(InvalidOption, match=r"choose one of psnr, kid\(efficientnet-lite0\)"):
-        QualityFloor("kid", "<=", 0.05).check(["psnr", "kid(efficientnet-lite0)"])
+        QualityFloor((Bound("kid", "<=", 0.05),)).check(["psnr"], ["kid(efficientnet-lite0)"])
     rows = [
         Quality("kid(efficientnet-lite0)", "ground-truth", 0.01, value, 3, "") for value in (0.06, -0.01, float("nan"))
     ]
     assert floor.missed(rows[:1]).endswith("0.06, not <= 0.05.")
     assert floor.missed(rows[1:2]) == ""
     assert floor.missed(rows[2:])
-    assert QualityFloor.parse("kid(x)<=-1e-3") == QualityFloor("kid(x)", "<=", -1e-3)
+    assert QualityFloor.parse("kid(x)<=-1e-3") == QualityFloor((Bound("kid(x)", "<=", -1e-3),))
 
 
 @pytest.mark.parametrize("text", ["kid()<=1", "kid(a b)<=1", "kid(a(b))<=1", "kid(a)=1", "(a)<=1"])

@@ -351,7 +351,7 @@ class Net(nn.Module):
     [
         ("training", "distil-0", "2x3x8x8"),
         ("in place", "the backward pass of distil-0", "2x3x8x8"),
-        ("eval", "evaluate", "1x3x16x16"),
+        ("eval", "check", "1x3x16x16"),
     ],
 )
 def test_a_network_that_fails_is_named_with_stage_and_size(where, stage, size, settings, tmp_path):
