@@ -25,9 +25,11 @@ from gansdk.evaluate import Protocol
 from gansdk.foreign import returned
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.loop import HISTORY_KEYS
+from gansdk.measuring import facts_of, least_true
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
+    asks_auto,
     check_pairing,
     from_json,
     listed,
@@ -38,11 +40,13 @@ from gansdk.opening import (
     transformed,
     warn_without_targets,
 )
+from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.records import described, recorded, recorded_whole
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
 from gansdk.saving import fingerprint
+from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.terms import check_routes
 
 DEFAULT_STEPS = 2000
@@ -72,6 +76,10 @@ class Job:
     seed: int
     learning_rate: float
     asked: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[Route, TeacherFacts] = field(default_factory=dict)
+    """What was measured of the teacher on the user's images; empty without images, and for teachers that learn."""
+    teaching: Teaching | None = None
+    """What distiller="auto" came to; None where distillers were named."""
 
     @property
     def learns_by_task(self) -> bool:
@@ -83,6 +91,19 @@ class Job:
     def keeps_discriminators(self) -> bool:
         """Whether the generator's own discriminator is still the student's: not once it was trained without one."""
         return self.learns_by_task or not self.distillers or not (self.steps or self.pruner.trains)
+
+    def taught(self) -> dict[str, Any]:
+        """JSON for the report: what the student learns from, who chose that, and what was measured of the teacher.
+
+        No settings, which are compared when a run is continued: figures may differ in their last digits.
+        """
+        facts = {route: found.to_dict() for route, found in self.facts.items()}
+        return {
+            "chosen": "given" if self.teaching is None else "auto",
+            "reason": "" if self.teaching is None else self.teaching.reason,
+            "task_weight": self.asked.get("task_weight"),
+            "teacher": facts if self.generator.routes else facts.get(MAIN),
+        }
 
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""
@@ -113,8 +134,10 @@ def prepare(
     seed: int,
     patch: int | None,
     learning_rate: float | None,
+    task_weight: float | None,
     discriminator: str | Path | Mapping[Route, str | Path] | None,
     transform: str | None,
+    processes: Processes,
 ) -> tuple[Job, ...]:
     """Open everything that `gansdk.compress` was given; its docstring says what that may be.
 
@@ -124,7 +147,17 @@ def prepare(
     Raises:
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
-    parts = [_open_parts(pruner, distiller) for _ in budgets]
+    teaching, facts = None, None
+    if asks_auto(distiller):
+        open_pruner(pruner)  # what was named is refused before anything is measured
+        model = open_generator(model, adapter)
+        _check_values(model)
+        if data is not None:
+            data = open_source(data, model, patch=patch, seed=seed)
+            facts = _measured(model, data, seed, processes)
+        teaching = _chosen(model, facts, task_weight)
+        distiller, task_weight = list(teaching.distillers), teaching.task_weight
+    parts = [_open_parts(pruner, distiller, task_weight) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
     chosen, distillers, regime = parts[0]
@@ -172,6 +205,8 @@ def prepare(
                 steps=DEFAULT_STEPS if steps is None else steps,
                 seed=seed,
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
+                facts=facts or {},
+                teaching=teaching,
                 asked={
                     "given": {
                         "adapter": recorded_whole(generator.adapter),
@@ -183,6 +218,7 @@ def prepare(
                     "distiller": [
                         described(one) for item in distillers for one in (*item.terms, item.regime and regime) if one
                     ],
+                    "task_weight": regime.task_weight if isinstance(regime, OfflineRegime) and distillers else None,
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
                     "transform": transform,
@@ -190,10 +226,35 @@ def prepare(
                 },
             )
         )
+    first = jobs[0]
+    if facts is None and given is not None and first.distillers and first.source is given:
+        # What teachers do that learn in the run is not known yet.
+        facts = {} if first.regime.trains_teachers else _measured(generator, given, seed, processes)
+        jobs = [replace(job, facts=facts) for job in jobs]
     if eval_data is None:
         return tuple(jobs)
     scored_on = open_source(eval_data, generator, split="all")
     return tuple(replace(job, scored_on=scored_on) for job in jobs)
+
+
+def _measured(generator: Generator, source: DataSource, seed: int, processes: Processes) -> dict[Route, TeacherFacts]:
+    """What the teacher does on the source's images: the main process's figures, in every process."""
+    source_of(source, generator)  # which refuses images that do not serve all routes
+    facts: dict[Route, TeacherFacts] = processes.agree(
+        facts_of(generator, source, seed=seed, device=processes.device) if processes.is_main else {}
+    )
+    return facts
+
+
+def _chosen(generator: Generator, facts: Mapping[Route, TeacherFacts] | None, task_weight: float | None) -> Teaching:
+    """What distiller="auto" is for this generator; a weight that was given goes before the family's."""
+    adapter = generator.adapter
+    found = adapter.teaching(least_true(facts) if facts else TeacherFacts())
+    teaching = returned(found, Teaching, adapter, "teaching")
+    if task_weight is None or task_weight == teaching.task_weight:
+        return teaching
+    reason = f"{teaching.reason} But task_weight={task_weight:g} was given in place of {teaching.task_weight:g}."
+    return replace(teaching, task_weight=task_weight, reason=reason)
 
 
 def check_images(job: Job, batch_size: int) -> None:
@@ -260,7 +321,7 @@ def _origins(task: Task, known: Mapping[Route, Any], generator: Generator) -> st
     return found if generator.routes else found.get(MAIN)
 
 
-def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
+def _open_parts(pruner: Any, distiller: Any, task_weight: float | None) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
     chosen = open_pruner(pruner)
     distillers = tuple(open_distillers(distiller))
     if chosen.trains and not distillers:
@@ -274,7 +335,21 @@ def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, .
             "terms such as 'gka' beside it."
         )
     regimes = [item.regime for item in distillers if item.regime is not None]
-    return chosen, distillers, regimes[0] if regimes else OfflineRegime()
+    if task_weight is not None and (regimes or not distillers):
+        why = (
+            f"The distiller {names[0]} brings a regime of its own"
+            if regimes
+            else "With distiller=None nothing is trained"
+        )
+        raise IncompatibleParts(
+            f"{why}, so task_weight={task_weight:g} has no loss to weigh. Leave it out, or choose distillers such as "
+            "'pixel', which stand beside the family's own loss."
+        )
+    return (
+        chosen,
+        distillers,
+        regimes[0] if regimes else OfflineRegime(task_weight=1.0 if task_weight is None else task_weight),
+    )
 
 
 def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
@@ -288,16 +363,16 @@ def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
 
 def _check_regime(generator: Generator, regime: Regime, names: Sequence[str], discriminator: Any) -> None:
     """Whether it trains as many generators as there are, and has a use for a discriminator that was given."""
-    own = " and ".join(names) or type(regime).__name__
+    own = f"distiller {' and '.join(names)}" if names else f"regime {type(regime).__name__}"
     if generator.routes and not regime.joint:
         raise IncompatibleParts(
-            f"The distiller {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
+            f"The {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
             "after the other, each by its own folder, or use a distiller without a regime of its own."
         )
     if not regime.uses_task and discriminator not in (None, FRESH):
         raise IncompatibleParts(
-            f"A discriminator was given, but the distiller {own} trains the student without one. Leave it out, or "
-            "choose another distiller."
+            f"A discriminator was given, but the {own} trains the student without one. Leave it out, choose another "
+            "distiller, or a task_weight above zero."
         )
 
 

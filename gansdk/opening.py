@@ -37,6 +37,7 @@ from gansdk.records import DEPTH, said
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.signatures import fitting
+from gansdk.teaching import AUTO
 from gansdk.words import quoted
 from gansdk.wrapping import other_types, plain_module
 
@@ -197,6 +198,28 @@ def open_distillers(distiller: Any) -> list[Distiller]:
         return []
     made = [_make("distiller", item, Distiller) for item in listed(distiller)]
     return [item for item in made if isinstance(item, Distiller)]
+
+
+def asks_auto(distiller: Any) -> bool:
+    """Whether the family and its teacher shall say what a student learns from: "auto", alone and without options.
+
+    Raises:
+        InvalidOption: it stands beside other distillers, or has options.
+    """
+    names = [item.get("name") if isinstance(item, Mapping) else item for item in listed(distiller)]
+    if not any(isinstance(name, str) and name == AUTO for name in names):
+        return False
+    if len(names) > 1:
+        raise InvalidOption(
+            f"distiller={quoted(distiller)}: 'auto' chooses all distillers of a run. Leave the others out, or name all "
+            "that you want in its place."
+        )
+    only = listed(distiller)[0]
+    if isinstance(only, Mapping) and len(only) > 1:
+        raise InvalidOption(
+            f"distiller={quoted(distiller)}: 'auto' has no options. Name the distiller whose option you want to set."
+        )
+    return True
 
 
 def open_metrics(metrics: Any) -> list[Metric]:

@@ -8,7 +8,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gansdk.budget import Cost
-from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageSaved, StageStarted, StepDone
+from gansdk.events import (
+    Carved,
+    DistillerChosen,
+    Event,
+    Finished,
+    PlanFound,
+    SearchStep,
+    StageSaved,
+    StageStarted,
+    StepDone,
+)
 from gansdk.printing import say
 from gansdk.stopping import Stopped
 from gansdk.words import readable
@@ -48,6 +58,8 @@ class ProgressObserver:
     def __call__(self, event: Event) -> None:
         """Show one event; kinds that are not known are passed over."""
         match event:
+            case DistillerChosen(distillers=names, task_weight=weight, reason=reason):
+                self._say(f"distiller 'auto' is {', '.join(names)}, task_weight {weight:g}: {reason}")
             case StageStarted():
                 self._begin(event)
             case StageSaved():
