@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from numbers import Real
 from pathlib import Path
@@ -76,6 +77,8 @@ class Job:
     seed: int
     learning_rate: float
     asked: dict[str, Any] = field(default_factory=dict)
+    trains_on_given: bool = False
+    """Whether the student learns from the user's images, rather than from those that a regime makes."""
     facts: Mapping[Route, TeacherFacts] = field(default_factory=dict)
     """What was measured of the teacher on the user's images; empty without images, and for teachers that learn."""
     teaching: Teaching | None = None
@@ -147,16 +150,53 @@ def prepare(
     Raises:
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
-    teaching, facts = None, None
-    if asks_auto(distiller):
-        open_pruner(pruner)  # what was named is refused before anything is measured
-        model = open_generator(model, adapter)
-        _check_values(model)
-        if data is not None:
-            data = open_source(data, model, patch=patch, seed=seed)
-            facts = _measured(model, data, seed, processes)
-        teaching = _chosen(model, facts, task_weight)
-        distiller, task_weight = list(teaching.distillers), teaching.task_weight
+    opened = partial(
+        _opened,
+        budgets=budgets,
+        adapter=adapter,
+        pruner=pruner,
+        steps=steps,
+        seed=seed,
+        patch=patch,
+        learning_rate=learning_rate,
+        discriminator=discriminator,
+        transform=transform,
+    )
+    if not asks_auto(distiller):
+        jobs = opened(model, data, distiller=distiller, task_weight=task_weight)
+        scored_on = _scored_on(eval_data, jobs[0])
+        facts = _measured(jobs[0], processes)
+        return tuple(replace(job, facts=facts, scored_on=scored_on or job.scored_on) for job in jobs)
+    open_pruner(pruner)  # a name that there is not is refused first
+    generator = open_generator(model, adapter)
+    # All is opened by what the family alone says, so that what does not go together is refused before it is measured.
+    teaching = _chosen(generator, {}, task_weight, discriminator)
+    jobs = opened(generator, data, distiller=teaching.distillers, task_weight=teaching.task_weight)
+    scored_on = _scored_on(eval_data, jobs[0])
+    facts = _measured(jobs[0], processes)
+    found = _chosen(generator, facts, task_weight, discriminator)
+    if (found.distillers, found.task_weight) != (teaching.distillers, teaching.task_weight):
+        jobs = opened(generator, jobs[0].source, distiller=found.distillers, task_weight=found.task_weight)
+    return tuple(replace(job, facts=facts, teaching=found, scored_on=scored_on or job.scored_on) for job in jobs)
+
+
+def _opened(
+    model: Any,
+    data: Any,
+    *,
+    budgets: Sequence[Budget],
+    adapter: str | Mapping[str, Any] | Adapter,
+    pruner: Any,
+    distiller: Any,
+    steps: int | None,
+    seed: int,
+    patch: int | None,
+    learning_rate: float | None,
+    task_weight: float | None,
+    discriminator: str | Path | Mapping[Route, str | Path] | None,
+    transform: str | None,
+) -> list[Job]:
+    """The jobs of distillers that are known; scored on what they are trained on."""
     parts = [_open_parts(pruner, distiller, task_weight) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
@@ -205,8 +245,7 @@ def prepare(
                 steps=DEFAULT_STEPS if steps is None else steps,
                 seed=seed,
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
-                facts=facts or {},
-                teaching=teaching,
+                trains_on_given=bool(distillers) and source is not None and source is given,
                 asked={
                     "given": {
                         "adapter": recorded_whole(generator.adapter),
@@ -226,34 +265,44 @@ def prepare(
                 },
             )
         )
-    first = jobs[0]
-    if facts is None and given is not None and first.distillers and first.source is given:
-        # What teachers do that learn in the run is not known yet.
-        facts = {} if first.regime.trains_teachers else _measured(generator, given, seed, processes)
-        jobs = [replace(job, facts=facts) for job in jobs]
-    if eval_data is None:
-        return tuple(jobs)
-    scored_on = open_source(eval_data, generator, split="all")
-    return tuple(replace(job, scored_on=scored_on) for job in jobs)
+    return jobs
 
 
-def _measured(generator: Generator, source: DataSource, seed: int, processes: Processes) -> dict[Route, TeacherFacts]:
-    """What the teacher does on the source's images: the main process's figures, in every process."""
-    source_of(source, generator)  # which refuses images that do not serve all routes
+def _scored_on(eval_data: Any, job: Job) -> DataSource | None:
+    """The images that were given to score on; None if there are none."""
+    return None if eval_data is None else open_source(eval_data, job.generator, split="all")
+
+
+def _measured(job: Job, processes: Processes) -> dict[Route, TeacherFacts]:
+    """What the teacher does on the images that are trained on: the main process's figures, in every process.
+
+    Nothing without images of the user's, and of teachers that learn in the run, which are not known yet.
+    """
+    if not job.trains_on_given or job.regime.trains_teachers:
+        return {}
+    assert job.source is not None
     facts: dict[Route, TeacherFacts] = processes.agree(
-        facts_of(generator, source, seed=seed, device=processes.device) if processes.is_main else {}
+        facts_of(job.generator, job.source, seed=job.seed, device=processes.device) if processes.is_main else {}
     )
     return facts
 
 
-def _chosen(generator: Generator, facts: Mapping[Route, TeacherFacts] | None, task_weight: float | None) -> Teaching:
-    """What distiller="auto" is for this generator; a weight that was given goes before the family's."""
+def _chosen(
+    generator: Generator, facts: Mapping[Route, TeacherFacts], task_weight: float | None, discriminator: Any
+) -> Teaching:
+    """What distiller="auto" is for this generator. What was given goes before that.
+
+    That is the weight, or a discriminator, for which only the family's own loss has a use.
+    """
     adapter = generator.adapter
     found = adapter.teaching(least_true(facts) if facts else TeacherFacts())
     teaching = returned(found, Teaching, adapter, "teaching")
+    given = f"task_weight={task_weight}"
+    if task_weight is None and discriminator not in (None, FRESH) and not teaching.task_weight:
+        given, task_weight = "a discriminator", 1.0
     if task_weight is None or task_weight == teaching.task_weight:
         return teaching
-    reason = f"{teaching.reason} But task_weight={task_weight:g} was given in place of {teaching.task_weight:g}."
+    reason = f"{teaching.reason} But {given} was given, which goes before the task_weight of {teaching.task_weight:g}."
     return replace(teaching, task_weight=task_weight, reason=reason)
 
 

@@ -28,8 +28,8 @@ from gansdk.toolkit.resampling import bicubic
 IMAGES = 8
 """How many images are looked at, at most: eight passes of the teacher at the contract's size."""
 
-FLAT = 1 / 510
-"""Differences up to this share of the range are none: half a level of 8 bits."""
+FLAT = 1e-6
+"""Differences up to this share of the values are rounding. A network that was never trained may give faint images."""
 
 FLAT_CONTRAST = 1e-5
 """Mean squared gradient, of values from 0 to 1, from which on regions count less the more contrast they have."""
@@ -119,10 +119,10 @@ def _check_imitable(inputs: Sequence[Tensor], images: Sequence[Tensor], contract
             f"so there is nothing to imitate. Check its weights, and that it is made for values from "
             f"{contract.input_range[0]:g} to {contract.input_range[1]:g}, the contract's input_range."
         )
-    low, high = contract.output_range
+    rounding = FLAT * max(float(image.abs().max()) for image in images)
     varied = [image for x, image in zip(inputs, images, strict=True) if _varies(x)]
-    flat = bool(varied) and all(_spread(image) <= FLAT * (high - low) for image in varied)
-    if flat or _same(inputs, images, FLAT * (high - low)):
+    flat = bool(varied) and all(_spread(image) <= rounding for image in varied)
+    if flat or _same(inputs, images, rounding):
         what = "images of one colour" if flat else "one and the same image"
         raise ContractError(
             f"The generator gives {what} for all {len(images)} images that were looked at, so there is nothing to "

@@ -13,7 +13,7 @@ from gansdk.words import one_line
 AUTO = "auto"
 """As `distiller`: what the generator's family and the measured facts of the teacher say."""
 
-TRUE_DETAIL = 0.55
+TRUE_DETAIL = 0.6
 """Of a reconstruction's fine detail more than this is true; see docs/decisions.md for what was measured."""
 
 FAR_BELOW_DB = 6.0
