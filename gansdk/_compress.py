@@ -46,7 +46,7 @@ def compress(
     budget: Any,
     adapter: str | Mapping[str, Any] | Adapter = "auto",
     pruner: str | Mapping[str, Any] | Pruner = "one-step",
-    distiller: str | Mapping[str, Any] | Distiller | Sequence[Any] | None = "gka",
+    distiller: str | Mapping[str, Any] | Distiller | Sequence[Any] | None = "auto",
     data: Any = None,
     eval_data: Any = None,
     steps: int | None = None,
@@ -60,6 +60,7 @@ def compress(
     batch_size: int = 8,
     patch: int | None = None,
     learning_rate: float | None = None,
+    task_weight: float | None = None,
     discriminator: str | Path | Mapping[Route, str | Path] | None = None,
     transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
@@ -73,7 +74,10 @@ def compress(
         budget: "10x", "macs<=2.6G", "params<=25%, size<=5MB", or a `gansdk.Budget`; of all routes together.
         adapter: the family, {"name": ..., option: value}, an instance, or "auto" to recognise it.
         pruner: a name, {"name": ..., option: value}, or an instance.
-        distiller: likewise, or a list of them; None prunes only, and then needs neither data nor steps.
+        distiller: likewise, or a list of them; None prunes only, and then needs neither data nor steps. "auto" is what
+            the generator's family says (`Adapter.teaching`), with what is measured of the teacher on a few of the
+            images: `pixel` for super-resolution and wrapped generators, whose student leaves the truth out where the
+            teacher is perceptual, and `gka` for translation. The report says what it was, and why.
         data: a folder of images, "photos" (the embedded photographs), {"name": ..., option: value}, or a DataSource;
             distillers that make their own images need none, and score on it where it is given.
         eval_data: what student and teacher are scored on; left out, the held-out part of `data`.
@@ -93,6 +97,10 @@ def compress(
         batch_size: images a step, over all processes.
         patch: side of the training inputs in pixels; the source's own choice if left out.
         learning_rate: the largest of the schedule; the family's own if left out.
+        task_weight: of the family's own loss, beside the distillers' terms: the distance to the truth of paired data
+            (else to the teacher's images), and the adversarial losses of families that have them. With 0 the teacher
+            alone is imitated, and no discriminator learns. Left out, it is 1, or what "auto" chooses. Distillers that
+            bring a regime of their own take none.
         discriminator: checkpoint of the discriminator that the generator was trained against, for the student to go
             on with; a folder saved by `train_teacher` brings its own, and else the student's starts fresh, as wide as
             the adapter's `discriminator_width` says. "fresh" starts a new one in any case; {route: ...} for several.
@@ -124,7 +132,7 @@ def ladder(
     budgets: str | Sequence[Any],
     adapter: str | Mapping[str, Any] | Adapter = "auto",
     pruner: str | Mapping[str, Any] | Pruner = "one-step",
-    distiller: str | Mapping[str, Any] | Distiller | Sequence[Any] | None = "gka",
+    distiller: str | Mapping[str, Any] | Distiller | Sequence[Any] | None = "auto",
     data: Any = None,
     eval_data: Any = None,
     steps: int | None = None,
@@ -138,6 +146,7 @@ def ladder(
     batch_size: int = 8,
     patch: int | None = None,
     learning_rate: float | None = None,
+    task_weight: float | None = None,
     discriminator: str | Path | Mapping[Route, str | Path] | None = None,
     transform: str | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
@@ -187,6 +196,8 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         run = start(job, loop, student, session.rung(job))
         before = sum_of(costs.values())
         limits = session.limits(student, before)
+        if not smaller:
+            session.tell_chosen(loop)
         with guarded("trace"):
             checks = {TRACED: check_traced(job, run, student)}
         own = job.budget.resolve(before)

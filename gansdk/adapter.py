@@ -16,6 +16,7 @@ from gansdk.foreign import guarded
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.signatures import fitting
+from gansdk.teaching import TeacherFacts, Teaching, by_images
 from gansdk.toolkit.degradation import shrunk
 from gansdk.words import quoted
 
@@ -93,6 +94,14 @@ class Adapter(ABC):
         Raises:
             CheckpointError: the weights fit no discriminator of this family.
         """
+
+    def teaching(self, facts: TeacherFacts) -> Teaching:
+        """What a student of this family learns from where distiller="auto", given what was measured of its teacher.
+
+        A pure function of the facts, so that a continued run is the same run. The default is for families whose own
+        loss is a distance to the truth, and for wrapped generators.
+        """
+        return by_images(facts)
 
     def options(self) -> dict[str, Any]:
         """JSON options from which its factory makes it again: a saved generator's folder remembers them."""

@@ -242,7 +242,9 @@ def compress(
     adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     pruner: PrunerOption = "one-step",
     pruner_option: PrunerOptions = [],  # noqa: B006 - typer copies it
-    distiller: Annotated[list[str], typer.Option(help="Repeatable; 'none' prunes only.")] = ["gka"],  # noqa: B006
+    distiller: Annotated[
+        list[str], typer.Option(help="Repeatable; 'auto' goes by family and teacher, 'none' prunes only.")
+    ] = ["auto"],  # noqa: B006 - typer copies it
     distiller_option: Annotated[
         list[str],
         typer.Option("--distiller-option", metavar="NAME.KEY=VALUE", help="Option of a distiller; repeatable."),
@@ -253,6 +255,12 @@ def compress(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
+    task_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the family's own loss, which has the truth; 0 imitates the teacher alone. Else 1, or auto's."
+        ),
+    ] = None,
     discriminator: Annotated[
         str | None, typer.Option(help="Checkpoint of the teacher's, 'fresh' for a new one, or JSON of one per route.")
     ] = None,
@@ -296,6 +304,7 @@ def compress(
                 batch_size=batch_size,
                 patch=patch,
                 learning_rate=learning_rate,
+                task_weight=task_weight,
                 discriminator=discriminator,
                 transform=transform,
                 observers=(progress,),

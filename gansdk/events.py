@@ -14,6 +14,18 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillerChosen(Event):
+    """What distiller="auto" came to; told once, before the first stage."""
+
+    distillers: tuple[str, ...]
+    """Their names."""
+    task_weight: float
+    """Of the family's own loss beside them; 0 if the teacher alone is imitated."""
+    reason: str
+    """Why, in a sentence or two, with what was measured of the teacher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
     """A stage ("search", "distil", "evaluate") begins."""
 

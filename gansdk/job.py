@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from numbers import Real
 from pathlib import Path
@@ -25,9 +26,11 @@ from gansdk.evaluate import Protocol
 from gansdk.foreign import returned
 from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.loop import HISTORY_KEYS
+from gansdk.measuring import facts_of, least_true
 from gansdk.metrics import Metric, check_metrics
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
+    asks_auto,
     check_pairing,
     from_json,
     listed,
@@ -38,11 +41,13 @@ from gansdk.opening import (
     transformed,
     warn_without_targets,
 )
+from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.records import described, recorded, recorded_whole
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
 from gansdk.saving import fingerprint
+from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.terms import check_routes
 
 DEFAULT_STEPS = 2000
@@ -72,6 +77,12 @@ class Job:
     seed: int
     learning_rate: float
     asked: dict[str, Any] = field(default_factory=dict)
+    trains_on_given: bool = False
+    """Whether the student learns from the user's images, rather than from those that a regime makes."""
+    facts: Mapping[Route, TeacherFacts] = field(default_factory=dict)
+    """What was measured of the teacher on the user's images; empty without images, and for teachers that learn."""
+    teaching: Teaching | None = None
+    """What distiller="auto" came to; None where distillers were named."""
 
     @property
     def learns_by_task(self) -> bool:
@@ -83,6 +94,19 @@ class Job:
     def keeps_discriminators(self) -> bool:
         """Whether the generator's own discriminator is still the student's: not once it was trained without one."""
         return self.learns_by_task or not self.distillers or not (self.steps or self.pruner.trains)
+
+    def taught(self) -> dict[str, Any]:
+        """JSON for the report: what the student learns from, who chose that, and what was measured of the teacher.
+
+        No settings, which are compared when a run is continued: figures may differ in their last digits.
+        """
+        facts = {route: found.to_dict() for route, found in self.facts.items()}
+        return {
+            "chosen": "given" if self.teaching is None else "auto",
+            "reason": "" if self.teaching is None else self.teaching.reason,
+            "task_weight": self.asked.get("task_weight"),
+            "teacher": facts if self.generator.routes else facts.get(MAIN),
+        }
 
     def settings(self) -> dict[str, Any]:
         """JSON facts that decide the result."""
@@ -113,8 +137,10 @@ def prepare(
     seed: int,
     patch: int | None,
     learning_rate: float | None,
+    task_weight: float | None,
     discriminator: str | Path | Mapping[Route, str | Path] | None,
     transform: str | None,
+    processes: Processes,
 ) -> tuple[Job, ...]:
     """Open everything that `gansdk.compress` was given; its docstring says what that may be.
 
@@ -124,7 +150,54 @@ def prepare(
     Raises:
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
-    parts = [_open_parts(pruner, distiller) for _ in budgets]
+    opened = partial(
+        _opened,
+        budgets=budgets,
+        adapter=adapter,
+        pruner=pruner,
+        steps=steps,
+        seed=seed,
+        patch=patch,
+        learning_rate=learning_rate,
+        discriminator=discriminator,
+        transform=transform,
+    )
+    if not asks_auto(distiller):
+        jobs = opened(model, data, distiller=distiller, task_weight=task_weight)
+        scored_on = _scored_on(eval_data, jobs[0])
+        facts = _measured(jobs[0], processes)
+        return tuple(replace(job, facts=facts, scored_on=scored_on or job.scored_on) for job in jobs)
+    open_pruner(pruner)  # a name that there is not is refused first
+    generator = open_generator(model, adapter)
+    # All is opened by what the family alone says, so that what does not go together is refused before it is measured.
+    teaching = _chosen(generator, {}, task_weight, discriminator)
+    jobs = opened(generator, data, distiller=teaching.distillers, task_weight=teaching.task_weight)
+    scored_on = _scored_on(eval_data, jobs[0])
+    facts = _measured(jobs[0], processes)
+    found = _chosen(generator, facts, task_weight, discriminator)
+    if (found.distillers, found.task_weight) != (teaching.distillers, teaching.task_weight):
+        jobs = opened(generator, jobs[0].source, distiller=found.distillers, task_weight=found.task_weight)
+    return tuple(replace(job, facts=facts, teaching=found, scored_on=scored_on or job.scored_on) for job in jobs)
+
+
+def _opened(
+    model: Any,
+    data: Any,
+    *,
+    budgets: Sequence[Budget],
+    adapter: str | Mapping[str, Any] | Adapter,
+    pruner: Any,
+    distiller: Any,
+    steps: int | None,
+    seed: int,
+    patch: int | None,
+    learning_rate: float | None,
+    task_weight: float | None,
+    discriminator: str | Path | Mapping[Route, str | Path] | None,
+    transform: str | None,
+) -> list[Job]:
+    """The jobs of distillers that are known; scored on what they are trained on."""
+    parts = [_open_parts(pruner, distiller, task_weight) for _ in budgets]
     generator = open_generator(model, adapter)
     _check_values(generator)
     chosen, distillers, regime = parts[0]
@@ -172,6 +245,7 @@ def prepare(
                 steps=DEFAULT_STEPS if steps is None else steps,
                 seed=seed,
                 learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
+                trains_on_given=bool(distillers) and source is not None and source is given,
                 asked={
                     "given": {
                         "adapter": recorded_whole(generator.adapter),
@@ -183,6 +257,7 @@ def prepare(
                     "distiller": [
                         described(one) for item in distillers for one in (*item.terms, item.regime and regime) if one
                     ],
+                    "task_weight": regime.task_weight if isinstance(regime, OfflineRegime) and distillers else None,
                     "data": source.describe() if source is not None else None,
                     "patch": patch,
                     "transform": transform,
@@ -190,10 +265,45 @@ def prepare(
                 },
             )
         )
-    if eval_data is None:
-        return tuple(jobs)
-    scored_on = open_source(eval_data, generator, split="all")
-    return tuple(replace(job, scored_on=scored_on) for job in jobs)
+    return jobs
+
+
+def _scored_on(eval_data: Any, job: Job) -> DataSource | None:
+    """The images that were given to score on; None if there are none."""
+    return None if eval_data is None else open_source(eval_data, job.generator, split="all")
+
+
+def _measured(job: Job, processes: Processes) -> dict[Route, TeacherFacts]:
+    """What the teacher does on the images that are trained on: the main process's figures, in every process.
+
+    Nothing without images of the user's, and of teachers that learn in the run, which are not known yet.
+    """
+    if not job.trains_on_given or job.regime.trains_teachers:
+        return {}
+    assert job.source is not None
+    facts: dict[Route, TeacherFacts] = processes.agree(
+        facts_of(job.generator, job.source, seed=job.seed, device=processes.device) if processes.is_main else {}
+    )
+    return facts
+
+
+def _chosen(
+    generator: Generator, facts: Mapping[Route, TeacherFacts], task_weight: float | None, discriminator: Any
+) -> Teaching:
+    """What distiller="auto" is for this generator. What was given goes before that.
+
+    That is the weight, or a discriminator, for which only the family's own loss has a use.
+    """
+    adapter = generator.adapter
+    found = adapter.teaching(least_true(facts) if facts else TeacherFacts())
+    teaching = returned(found, Teaching, adapter, "teaching")
+    given = f"task_weight={task_weight}"
+    if task_weight is None and discriminator not in (None, FRESH) and not teaching.task_weight:
+        given, task_weight = "a discriminator", 1.0
+    if task_weight is None or task_weight == teaching.task_weight:
+        return teaching
+    reason = f"{teaching.reason} But {given} was given, which goes before the task_weight of {teaching.task_weight:g}."
+    return replace(teaching, task_weight=task_weight, reason=reason)
 
 
 def check_images(job: Job, batch_size: int) -> None:
@@ -260,7 +370,7 @@ def _origins(task: Task, known: Mapping[Route, Any], generator: Generator) -> st
     return found if generator.routes else found.get(MAIN)
 
 
-def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
+def _open_parts(pruner: Any, distiller: Any, task_weight: float | None) -> tuple[Pruner, tuple[Distiller, ...], Regime]:
     chosen = open_pruner(pruner)
     distillers = tuple(open_distillers(distiller))
     if chosen.trains and not distillers:
@@ -274,7 +384,21 @@ def _open_parts(pruner: Any, distiller: Any) -> tuple[Pruner, tuple[Distiller, .
             "terms such as 'gka' beside it."
         )
     regimes = [item.regime for item in distillers if item.regime is not None]
-    return chosen, distillers, regimes[0] if regimes else OfflineRegime()
+    if task_weight is not None and (regimes or not distillers):
+        why = (
+            f"The distiller {names[0]} brings a regime of its own"
+            if regimes
+            else "With distiller=None nothing is trained"
+        )
+        raise IncompatibleParts(
+            f"{why}, so task_weight={task_weight:g} has no loss to weigh. Leave it out, or choose distillers such as "
+            "'pixel', which stand beside the family's own loss."
+        )
+    return (
+        chosen,
+        distillers,
+        regimes[0] if regimes else OfflineRegime(task_weight=1.0 if task_weight is None else task_weight),
+    )
 
 
 def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
@@ -288,16 +412,16 @@ def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
 
 def _check_regime(generator: Generator, regime: Regime, names: Sequence[str], discriminator: Any) -> None:
     """Whether it trains as many generators as there are, and has a use for a discriminator that was given."""
-    own = " and ".join(names) or type(regime).__name__
+    own = f"distiller {' and '.join(names)}" if names else f"regime {type(regime).__name__}"
     if generator.routes and not regime.joint:
         raise IncompatibleParts(
-            f"The distiller {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
+            f"The {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
             "after the other, each by its own folder, or use a distiller without a regime of its own."
         )
     if not regime.uses_task and discriminator not in (None, FRESH):
         raise IncompatibleParts(
-            f"A discriminator was given, but the distiller {own} trains the student without one. Leave it out, or "
-            "choose another distiller."
+            f"A discriminator was given, but the {own} trains the student without one. Leave it out, choose another "
+            "distiller, or a task_weight above zero."
         )
 
 

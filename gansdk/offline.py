@@ -18,6 +18,8 @@ from gansdk.toolkit.terms import check_anchored, terms_by_route
 class OfflineRegime(Regime):
     """Train the student on `task_weight` times its task's loss plus the weighted terms, by Adam.
 
+    With `task_weight` 0 the terms alone say what to imitate: neither the truth nor a discriminator has a part in it.
+
     The task's `optimisation` says Adam's betas (unless `betas` does) and the schedule of the learning rate, a
     function of the step, so a resumed stage repeats a straight one bit for bit. What the student's images should
     look like is the ground truth of paired data, and else the teacher's image (Li et al., CVPR 2020). Gradients
@@ -44,6 +46,7 @@ class OfflineRegime(Regime):
         if clip_norm is not None and not clip_norm > 0:
             raise InvalidOption(f"clip_norm={clip_norm!r} must be above zero, or None to leave gradients as they are.")
         self.task_weight = task_weight
+        self.uses_task = task_weight > 0
         self.clip_norm = clip_norm
         self.betas = betas
 

@@ -38,6 +38,7 @@ from gansdk.records import DEPTH, said
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
 from gansdk.signatures import fitting
+from gansdk.teaching import AUTO
 from gansdk.words import quoted
 from gansdk.wrapping import other_types, plain_module
 
@@ -200,6 +201,28 @@ def open_distillers(distiller: Any) -> list[Distiller]:
     return [item for item in made if isinstance(item, Distiller)]
 
 
+def asks_auto(distiller: Any) -> bool:
+    """Whether the family and its teacher shall say what a student learns from: "auto", alone and without options.
+
+    Raises:
+        InvalidOption: it stands beside other distillers, or has options.
+    """
+    names = [item.get("name") if isinstance(item, Mapping) else item for item in listed(distiller)]
+    if not any(isinstance(name, str) and name == AUTO for name in names):
+        return False
+    if len(names) > 1:
+        raise InvalidOption(
+            f"distiller={quoted(distiller)}: 'auto' chooses all distillers of a run. Leave the others out, or name all "
+            "that you want in its place."
+        )
+    only = listed(distiller)[0]
+    if isinstance(only, Mapping) and len(only) > 1:
+        raise InvalidOption(
+            f"distiller={quoted(distiller)}: 'auto' has no options. Name the distiller whose option you want to set."
+        )
+    return True
+
+
 def open_metrics(metrics: Any) -> list[Metric]:
     """Metrics from a name, a mapping, an instance, or a list of them."""
     made = [_make("metric", item, Metric) for item in listed(metrics)]
@@ -326,10 +349,10 @@ def open_source(
 ) -> DataSource:
     """A source from a folder, the name of a source plugin ("photos"), {"name": ..., option: value}, or itself.
 
-    The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split, patch (where it was asked
-    for) and default_patch (what fits the network) if it has such options and they are not in the mapping. A generator
-    that goes backward sees both sides exchanged, unless the mapping itself says what goes in and what comes out, or
-    there is one side only. A DataSource is taken as it is.
+    The mapping may also be JSON text. A source plugin is given contract, degrade, seed, split, patch (where it was
+    asked for) and default_patch (what fits the network) if it has such options and they are not in the mapping. A
+    generator that goes backward sees both sides exchanged, unless the mapping itself says what goes in and what comes
+    out, or there is one side only. A DataSource is taken as it is.
 
     Raises:
         DataError: there is no such folder or source.

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from gansdk.budget import Cost
 from gansdk.events import (
     Carved,
+    DistillerChosen,
     Event,
     Finished,
     PlanFound,
@@ -60,6 +61,8 @@ class ProgressObserver:
     def __call__(self, event: Event) -> None:
         """Show one event; kinds that are not known are passed over."""
         match event:
+            case DistillerChosen(distillers=names, task_weight=weight, reason=reason):
+                self._say(f"distiller 'auto' is {', '.join(names)}, task_weight {weight:g}: {reason}")
             case StageStarted():
                 self._begin(event)
             case StageSaved():

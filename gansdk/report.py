@@ -214,6 +214,7 @@ def _context(result: CompressionResult) -> dict[str, Any]:
             {**row, "outcome": {True: "passed", False: "out of line", None: "not looked at"}[row["passed"]]}
             for row in data["findings"]
         ],
+        "taught": taught_text(result),
         "checks": [
             (name, f"{error:.3g}" if error is not None else "not finite") for name, error in data["checks"].items()
         ],
@@ -305,6 +306,12 @@ def used_text(result: CompressionResult) -> str:
     if result.used is None:
         return ""
     return f"{result.used:.1%} of the budget {result.budget} is used{f': {result.unused}' if result.unused else ''}."
+
+
+def taught_text(result: CompressionResult) -> str:
+    """One line: what distiller="auto" came to, and why; empty where distillers were named."""
+    teaching = result.settings.get("teaching", {})
+    return f"Distiller chosen automatically: {teaching['reason']}" if teaching.get("chosen") == "auto" else ""
 
 
 def times(ratio: float | None) -> str:

@@ -14,7 +14,7 @@ import torch
 from gansdk.budget import Budget, Cost, Limits
 from gansdk.budgets import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
-from gansdk.events import Event, Finished, Warned
+from gansdk.events import DistillerChosen, Event, Finished, Warned
 from gansdk.inspection import check_feasible
 from gansdk.interfaces import Student
 from gansdk.job import Job, check_images, check_measurable, prepare
@@ -92,6 +92,12 @@ class Session:
             check_feasible(student, one, floor_share=0.0)  # pruners have floors of their own, and check them first
         return limits
 
+    def tell_chosen(self, loop: Loop) -> None:
+        """Tell what distiller="auto" came to, which is the same for all students."""
+        if (teaching := self.jobs[0].teaching) is not None:
+            names, weight = teaching.distillers, teaching.task_weight
+            loop.emit(DistillerChosen(distillers=names, task_weight=weight, reason=teaching.reason))
+
     @contextmanager
     def collecting(self, loop: Loop) -> Iterator[list[str]]:
         """The warnings of one student: those of the opening, and those that come up meanwhile, which are told."""
@@ -113,6 +119,7 @@ class Session:
             **settings,
             "given": {**settings["given"], **scoring},
             "eval_data": None if scored_on is None or scored_on is job.source else scored_on.describe(),
+            "teaching": job.taught(),
             "seconds": round(seconds, 1),
             "torch": torch.__version__,
         }
@@ -195,7 +202,7 @@ def begin(
     told: list[str] = []
     with collected(told):
         measures = open_metrics(metrics)
-        jobs = prepare(budgets=budgets, **asked)
+        jobs = prepare(budgets=budgets, processes=processes, **asked)
         if dry_run and jobs[0].pruner.trains:
             raise IncompatibleParts(
                 f"The pruner {type(jobs[0].pruner).__name__} trains the student while it searches, and dry_run=True "

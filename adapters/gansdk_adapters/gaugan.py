@@ -16,6 +16,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk.words import quoted
 from gansdk_adapters.creating import size_of, sizes_from
@@ -32,7 +33,7 @@ from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiSc
 from gansdk_adapters.networks.spade import COARSE, SPADEGenerator, SPADELayout, SPADESizes, Upsampling, block_names
 from gansdk_adapters.search_spaces import SPADE_CHOICES, knobs_of, spade_positions
 from gansdk_adapters.separable import separable
-from gansdk_adapters.tasks.adversarial import Critics, check_width
+from gansdk_adapters.tasks.adversarial import PUBLISHED_TEACHING, Critics, check_width
 from gansdk_adapters.tasks.semantic import SemanticSynthesisTask
 
 Network = SPADEGenerator | InceptionSPADEGenerator
@@ -101,6 +102,10 @@ class GauGAN(Adapter):
         self._feature_weight = at_least_zero(feature_weight, "feature_weight")
         self._perceptual_weight = at_least_zero(perceptual_weight, "perceptual_weight")
         self._constant = share(constant, "constant")
+
+    def teaching(self, facts: TeacherFacts) -> Teaching:
+        """Return CAT's published choice beside the family's adversarial losses, which keep images sharp."""
+        return PUBLISHED_TEACHING
 
     def options(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
+from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk.words import quoted
 from gansdk_adapters.creating import rate, sizes_from
@@ -32,7 +33,7 @@ from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.unet import UNetSizes
 from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
 from gansdk_adapters.separable import separable
-from gansdk_adapters.tasks.adversarial import Critics, ImageToImageTask, check_width
+from gansdk_adapters.tasks.adversarial import PUBLISHED_TEACHING, Critics, ImageToImageTask, check_width
 from gansdk_adapters.tasks.losses import Kind, check_kind
 from gansdk_adapters.translation_layouts import (
     ARCHITECTURES,
@@ -111,6 +112,10 @@ class Translation(Adapter):
         self._discriminator_width = (
             None if discriminator_width is None else count(discriminator_width, "discriminator_width")
         )
+
+    def teaching(self, facts: TeacherFacts) -> Teaching:
+        """Return CAT's published choice beside the family's adversarial losses, which keep images sharp."""
+        return PUBLISHED_TEACHING
 
     def options(self) -> dict[str, Any]:
         return {

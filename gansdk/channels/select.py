@@ -28,8 +28,8 @@ Compare = Literal["cost", "unequal", "layers", "scores"]
 """By what channels of different groups compete.
 
 "cost": the squared score over what the channel saves of what the budget limits, which estimates error per cost where
-scores are of first order. "unequal": the score over the root mean square of its group. "layers": the rank within the group, so
-that every group is cut by the same share. "scores": the score as it is.
+scores are of first order. "unequal": the score over the root mean square of its group. "layers": the rank within the
+group, so that every group is cut by the same share. "scores": the score as it is.
 """
 
 FLOOR_SHARE = 0.1

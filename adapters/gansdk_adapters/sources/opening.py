@@ -34,8 +34,8 @@ def open_folder(
 
     `ImageFolder` for a generator that enlarges, whose inputs are enlarged before it, or whose family makes inputs of
     images (super-resolution), and for pairs in LR/HR or input/target; `Translation` for all others, which tells the
-    layout. `options` are those of the one that is chosen. `default_patch` is the side of an `ImageFolder`'s patches where
-    `patch` does not say it; `Translation` crops to the contract's size.
+    layout. `options` are those of the one that is chosen. `default_patch` is the side of an `ImageFolder`'s patches
+    where `patch` does not say it; `Translation` crops to the contract's size.
 
     Raises:
         DataError: as they do.

@@ -14,8 +14,15 @@ from gansdk.channels.fold import copy_module
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import Optimisation, State, Task, Training
+from gansdk.teaching import Teaching
 from gansdk.toolkit.optim import Descent
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
+
+PUBLISHED_TEACHING = Teaching(
+    distillers=("gka",),
+    reason="CAT publishes gka for this family (Jin et al., CVPR 2021), beside the family's own adversarial losses.",
+)
+"""What distiller="auto" stands for: a discriminator keeps images sharp, whatever the teacher is."""
 
 
 class Critics:
