@@ -68,8 +68,8 @@ def select(
         NothingPruned: every group is frozen.
     """
     groups = check_scores(space, scores)
-    scores = comparable(space, scores, compare, limits, cost)
-    packs = drop_sequence(groups, scores, multiple_of=multiple_of, floor_share=floor_share)
+    rivals = comparable(space, scores, compare, limits, cost)
+    packs = drop_sequence(groups, scores, rivals, multiple_of=multiple_of, floor_share=floor_share)
     if limits.fits(cost(space.full_plan())):
         return space.full_plan()
     check_floor(space, limits, cost(_plan(space, packs)))
@@ -95,8 +95,9 @@ def comparable(
             for group in space.prunable
         }
     saved = savings(space, limits, cost)
-    largest = max(float(np.abs(values).max(initial=0)) for values in scores.values()) or 1.0  # squares stay finite
-    return {name: (np.asarray(scores[name], np.float64) / largest) ** 2 / saved[name] for name in saved}
+    largest = max(float(np.abs(scores[name]).max()) for name in saved) or 1.0  # squares stay finite
+    shares = {name: np.asarray(scores[name], np.float64) / largest for name in saved}
+    return {name: values * np.abs(values) / saved[name] for name, values in shares.items()}
 
 
 def savings(space: Space, limits: Limits, cost: Callable[[Plan], Cost]) -> dict[str, float]:
@@ -153,9 +154,9 @@ def multiple_for(size: int, multiple_of: int) -> int:
 
 
 def drop_sequence(
-    groups: Sequence[ChannelGroup], scores: Scores, *, multiple_of: int, floor_share: float
+    groups: Sequence[ChannelGroup], scores: Scores, rivals: Scores, *, multiple_of: int, floor_share: float
 ) -> list[Pack]:
-    """All packs down to the floors, in the order in which they leave."""
+    """All packs down to the floors, in the order in which they leave: in groups by `scores`, among them by `rivals`."""
     keyed: list[tuple[float, int, int, Pack]] = []
     for number, group in enumerate(groups):
         values = np.asarray(scores[group.name], dtype=np.float64)
@@ -165,7 +166,7 @@ def drop_sequence(
         while width > floor:
             target = max(floor, (width - 1) // multiple * multiple)
             channels = order[group.size - width : group.size - target]
-            mean = float(values[channels].mean())
+            mean = float(rivals[group.name][channels].mean())
             worst = max(worst, mean)  # a group's packs leave in its own order, whatever rounding does to means
             keyed.append((worst, number, -width, Pack(group.name, tuple(int(i) for i in channels))))
             width = target

@@ -23,6 +23,8 @@ from gansdk_pruners.uniform import Uniform
 
 REPAIR, GUARD, COMPARE = 16, 4, 8
 """Probes that layers are refitted on, that guard the refit, and that plans are compared on."""
+MOST_PIXELS = 2**16
+"""Of the inputs that pass through a network at once."""
 NARROW = 1.5
 """What a multiplication takes in the narrow layers of a student, in those of a teacher: measured on RFDN."""
 STEP_IMAGES = 8
@@ -91,9 +93,10 @@ class Bench:
         self.sees = bool(batches)
         """Whether there is anything to look at."""
         self.student = student
-        self.repairing = batches[:REPAIR]
-        self._guarding = batches[REPAIR : REPAIR + GUARD]
-        self._comparing = batches[REPAIR + GUARD :]
+        self._pixels = _pixels(batches[0]) if batches else {}
+        alone = any(contract.inference == "batch-statistics" for contract in student.contracts.values())
+        parts = batches[:REPAIR], batches[REPAIR : REPAIR + GUARD], batches[REPAIR + GUARD :]
+        self._repairing, self._guarding, self._comparing = (part if alone else together(part) for part in parts)
         student.activate(student.space.full_plan())
         student.train(False)
 
@@ -135,7 +138,7 @@ class Bench:
         first = cutter.plan(student, scores, halfway, recipe.allocation)
         half = self.repaired(student.carve(first), Cut(first), recipe.recovery)
         rest = cutter.plan(half, cutter.rank(half), limits, recipe.allocation)
-        return Cut(composed(first, rest), first)
+        return Cut(first.then(rest), first)
 
     def made(self, cut: Cut, recovery: Recovery) -> Student:
         """The carved and repaired student."""
@@ -161,7 +164,7 @@ class Bench:
                 own.module,
                 full.space,
                 plans[route],
-                [batch.inputs[route] for batch in self.repairing],
+                [batch.inputs[route] for batch in self._repairing],
                 run_full=_images_of(full, route),
                 run_carved=_images_of(own, route),
                 error=error if recovery == "guarded" else None,
@@ -196,8 +199,7 @@ class Bench:
 
     def _ratio_of(self, route: Route) -> float:
         height, width = self.student.contracts[route].size
-        x = self.repairing[0].inputs[route]
-        return x.shape[2] * x.shape[3] / (height * width)
+        return self._pixels[route] / (height * width)
 
 
 def compare(
@@ -258,18 +260,31 @@ def errors(student: Student, batches: Sequence[Batch], wanted: Sequence[Mapping[
     for images, theirs in zip(images_of(student, batches), wanted, strict=True):
         for route, image in images.items():
             low, high = student.contracts[route].output_range
-            error = float(((image - theirs[route]) / (high - low)).double().square().mean())
-            found.append(error if math.isfinite(error) else math.inf)
+            squares = ((image - theirs[route]) / (high - low)).double().square().flatten(1).mean(1)
+            found += [error if math.isfinite(error) else math.inf for error in squares.tolist()]
     return found
 
 
-def composed(first: Plan, rest: Plan) -> Plan:
-    """The plan that keeps of the full network what `rest` keeps of what `first` left."""
-    return Plan({name: tuple(kept[i] for i in rest[name]) if name in rest else kept for name, kept in first.items()})
+def together(batches: Sequence[Batch]) -> list[Batch]:
+    """The same inputs in batches of equal sizes, as many at a time as have `MOST_PIXELS` together."""
+    found: list[list[Batch]] = []
+    for batch in batches:
+        pixels = _pixels(batch)
+        last = found[-1] if found else []
+        fits = last and _pixels(last[0]) == pixels and (len(last) + 1) * max(pixels.values()) <= MOST_PIXELS
+        if fits and all(last[0].inputs[route].shape == x.shape for route, x in batch.inputs.items()):
+            last.append(batch)
+        else:
+            found.append([batch])
+    return [Batch({route: torch.cat([one.inputs[route] for one in row]) for route in row[0].inputs}) for row in found]
+
+
+def _pixels(batch: Batch) -> dict[Route, int]:
+    return {route: x.shape[2] * x.shape[3] for route, x in batch.inputs.items()}
 
 
 def relative(first: Plan, plan: Plan) -> Plan:
-    """The inverse of `composed`: what `plan` keeps, by the numbers in what `first` left."""
+    """The plan that makes `plan` of what `first` left: `first.then` of it is `plan`."""
     return Plan({name: tuple(kept.index(i) for i in plan[name]) for name, kept in first.items()})
 
 

@@ -55,7 +55,7 @@ def test_gauss_newton_is_the_root_mean_square_of_projected_gate_derivatives(stud
             v = torch.randn((1, 3, 8, 8), generator=rng).double()
             rows.append([slope(lambda g, c=c: float((gated(net, x, c, g) * v).sum())) for c in range(4)])  # noqa: B023
     expected = np.sqrt(np.mean(np.square(rows), axis=0))
-    np.testing.assert_allclose(IMPORTANCES["gauss-newton"].measure(student, run)["0"], expected, rtol=1e-6)
+    np.testing.assert_allclose(IMPORTANCES["gauss-newton"](student, run)["0"], expected, rtol=1e-6)
 
 
 def test_taylor_is_the_root_mean_square_of_the_losses_gate_derivatives(student):
@@ -65,18 +65,18 @@ def test_taylor_is_the_root_mean_square_of_the_losses_gate_derivatives(student):
         for x, y in zip(run.inputs, run.targets, strict=True):
             rows.append([slope(lambda g, c=c: float((gated(net, x, c, g) - y).abs().mean())) for c in range(4)])  # noqa: B023
     expected = np.sqrt(np.mean(np.square(rows), axis=0))
-    np.testing.assert_allclose(IMPORTANCES["taylor"].measure(student, run)["0"], expected, rtol=1e-6)
+    np.testing.assert_allclose(IMPORTANCES["taylor"](student, run)["0"], expected, rtol=1e-6)
 
 
 def test_consumer_norm_is_the_norm_of_the_columns_that_read_a_channel(student):
     expected = student.module[3].weight.detach().pow(2).sum((0, 2, 3)).sqrt().numpy()
-    np.testing.assert_allclose(IMPORTANCES["consumer-norm"].measure(student, Probing())["0"], expected)
+    np.testing.assert_allclose(IMPORTANCES["consumer-norm"](student, Probing())["0"], expected)
 
 
 def test_norm_scale_is_the_absolute_gamma(student):
     with torch.no_grad():
         student.module[1].weight.copy_(torch.tensor([-2.0, 0.5, 1.0, -0.1]))
-    np.testing.assert_allclose(IMPORTANCES["norm-scale"].measure(student, Probing())["0"], [2.0, 0.5, 1.0, 0.1])
+    np.testing.assert_allclose(IMPORTANCES["norm-scale"](student, Probing())["0"], [2.0, 0.5, 1.0, 0.1])
 
 
 def test_torch_prunings_score_on_our_groups_equals_its_own_where_its_graph_is_right(student):
@@ -86,4 +86,4 @@ def test_torch_prunings_score_on_our_groups_equals_its_own_where_its_graph_is_ri
     graph = tp.DependencyGraph().build_dependency(net, example_inputs=(torch.zeros(1, 3, 8, 8),))
     group = graph.get_pruning_group(net[0], tp.prune_conv_out_channels, idxs=list(range(4)))
     expected = tp.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group).detach().numpy()
-    np.testing.assert_allclose(IMPORTANCES["torch-pruning"].measure(student, Probing())["0"], expected, rtol=1e-5)
+    np.testing.assert_allclose(IMPORTANCES["torch-pruning"](student, Probing())["0"], expected, rtol=1e-5)

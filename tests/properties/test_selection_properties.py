@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, partial
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gansdk.budget import Budget, Limits
 from gansdk.channels.carve import carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import ChannelGroup, Plan, Space
-from gansdk.channels.select import select
+from gansdk.channels.select import Compare, savings, select
 from gansdk.channels.trace import trace
 from gansdk.errors import BudgetUnreachable
 from gansdk.testing import networks as zoo
@@ -34,6 +35,7 @@ MAKERS = {
 
 architectures = st.sampled_from(sorted(MAKERS))
 multiples = st.sampled_from((1, 4, 8, 16))
+compares = st.sampled_from(get_args(Compare))
 
 
 @cache
@@ -48,11 +50,12 @@ def model_of(name: str) -> CostModel:
     return CostModel(space_of(name))
 
 
-def chosen(name: str, values: Scores, budget: Budget | Limits, multiple_of: int = 1, **options: bool) -> Plan:
+def chosen(name: str, values: Scores, budget: Budget | Limits, multiple_of: int = 1, **options: Any) -> Plan:
     """The selection, or a skipped example if no plan fits."""
     model = model_of(name)
     full = model.cost(Plan())
     limits = budget.resolve(full) if isinstance(budget, Budget) else budget
+    options = {"compare": "unequal", **options}
     try:
         return select(model.space, values, limits, cost=model.cost, multiple_of=multiple_of, **options)
     except BudgetUnreachable:
@@ -61,12 +64,12 @@ def chosen(name: str, values: Scores, budget: Budget | Limits, multiple_of: int 
 
 
 @DETERMINISTIC
-@given(architectures, st.data(), budgets(), multiples)
-def test_a_selection_fits_its_budget_or_the_smallest_plan_does_not(name, data, budget, multiple_of):
+@given(architectures, st.data(), budgets(), multiples, compares)
+def test_a_selection_fits_its_budget_or_the_smallest_plan_does_not(name, data, budget, multiple_of, compare):
     model, values = model_of(name), data.draw(scores(space_of(name)))
     limits = budget.resolve(model.cost(Plan()))
     smallest = model.cost({group.name: _least(group) for group in model.space.prunable})
-    run = partial(select, model.space, values, limits, cost=model.cost, multiple_of=multiple_of)
+    run = partial(select, model.space, values, limits, cost=model.cost, multiple_of=multiple_of, compare=compare)
     if limits.fits(smallest):
         assert limits.fits(model.cost(run()))
     else:
@@ -89,10 +92,10 @@ def test_a_selection_respects_floors_and_frozen_groups_and_names_known_channels(
 
 
 @DETERMINISTIC
-@given(architectures, st.data(), budgets(), multiples)
-def test_the_best_channels_of_a_group_are_the_ones_that_stay(name, data, budget, multiple_of):
+@given(architectures, st.data(), budgets(), multiples, compares)
+def test_the_best_channels_of_a_group_are_the_ones_that_stay(name, data, budget, multiple_of, compare):
     space, values = space_of(name), data.draw(scores(space_of(name)))
-    plan = chosen(name, values, budget, multiple_of)
+    plan = chosen(name, values, budget, multiple_of, compare=compare)
     for group in space.prunable:
         kept = list(plan[group.name])
         dropped = sorted(set(range(group.size)) - set(kept))
@@ -111,11 +114,12 @@ def test_a_selection_without_multiples_is_the_shortest_drop_that_fits_in_total_o
 
 
 @DETERMINISTIC
-@given(architectures, st.data(), st.lists(st.integers(1, 100), min_size=2, max_size=2), multiples)
-def test_a_larger_budget_keeps_everything_that_a_smaller_one_keeps(name, data, percents, multiple_of):
+@given(architectures, st.data(), st.lists(st.integers(1, 100), min_size=2, max_size=2), multiples, compares)
+def test_a_larger_budget_keeps_everything_that_a_smaller_one_keeps(name, data, percents, multiple_of, compare):
     values = data.draw(scores(space_of(name)))
     small, large = (
-        chosen(name, values, Budget.parse(f"macs<={percent}%"), multiple_of) for percent in sorted(percents)
+        chosen(name, values, Budget.parse(f"macs<={percent}%"), multiple_of, compare=compare)
+        for percent in sorted(percents)
     )
     assert all(set(small[group]) <= set(large[group]) for group in small)
 
@@ -159,7 +163,7 @@ def test_selecting_twice_with_inherited_scores_equals_selecting_once(name, data,
     model, values = model_of(name), data.draw(scores(space_of(name)))
     full = model.cost(Plan())
     small, large = (Budget.parse(f"macs<={percent}%").resolve(full) for percent in sorted(percents))
-    options = {"normalise": False, "floor_share": 0.0}
+    options = {"compare": "scores", "floor_share": 0.0}
     once, first = (chosen(name, values, limits, **options) for limits in (small, large))
     carved = carve_space(model.space, first)
     inherited = {group: values[group][list(first[group])] for group in values}
@@ -183,7 +187,7 @@ def test_increasing_maps_of_all_scores_do_not_change_the_selection(name, data, b
     """Of ranks, so that no two scores become equal in floating point."""
     values = _ranks(data.draw(scores(space_of(name))))
     mapped = {group: increase(row) for group, row in values.items()}
-    assert chosen(name, values, budget, normalise=False) == chosen(name, mapped, budget, normalise=False)
+    assert chosen(name, values, budget, compare="scores") == chosen(name, mapped, budget, compare="scores")
 
 
 @DETERMINISTIC
@@ -191,15 +195,45 @@ def test_increasing_maps_of_all_scores_do_not_change_the_selection(name, data, b
 def test_negative_scores_rank_like_any_others(name, data, budget):
     values = _ranks(data.draw(scores(space_of(name))))
     lowered = {group: row - 100 for group, row in values.items()}
-    assert chosen(name, values, budget, normalise=False) == chosen(name, lowered, budget, normalise=False)
+    assert chosen(name, values, budget, compare="scores") == chosen(name, lowered, budget, compare="scores")
 
 
-def test_very_large_scores_are_normalised_without_overflow():
+@DETERMINISTIC
+@given(architectures, st.data(), budgets(("macs",)))
+def test_by_cost_channels_leave_in_the_order_of_their_squared_score_over_the_macs_they_save(name, data, budget):
+    model, values = model_of(name), _ranks(data.draw(scores(space_of(name))))
+    full, saved = model.cost(Plan()), {}
+    for group in model.space.prunable:
+        eighth = max(1, group.size // 8)
+        left = model.cost({group.name: group.size - eighth})
+        saved[group.name] = (full.of("macs", budget.counting) - left.of("macs", budget.counting)) / eighth
+    assume(min(saved.values()) > 0)
+    squares = {group: values[group] ** 2 / saved[group] for group in saved}
+    order = _ranks(squares)  # no two alike, so that no rounding decides
+    assume(len(np.unique(np.concatenate(list(squares.values())))) == sum(map(len, squares.values())))
+    plan = chosen(name, values, budget, compare="cost")
+    assert plan == chosen(name, order, budget, compare="scores")
+
+
+def test_what_a_channel_saves_is_counted_in_what_is_limited():
+    model = model_of("srresnet")
+    full = model.cost(Plan())
+    by = {
+        metric: savings(model.space, Budget.parse(f"{metric}<=50%").resolve(full), model.cost)
+        for metric in ("macs", "params")
+    }
+    assert any(by["macs"][name] > 1.2 * by["params"][name] for name in by["macs"])  # those behind the shuffle
+    both = savings(model.space, Budget.parse("macs<=50%, params<=50%").resolve(full), model.cost)
+    assert both == pytest.approx({name: by["macs"][name] + by["params"][name] for name in both})
+
+
+@pytest.mark.parametrize("compare", get_args(Compare))
+def test_very_large_scores_are_normalised_without_overflow(compare):
     model = model_of("srresnet")
     values = _random_scores(model.space, 0)
     huge = {group: row * 2.0**1000 for group, row in values.items()}
     budget = Budget.parse("macs<=50%")
-    assert chosen("srresnet", huge, budget) == chosen("srresnet", values, budget)
+    assert chosen("srresnet", huge, budget, compare=compare) == chosen("srresnet", values, budget, compare=compare)
 
 
 @DETERMINISTIC
