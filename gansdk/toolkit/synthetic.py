@@ -57,11 +57,10 @@ def _label_map(contract: Contract, height: int, width: int, rng: torch.Generator
     planes = F.one_hot(classes, labels.classes + labels.unknown).movedim(-1, 0).float()
     if labels.edges:
         edge = torch.zeros(height, width, dtype=torch.bool)
-        for moved, here in ((owner[1:], owner[:-1]), (owner[:, 1:].T, owner[:, :-1].T)):
-            differs = moved != here
-            view = edge if moved.shape[1] == width else edge.T
-            view[1:] |= differs
-            view[:-1] |= differs
+        for map_, marked in ((owner, edge), (owner.T, edge.T)):
+            differs = map_[1:] != map_[:-1]
+            marked[1:] |= differs
+            marked[:-1] |= differs
         planes = torch.cat([planes, edge[None].float()])
     return planes[None]
 

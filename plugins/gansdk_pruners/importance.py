@@ -215,8 +215,8 @@ def scores_by(name: str, student: Student, run: Run) -> Scores:
         name = "gauss-newton" if run.probe_batches(1) or run.synthetic_batches(1) else "consumer-norm"
         if name == "consumer-norm":
             warnings.warn(
-                "Channels are ranked by the norm of the weights that read them, which needs no image and ranks less "
-                "well than a compression does.",
+                "There are no images to measure importance on, so channels are ranked by the norm of the weights that "
+                "read them, which ranks less well than a compression does.",
                 GansdkWarning,
                 stacklevel=3,
             )

@@ -12,7 +12,7 @@ from gansdk.budget import Limits
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning
-from gansdk.events import Carved, DistillerChosen, Finished, PlanFound, StageStarted, StepDone, Warned
+from gansdk.events import Carved, DistillerChosen, Finished, PlanFound, PlansCompared, StageStarted, StepDone, Warned
 from gansdk.stages import why_unused
 from gansdk.student import ElasticStudent
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
@@ -175,6 +175,7 @@ def test_observers_are_told_the_story_in_order(given, quick):
     assert [kind for kind, _ in itertools.groupby(kinds)] == [
         DistillerChosen,
         StageStarted,
+        PlansCompared,
         PlanFound,
         Carved,
         StageStarted,
