@@ -111,14 +111,10 @@ class Bench:
     @property
     def measure(self) -> str:
         """What `errors` are of, in words."""
-        kind = (
-            "synthetic images, for want of others,"
-            if self.is_synthetic
-            else "training patches that no layer was refitted on"
-        )
+        kind = "images made without data" if self.is_synthetic else "training patches"
         return (
-            f"PSNR of the student's images to the teacher's, peak-to-peak of the output's range, on {COMPARE} {kind} "
-            "before any training"
+            "PSNR of the student's images to the teacher's over the peak-to-peak of the output's range, before any "
+            f"training, on {COMPARE} {kind} that no layer was refitted on"
         )
 
     def errors(self, carved: Student) -> list[float]:

@@ -330,6 +330,7 @@ def test_a_run_killed_between_any_two_changes_of_its_folder_continues_to_the_sam
         assert {path.name for path in folder.iterdir()} == {"run", "student"}
         assert {path.name for path in (folder / "run").iterdir()} == {
             "distil-0.pt",
+            "plans.jsonl",
             "recover.pt",
             "search.pt",
             "settings.json",

@@ -601,33 +601,7 @@ def test_a_search_in_which_no_width_gives_a_finite_image_is_refused(tmp_path, mo
 
     monkeypatch.setattr(CompressionRun, "distil", broken)
     with pytest.raises(TrainingDiverged, match="learning_rate"):
-        compress(out_dir=tmp_path, data=Waves())
-    assert {score for _, _, score in scored(tmp_path)} == {None}
-
-
-def test_a_budget_below_the_smallest_subnet_is_refused_by_the_names_of_the_pruners_options():
-    for options, advice in (
-        ({"shares": (0.75,), "multiple_of": 2}, r"give the pruner shares below 0\.75 or multiple_of below 2\.$"),
-        ({"shares": (0.75,)}, r"or give the pruner shares below 0\.75\.$"),
-    ):
-        with pytest.raises(BudgetUnreachable, match=advice):
-            compress(pruner=asked(**options))
-
-
-# Refusals.
-
-
-class Overflowing(Waves):
-    """Held-out pictures that make every network's image infinite or NaN."""
-
-    def images(self, split):
-        for batch in super().images(split):
-            yield Batch({MAIN: batch.inputs[MAIN] * math.inf}, {})
-
-
-def test_a_search_in_which_no_width_gives_a_finite_image_is_refused(tmp_path):
-    with pytest.raises(TrainingDiverged, match="learning_rate"):
-        compress(out_dir=tmp_path, data=Overflowing())
+        compress(out_dir=tmp_path)
     assert {score for _, _, score in scored(tmp_path)} == {None}
 
 

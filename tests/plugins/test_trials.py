@@ -28,7 +28,7 @@ def network(seed=0):
 def compressed(pruner=None, *, observers=(), **changes):
     asked = "one-step" if pruner is None else {"name": "one-step", **pruner}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", gansdk.errors.GansdkWarning)
+        warnings.simplefilter("default", gansdk.errors.GansdkWarning)
         return gansdk.compress(network(), pruner=asked, observers=observers, **{**SETTINGS, **changes})
 
 
