@@ -25,6 +25,10 @@ WITHOUT_DATA = (
     "data (discs of many sizes and colours). On photographs the student may be several dB further from the teacher "
     "than on these: pass data=... with some of the images the generator is meant for."
 )
+FLAT = (
+    "Every image that channels are ranked on is of one colour, which says little of what they are for. Pass data=... "
+    "with images of the kind the generator is meant for."
+)
 
 
 class OneStep(Pruner):
@@ -99,6 +103,8 @@ class OneStep(Pruner):
         bench = Bench(student, run)
         if bench.is_synthetic and bench.sees:
             warnings.warn(WITHOUT_DATA, GansdkWarning, stacklevel=2)
+        if bench.is_flat:
+            warnings.warn(FLAT, GansdkWarning, stacklevel=2)
         if limits.fits(student.cost(space.full_plan())) or len(recipes) == 1 or not bench.sees:
             return cutter.plan(student, scores, limits, recipes[0].allocation)
         recipe, cut = compare(bench, recipes, cutter, scores, limits, run, self.trials)

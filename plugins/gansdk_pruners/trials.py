@@ -90,6 +90,8 @@ class Bench:
         found = run.probe_batches(count)
         self.is_synthetic = found is None
         batches = run.synthetic_batches(count) if found is None else found
+        self.is_flat = bool(batches) and all(_is_flat(x) for batch in batches for x in batch.inputs.values())
+        """Whether no input has any structure."""
         self.sees = bool(batches)
         """Whether there is anything to look at."""
         self.student = student
@@ -273,6 +275,11 @@ def together(batches: Sequence[Batch]) -> list[Batch]:
         else:
             found.append([batch])
     return [Batch({route: torch.cat([one.inputs[route] for one in row]) for route in row[0].inputs}) for row in found]
+
+
+def _is_flat(x: Tensor) -> bool:
+    """Whether a map of more than one pixel has one value in each channel."""
+    return x[0, 0].numel() > 1 and bool((x == x[..., :1, :1]).all())
 
 
 def _pixels(batch: Batch) -> dict[Route, int]:

@@ -135,6 +135,28 @@ def test_without_images_plans_are_compared_on_images_made_without_data_and_this_
     assert max(trial["psnr"] for trial in result.compared["trials"]) > 10
 
 
+class Flat(gansdk.DataSource):
+    pairing = gansdk.Pairing.INPUTS_ONLY
+
+    def __init__(self, spots):
+        self.spots = spots
+
+    def train_batch(self, size, *, seed, step):
+        x = torch.full((size, 3, 16, 16), 0.1 + step % 7 / 10)
+        x[..., 0, 0] += self.spots
+        return gansdk.Batch({"main": x})
+
+    def images(self, split):
+        rng = torch.Generator().manual_seed(0)
+        yield gansdk.Batch({"main": torch.rand(1, 3, 16, 16, generator=rng)})
+
+
+@pytest.mark.parametrize(("spots", "told"), [(0.0, True), (0.1, False)])
+def test_probes_of_one_colour_are_warned_of(spots, told):
+    result = compressed({"trials": 0}, data=Flat(spots), patch=None)
+    assert any("of one colour" in warning for warning in result.warnings) == told
+
+
 def test_inputs_of_one_size_pass_together_up_to_a_number_of_pixels():
     def batch(side):
         return gansdk.Batch({"main": torch.zeros(1, 3, side, side)})

@@ -12,12 +12,11 @@ from gansdk.adapter import Generator
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
 from gansdk.opening import open_generator
+from gansdk.patches import fitting_patch
 from gansdk.routes import the_only
 from gansdk.saving import fingerprint
 from gansdk_distillers.datafree.network import GRID
 
-PATCH = 24
-"""Side of the inputs of networks that enlarge."""
 ENLARGED_PATCH = 48
 """Side of inputs that are enlarged already."""
 SCALES = (2, 3, 4)
@@ -67,7 +66,7 @@ def _has_way_back(generator: Generator) -> bool:
 def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int] | None) -> dict[int, tuple[int, int]]:
     """Scale -> (H, W) of the images to make; the scale is 1 unless inputs are enlarged before the network.
 
-    `patch` is the side of the network's inputs: 48 if left out for enlarged ones, 24 for networks that enlarge, and
+    `patch` is the side of the network's inputs: 48 if left out for enlarged ones, what fits networks that enlarge, and
     else the contract's size.
 
     Raises:
@@ -82,7 +81,7 @@ def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int
             f"scales={list(scales)} are for networks whose inputs are enlarged before them, such as VDSR. Leave them "
             "out: this network has one scale of its own."
         )
-    usual = (PATCH, PATCH) if contract.scale > 1 else contract.size
+    usual = (fitting_patch(generator),) * 2 if contract.scale > 1 else contract.size
     size = usual if patch is None else (patch, patch)
     if wrong := [side for side in size if side // GRID * GRID % contract.multiple_of]:
         raise InvalidOption(
