@@ -131,11 +131,13 @@ class OneStep(Pruner):
             return [Recipe("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
         every: tuple[Allocation, ...] = ("cost", "per-layer", "global")
         allocations = every if self.allocation == "auto" else (self.allocation,)
-        found = [Recipe(one, "none") for one in allocations]
+        # The first one is made however short the time is.
+        found = [Recipe(allocations[0], "least-squares" if self.recovery == "auto" else self.recovery)]
+        found += [Recipe(one, "none") for one in allocations]
         if self.allocation == "auto":
             found += [Recipe("uniform", "none"), Recipe("magnitude", "none")]
         found += [Recipe(one, "least-squares") for one in allocations]
         found += [Recipe(one, "guarded") for one in allocations]
         if "cost" in allocations:
             found.append(Recipe("cost", "guarded", rounds=2))
-        return [recipe for recipe in found if self.recovery in ("auto", recipe.recovery)]
+        return [recipe for recipe in dict.fromkeys(found) if self.recovery in ("auto", recipe.recovery)]

@@ -169,8 +169,8 @@ class Bench:
             )
         return carved
 
-    def macs(self, cut: Cut, recovery: Recovery, limits: Limits) -> float:
-        """About what making and measuring such a student costs, in MACs."""
+    def macs(self, cut: Cut, recovery: Recovery) -> float:
+        """About what making and measuring such a student in one round costs, in MACs."""
         student = self.student
         full, small = (student.cost(plan).macs * self._ratio for plan in (student.space.full_plan(), cut.plan))
         total = COMPARE * small
@@ -181,7 +181,7 @@ class Bench:
                 layers, solving = recovery_macs(part.module, part.space, plans[route], REPAIR, side)
                 passes = REPAIR / 2 + (GUARD if recovery == "guarded" else 0)
                 total += REPAIR * full + layers * passes * NARROW * small + solving
-        return total * (3 if cut.first is not None else 1)
+        return total
 
     def step_macs(self, plan: Plan) -> float:
         """Of a training step: a pass of the teacher, and a pass forward and back of the student."""
@@ -205,8 +205,7 @@ def compare(
 ) -> tuple[Recipe, Cut]:
     """Make the students of the recipes, measure them and return the best, after at most `steps` steps' worth of MACs.
 
-    Every plan is measured without a refit first, which costs next to nothing; refits come in the order given, those of
-    the best plan so far last.
+    The first recipe is made whatever it costs; of the others those that are too dear are passed over.
     """
     cuts: dict[tuple[Allocation, int], Cut] = {}
     tried: list[tuple[Trial, float, Recipe, Cut]] = []
@@ -215,18 +214,17 @@ def compare(
     for recipe in recipes:
         key = (recipe.allocation, recipe.rounds)
         if key not in cuts:
-            if recipe.rounds == 2:
-                # The first round costs what it costs at twice the size.
-                left -= 2 * bench.macs(cuts[recipe.allocation, 1], recipe.recovery, limits)
-                if left < 0:
-                    continue
+            # Two rounds refit a student of twice the size besides, once to find the plan and once to make the student.
+            if recipe.rounds == 2 and 5 * bench.macs(cuts[recipe.allocation, 1], recipe.recovery) > left:
+                continue
             cuts[key] = bench.cut(recipe, cutter, scores, limits, run)
         cut = cuts[key]
-        if left == math.inf:
+        price = bench.macs(cut, recipe.recovery) * (5 if recipe.rounds == 2 else 1)
+        if not tried:
             left = steps * bench.step_macs(cut.plan)
-        left -= bench.macs(cut, recipe.recovery, limits)
-        if left < 0 and tried:
+        elif price > left:
             continue
+        left -= price
         found = bench.errors(bench.made(cut, recipe.recovery))
         trial = Trial(
             name=str(recipe),

@@ -105,7 +105,7 @@ def test_a_part_that_was_asked_for_by_name_has_plugin_version_and_all_options() 
     told = recorded(open_pruner({"name": "one-step", "multiple_of": 8}))
     assert (told["name"], told["plugin"], told["version"]) == ("one-step", "gansdk", gansdk.__version__)
     assert told["options"]["multiple_of"] == 8
-    assert told["options"]["allocation"] == "global"
+    assert told["options"]["allocation"] == "auto"
     assert recorded(open_pruner("gansdk:one-step")) == recorded(open_pruner("one-step"))
     assert recorded(open_distillers({"name": "pixel", "weight": 2})[0])["options"] == {"norm": "l1", "weight": 2}
     assert recorded(open_adapter("sr"))["plugin"] == "gansdk"
