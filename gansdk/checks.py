@@ -1,7 +1,7 @@
 """A student checks itself on a few held-out images: is it finite, in range, near its teacher, and nearer by training?
 
-Each image is seen at two sizes, in crops of at most `LARGEST` pixels a side. Where there are no images, noise within
-the contract's range shows what it can. What is out of line is a finding with what to try, and a warning; nothing here
+Each image is seen at two sizes, in crops of at most `LARGEST` pixels a side. Where there are no images, made ones
+show what they can. What is out of line is a finding with what to try, and a warning; nothing here
 ends a run. A teacher that fails on an image is said to, and its student is not measured by that image.
 """
 
@@ -23,6 +23,7 @@ from gansdk.evaluate import BICUBIC, IDENTICAL_DB, Protocol
 from gansdk.foreign import returned
 from gansdk.images import Pixels, pad_to_multiple, picture, resize_bicubic, to_uint8
 from gansdk.interfaces import DataSource, Student, Teacher
+from gansdk.toolkit.synthetic import synthetic_input
 
 TEACHER, FINITE, RANGE, BASELINE, TRAINING, ACTIVATIONS = (
     "teacher",
@@ -124,17 +125,17 @@ class SelfCheck:
         self._protocol = Protocol.of(contract)
         self._untrained: list[_Sight | None] = []
         self._views = [] if source is None else self._seen(_images(source), device, source)
-        self.on_noise = not self._views
+        self.on_made_images = not self._views
         """Whether there was no image that the generator takes."""
-        if self.on_noise:
-            noise = [Batch({MAIN: x}, {}, (f"noise {n}",)) for n, x in enumerate(_noise(contract, seed), 1)]
-            self._views = self._seen(noise, device)
+        if self.on_made_images:
+            made = [Batch({MAIN: x}, {}, (f"made image {n}",)) for n, x in enumerate(_made(contract, seed), 1)]
+            self._views = self._seen(made, device)
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """One crop of each image that was looked at, by the image's name: (1, channels_in, H, W) on the CPU."""
         found: dict[str, Tensor] = {}
-        for view in () if self.on_noise else self._views:
+        for view in () if self.on_made_images else self._views:
             found.setdefault(view.image, view.x.cpu())
         return found
 
@@ -165,7 +166,7 @@ class SelfCheck:
     def of_teacher(self) -> Finding:
         """Whether the teacher and its contract are sound, which can be said before any training."""
         if not self._views:
-            return _left_out(TEACHER, "the teacher runs on no image and no noise at hand")
+            return _left_out(TEACHER, "the teacher runs on none of the images at hand")
         low, high = self._contract.output_range
         broken = [view for view in self._views if not view.teacher.finite]
         worst = max(self._views, key=lambda view: view.teacher.outside)
@@ -209,7 +210,7 @@ class SelfCheck:
                 "images are what the generator was trained for.",
                 measured=measured,
             )
-        where = " on noise, for no images were given" if self.on_noise else ""
+        where = " on images made without data, for no others were given" if self.on_made_images else ""
         return _passed(TEACHER, f"The teacher is finite and in range{where}.", measured=measured)
 
     # The checks of the student; `pairs` as `_sound` gives them.
@@ -253,7 +254,11 @@ class SelfCheck:
     def _baseline(self, pairs: Sequence[tuple[_View, _Sight]]) -> Finding:
         rows = [(view, sight, view.baseline) for view, sight in pairs if view.baseline is not None]
         if not rows:
-            reason = "noise has no baseline" if self.on_noise else "what goes in and what comes out cannot be compared"
+            reason = (
+                "images that are made without data have no baseline"
+                if self.on_made_images
+                else "what goes in and what comes out cannot be compared"
+            )
             return _left_out(BASELINE, reason)
         near = [
             (self._psnr(sight.pixels, view.teacher.pixels), self._psnr(plain, view.teacher.pixels))
@@ -311,8 +316,8 @@ class SelfCheck:
         reason = (
             "nothing was trained"
             if not self._untrained
-            else "noise is not what the student was trained on"
-            if self.on_noise
+            else "images that are made without data are not what the student was trained on"
+            if self.on_made_images
             else ""
             if imitates
             else "its teachers learned in the run, so the generator that was given is not what it imitates"
@@ -467,7 +472,7 @@ class SelfCheck:
         images = len({view.image for view, _ in pairs})
         sizes = list(dict.fromkeys(tuple(view.x.shape[2:]) for view, _ in pairs))
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
-        kind = "noise within the contract's range, for no images were given," if self.on_noise else f"{images} image(s)"
+        kind = "images made without data, for no others were given," if self.on_made_images else f"{images} image(s)"
         single = "" if len(sizes) > 1 else " alone; there was no second size to look at"
         return f"{kind} at {shown}{single}"
 
@@ -517,16 +522,10 @@ def _images(source: DataSource) -> list[Batch]:
     return [returned(batch, Batch, source, "images") for batch in found]
 
 
-def _noise(contract: Contract, seed: int) -> Iterator[Tensor]:
-    """Two inputs that the contract allows: (1, channels_in, H, W)."""
-    rng = torch.Generator().manual_seed(seed)
-    low, high = contract.input_range
-    for _ in range(2):
-        x = torch.rand(contract.example_shape, generator=rng)
-        if contract.labels is not None:
-            yield (x == x.amax(1, keepdim=True)).float()
-        else:
-            yield low + (high - low) * x
+def _made(contract: Contract, seed: int) -> Iterator[Tensor]:
+    """Two inputs that the contract allows, made without data: (1, channels_in, H, W)."""
+    for number in range(2):
+        yield synthetic_input(contract, max(contract.size), seed=seed + number)
 
 
 def _crops(x: Tensor, target: Tensor | None, contract: Contract) -> Iterator[tuple[Tensor, Tensor | None]]:

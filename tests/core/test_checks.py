@@ -222,14 +222,14 @@ def test_a_network_of_one_size_is_looked_at_in_that_size_alone_without_a_warning
         assert not [finding for finding in findings if finding.passed is False]
 
 
-def test_without_images_noise_within_the_range_shows_what_it_can_and_says_so():
+def test_without_images_made_ones_show_what_they_can_and_this_is_said():
     class Unreadable(Images):
         def images(self, split):
             raise DataError("none")
 
     for source in (None, Images(most=0), Unreadable()):
         self_check = check(Net(), source)
-        assert self_check.on_noise
+        assert self_check.on_made_images
         assert not self_check.inputs
         self_check.before(student(Net()))
         findings = self_check.after(student(Net(lambda image, x: image * torch.nan)))
@@ -243,7 +243,7 @@ def test_without_images_noise_within_the_range_shows_what_it_can_and_says_so():
         }
         fine = found(self_check.after(student(Net())), FINITE)
         assert fine.passed is True
-        assert "noise within the contract's range, for no images were given" in fine.text
+        assert "images made without data, for no others were given" in fine.text
 
 
 def test_a_generator_of_noise_is_looked_at():
@@ -257,9 +257,9 @@ def test_a_generator_of_noise_is_looked_at():
     assert "at 1x1 alone" in found(findings, FINITE).text
 
 
-def test_noise_for_label_maps_is_a_label_map():
+def test_made_images_for_label_maps_are_label_maps():
     contract = Contract(channels_in=5, channels_out=3, size=(4, 6), labels=Labels(classes=5))
-    for x in checks._noise(contract, 0):
+    for x in checks._made(contract, 0):
         assert torch.equal(x.sum(1), torch.ones(1, 4, 6))
         assert set(x.unique().tolist()) == {0.0, 1.0}
     net = nn.Conv2d(5, 3, 1)

@@ -147,7 +147,7 @@ def test_a_floor_that_needs_images_is_refused_without_any_before_compute_and_one
         compressed(quality="finite,baseline", data=None)
     with pytest.warns(GansdkWarning, match="not scored"):
         result = compressed(quality="finite,checks", data=None)
-    assert "noise within the contract's range" in result.findings[1].text
+    assert "images made without data" in result.findings[1].text
     assert result.inputs == {}
 
 
