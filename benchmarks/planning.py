@@ -72,7 +72,8 @@ def main() -> None:
         space = trace(net, x)
         costs = CostModel(space)
         scores = {group.name: rng.random(group.size) for group in space.prunable}
-        select(space, scores, Budget.parse("10x").resolve(costs.cost(space.full_plan())), cost=costs.cost)
+        limits = Budget.parse("10x").resolve(costs.cost(space.full_plan()))
+        select(space, scores, limits, cost=costs.cost, compare="cost")
 
     def forward() -> None:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from gansdk.errors import GansdkWarning
 from gansdk.interfaces import Inherit, Pruner, Run, Student
 from gansdk.toolkit.options import count, one_of, share
 from gansdk_pruners.importance import IMPORTANCES, scores_by
-from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare
+from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
 
 Ask = Literal["auto", "cost", "global", "per-layer"]
 Repair = Literal["auto", "least-squares", "guarded", "none"]
@@ -93,23 +94,28 @@ class OneStep(Pruner):
             scores = scores_by(self.importance, student, run)
             return select_by_threshold(space, scores, limits, cost=student.cost, floor_width=self.floor_width)
         select(space, flat, limits, cost=student.cost, multiple_of=1, floor_share=self.floor_share)
-        scores = scores_by(self.importance, student, run)
-        recipes = self._recipes()
-        cutter = Cutter(
-            rank=lambda half: scores_by(self.importance, half, run),
-            multiple_of=self.multiple_of,
-            floor_share=self.floor_share,
-        )
+        return self._chosen(student, limits, run)
+
+    def _chosen(self, student: Student, limits: Limits, run: Run) -> Plan:
+        """The plan by the ranking, or the best of several; a run that was killed behind the trials knows them."""
+        recipes, full = self._recipes(), student.space.full_plan()
+        if limits.fits(student.cost(full)):
+            return full
         bench = Bench(student, run)
         if bench.is_synthetic and bench.sees:
-            warnings.warn(WITHOUT_DATA, GansdkWarning, stacklevel=2)
+            warnings.warn(WITHOUT_DATA, GansdkWarning, stacklevel=3)
         if bench.is_flat:
-            warnings.warn(FLAT, GansdkWarning, stacklevel=2)
-        if limits.fits(student.cost(space.full_plan())) or len(recipes) == 1 or not bench.sees:
-            return cutter.plan(student, scores, limits, recipes[0].allocation)
-        recipe, cut = compare(bench, recipes, cutter, scores, limits, run, self.trials)
-        row = {"plan": cut.plan.to_dict(), "first": cut.first and cut.first.to_dict(), "recovery": recipe.recovery}
-        return Plan.from_dict(run.note(NOTE, row)["plan"])
+            warnings.warn(FLAT, GansdkWarning, stacklevel=3)
+        rank = partial(scores_by, self.importance, run=run)
+        cutter = Cutter(rank=rank, multiple_of=self.multiple_of, floor_share=self.floor_share)
+        if len(recipes) == 1 or not bench.sees:
+            return cutter.plan(student, rank(student), limits, recipes[0].allocation)
+        row = next((row for row in run.notes(NOTE) if row["limits"] == repr(limits)), None)
+        if row is None:
+            found = compare(bench, recipes, cutter, rank(student), limits, run, self.trials)
+            row = run.note(NOTE, {"limits": repr(limits), **found})
+        run.emit(told(row))
+        return Plan.from_dict(row["plan"])
 
     def recover(self, full: Student, carved: Student, plan: Plan, run: Run) -> None:
         if self.recovery == "none" or self.inherit != "all" or plan == full.space.full_plan():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gansdk.budget import Limits
+from gansdk.budget import Cost, Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import least_squares, recovery_macs
 from gansdk.channels.select import Compare, Scores, select
@@ -202,8 +202,10 @@ class Bench:
 
 def compare(
     bench: Bench, recipes: Sequence[Recipe], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
-) -> tuple[Recipe, Cut]:
-    """Make the students of the recipes, measure them and return the best, after at most `steps` steps' worth of MACs.
+) -> dict[str, Any]:
+    """Make the students of the recipes and measure them, at most `steps` training steps' worth of MACs.
+
+    Returns JSON: "plan", "first" and "recovery" of the best, "measure" (in words) and "trials".
 
     The first recipe is made whatever it costs; of the others those that are too dear are passed over.
     """
@@ -235,9 +237,34 @@ def compare(
         tried.append((trial, mean(found), recipe, cut))
         run.emit(PlansCompared(trials=tuple(row[0] for row in tried), measure=bench.measure))
     best = min(range(len(tried)), key=lambda i: tried[i][1])
-    marked = tuple(replace(row[0], chosen=i == best) for i, row in enumerate(tried))
-    run.emit(PlansCompared(trials=marked, measure=bench.measure, done=True))
-    return tried[best][2], tried[best][3]
+    _, _, recipe, cut = tried[best]
+    return {
+        "plan": cut.plan.to_dict(),
+        "first": None if cut.first is None else cut.first.to_dict(),
+        "recovery": recipe.recovery,
+        "measure": bench.measure,
+        "trials": [_as_json(replace(row[0], chosen=i == best)) for i, row in enumerate(tried)],
+    }
+
+
+def told(row: Mapping[str, Any]) -> PlansCompared:
+    """The last word on a comparison, of the JSON that `compare` gave."""
+    trials = tuple(
+        Trial(
+            name=one["name"],
+            cost=Cost(**one["cost"]),
+            psnr=-math.inf if one["psnr"] is None else one["psnr"],
+            worst=-math.inf if one["worst"] is None else one["worst"],
+            chosen=one["chosen"],
+        )
+        for one in row["trials"]
+    )
+    return PlansCompared(trials=trials, measure=row["measure"], done=True)
+
+
+def _as_json(trial: Trial) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {name: None if value == -math.inf else value for name, value in asdict(trial).items()}
 
 
 def images_of(student: Student, batches: Sequence[Batch]) -> list[Mapping[Route, Tensor]]:

@@ -105,10 +105,11 @@ def test_every_trial_is_told_when_it_is_made_and_the_last_word_names_the_best():
     assert sum(trial.chosen for trial in told[-1].trials) == 1
 
 
-@pytest.mark.parametrize("stage", ["search", "recover"])
-def test_a_run_that_was_killed_after_the_trials_gives_the_same_student(stage, tmp_path):
+@pytest.mark.parametrize("stage", ["trials", "search", "recover"])
+def test_a_run_that_was_killed_after_the_trials_gives_the_same_files(stage, tmp_path):
     def die(event):
-        if isinstance(event, StageSaved) and event.stage == stage:
+        over = isinstance(event, PlansCompared) and event.done and stage == "trials"
+        if over or (isinstance(event, StageSaved) and event.stage == stage):
             raise Killed
 
     straight = compressed(out_dir=tmp_path / "straight")
@@ -117,6 +118,8 @@ def test_a_run_that_was_killed_after_the_trials_gives_the_same_student(stage, tm
     continued = compressed(out_dir=tmp_path / "killed")
     assert equal(straight, continued)
     assert continued.compared == straight.compared
+    notes = [(tmp_path / name / "run" / "plans.jsonl").read_text().splitlines() for name in ("straight", "killed")]
+    assert [len(lines) for lines in notes] == [1, 1]
 
 
 def test_two_rounds_carve_the_student_from_what_the_first_round_left(result):
