@@ -1,7 +1,9 @@
 """What holds for every test: the threads of a process, no network, and examples that are the same on every machine."""
 
 import os
+import signal
 import sys
+import threading
 
 from hypothesis import HealthCheck, settings
 
@@ -9,6 +11,10 @@ from hypothesis import HealthCheck, settings
 # for each of two workers, two cores spend most of their time in waiting threads.
 for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}.items():
     os.environ.setdefault(name, value)
+
+# A shell starts what runs in the background with SIGINT ignored, and what tests start would inherit that.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "gansdk",
