@@ -198,7 +198,6 @@ def main() -> None:
                     generator,
                     budget=asked.budget,
                     data=asked.train,
-                    eval_data=asked.set5,
                     device="cpu",
                     out_dir=asked.out / name / row,
                     **settings,
