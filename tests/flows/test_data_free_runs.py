@@ -324,6 +324,7 @@ def test_on_set5_bicubic_is_below_noise_and_noise_below_images_that_are_made():
             batch_size=8,
             patch=24,
             device="cpu",
+            pruner={"name": "one-step", "allocation": "global", "recovery": "least-squares"},
             **settings,
         )
         return next(row for row in result.quality if (row.metric, row.reference) == ("psnr-y", "ground-truth"))
