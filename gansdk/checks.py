@@ -1,8 +1,8 @@
 """A student checks itself on a few held-out images: is it finite, in range, near its teacher, and nearer by training?
 
 Each image is seen at two sizes, in crops of at most `LARGEST` pixels a side. Where there are no images, made ones
-show what they can. What is out of line is a finding with what to try, and a warning; nothing here
-ends a run. A teacher that fails on an image is said to, and its student is not measured by that image.
+show what they can. What is out of line is a finding with what to try, and a warning; nothing here ends a run. A teacher
+that fails on an image is said to, and its student is not measured by that image.
 """
 
 from __future__ import annotations

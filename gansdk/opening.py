@@ -367,7 +367,8 @@ def open_source(
     known = {"contract": generator.contract, "degrade": _degrade(generator), "seed": seed, "split": split}
     if patch is not None:
         known["patch"] = patch
-    if "patch" not in {*known, *options} and _takes(factory, "default_patch"):
+    trains = split != "all"  # else no patch is cut, and what fits the network need not be found out
+    if trains and "patch" not in {*known, *options} and _takes(factory, "default_patch"):
         known["default_patch"] = fitting_patch(generator)
     known = {option: value for option, value in known.items() if option not in options and _takes(factory, option)}
     if not isinstance(options.get("contract", generator.contract), Contract):

@@ -275,13 +275,12 @@ class CompressionRun:
 
 def _told(trial: Trial) -> dict[str, Any]:
     """JSON of a trial: an image that is not finite has no distance."""
-    facts = {"name": trial.name, **trial.cost.facts(), "chosen": trial.chosen}
+    distances = {"psnr": trial.psnr, "worst": trial.worst}
     return {
-        **facts,
-        **{
-            key: value if math.isfinite(value) else None
-            for key, value in (("psnr", trial.psnr), ("worst", trial.worst))
-        },
+        "name": trial.name,
+        **trial.cost.facts(),
+        "chosen": trial.chosen,
+        **{name: value if math.isfinite(value) else None for name, value in distances.items()},
     }
 
 

@@ -28,7 +28,8 @@ MAX_ROWS, ROWS_PER_COLUMN = 20_000, 16
 MOST_BYTES = 2**30
 """Of the full network's feature maps that are kept at once; what is more takes another pass."""
 
-Run = Callable[[Tensor], object]
+Forward = Callable[[Tensor], object]
+"""How a network makes an image."""
 
 
 @torch.no_grad()
@@ -40,8 +41,8 @@ def least_squares(
     images: Sequence[Tensor],
     *,
     ridge: float = RIDGE,
-    run_full: Run | None = None,
-    run_carved: Run | None = None,
+    run_full: Forward | None = None,
+    run_carved: Forward | None = None,
     error: Callable[[], float] | None = None,
 ) -> int:
     """Refit the dense layers of `carved` in place, in execution order; returns how many were refitted.
@@ -93,7 +94,7 @@ def recovery_macs(full: nn.Module, space: Space, plan: Plan, images: int, share:
     return len(ops), total
 
 
-def _watch_full(waiting: Sequence[_Fit], images: Sequence[Tensor], run_full: Run) -> Sequence[_Fit]:
+def _watch_full(waiting: Sequence[_Fit], images: Sequence[Tensor], run_full: Forward) -> Sequence[_Fit]:
     """Let the full network see the images, and keep what as many of the layers as fit into memory make of them."""
     watched = list(waiting)
     for number, x in enumerate(images):

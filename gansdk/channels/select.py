@@ -106,12 +106,13 @@ def savings(space: Space, limits: Limits, cost: Callable[[Plan], Cost]) -> dict[
     Measured where an eighth of the group leaves, the others whole.
     """
     full = space.full_plan()
-    before = limits.shares(cost(full), cost(full))
+    whole = cost(full)
+    before = limits.shares(whole, whole)
     found: dict[str, float] = {}
     for group in space.prunable:
         leaving = max(1, group.size // 8)
         after = cost(Plan({**full, group.name: tuple(range(group.size - leaving))}))
-        shares = limits.shares(after, cost(full))
+        shares = limits.shares(after, whole)
         found[group.name] = max(1e-12, sum(b - a for b, a in zip(before, shares, strict=True)) / leaving)
     return found
 

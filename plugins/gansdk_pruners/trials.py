@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -153,7 +154,7 @@ class Bench:
         plans, small = self.student.split(cut.plan), carved.parts()
 
         def error() -> float:
-            return mean(errors(carved, self._guarding, self._guarded_by))
+            return fmean(errors(carved, self._guarding, self._guarded_by))
 
         for route, full in self.student.parts().items():
             own = small[route]
@@ -163,8 +164,8 @@ class Bench:
                 full.space,
                 plans[route],
                 [batch.inputs[route] for batch in self._repairing],
-                run_full=_images_of(full, route),
-                run_carved=_images_of(own, route),
+                run_full=partial(full.observe, route=next(iter(full.contracts))),
+                run_carved=partial(own.observe, route=next(iter(own.contracts))),
                 error=error if recovery == "guarded" else None,
             )
         return carved
@@ -192,8 +193,7 @@ class Bench:
     @cached_property
     def _ratio(self) -> float:
         """Pixels of a probe over pixels at which costs are quoted."""
-        ratios = [self._ratio_of(route) for route in self.student.contracts]
-        return sum(ratios) / len(ratios)
+        return fmean(self._ratio_of(route) for route in self.student.contracts)
 
     def _ratio_of(self, route: Route) -> float:
         height, width = self.student.contracts[route].size
@@ -231,10 +231,10 @@ def compare(
         trial = Trial(
             name=str(recipe),
             cost=bench.student.cost(cut.plan),
-            psnr=decibels(mean(found)),
+            psnr=decibels(fmean(found)),
             worst=decibels(max(found)),
         )
-        tried.append((trial, mean(found), recipe, cut))
+        tried.append((trial, fmean(found), recipe, cut))
         run.emit(PlansCompared(trials=tuple(row[0] for row in tried), measure=bench.measure))
     best = min(range(len(tried)), key=lambda i: tried[i][1])
     _, _, recipe, cut = tried[best]
@@ -314,16 +314,6 @@ def _pixels(batch: Batch) -> dict[Route, int]:
 def relative(first: Plan, plan: Plan) -> Plan:
     """The plan that makes `plan` of what `first` left: `first.then` of it is `plan`."""
     return Plan({name: tuple(kept.index(i) for i in plan[name]) for name, kept in first.items()})
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of at least one value."""
-    return sum(values) / len(values)
-
-
-def _images_of(student: Student, route: Route) -> Callable[[Tensor], object]:
-    own = next(iter(student.contracts))
-    return lambda x: student.observe(x, route=own)
 
 
 def decibels(error: float) -> float:

@@ -34,9 +34,8 @@ class Photographs(DataSource):
     """Six photographs of about 500x400 pixels; flower and chelsea are held out for "search" and "eval" alike.
 
     Inputs and targets are made as by `ImageFolder` for images without pairs. Patches have `patch` pixels along a side,
-    or else `default_patch`. `holdout` is a share as there, of
-    which this source can give none, a sixth (flower) or a third; it is rounded up. Which photographs these are
-    never changes, so `seed` has no effect.
+    or else `default_patch`. `holdout` is a share as there, of which this source can give none, a sixth (flower) or a
+    third; it is rounded up. Which photographs these are never changes, so `seed` has no effect.
 
     Raises:
         DataError: the packages lack the files; or the generator has neither 1 nor 3 channels.
