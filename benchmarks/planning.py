@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.channels.cost import CostModel
 from gansdk.channels.select import select
 from gansdk.channels.trace import trace

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from gansdk.adapter import Variant as Variant
     from gansdk.adapter import wrap as wrap
     from gansdk.artifact import load as load
-    from gansdk.budget import Budget as Budget
-    from gansdk.budget import Cost as Cost
+    from gansdk.budget.budget import Budget as Budget
+    from gansdk.budget.cost import Cost as Cost
     from gansdk.channels.groups import Plan as Plan
     from gansdk.channels.groups import Space as Space
     from gansdk.contracts import Batch as Batch
@@ -52,7 +52,7 @@ _HOMES = {
     "gansdk._train": ("TrainedTeacher", "train_teacher"),
     "gansdk.adapter": ("Adapter", "Generator", "Variant", "wrap"),
     "gansdk.artifact": ("load",),
-    "gansdk.budget": ("Budget", "Cost"),
+    "gansdk.budget.budget": ("Budget", "Cost"),
     "gansdk.channels.groups": ("Plan", "Space"),
     "gansdk.contracts": ("Batch", "Contract", "Labels", "Observation", "Pairing"),
     "gansdk.hooks": ("hookimpl",),

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gansdk.adapter import Adapter
-from gansdk.budget import Budget, sum_of
-from gansdk.budgets import read_budgets
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import sum_of
+from gansdk.budget.order import read_budgets
 from gansdk.checks import SelfCheck
 from gansdk.contracts import Route
 from gansdk.events import Event

@@ -276,7 +276,7 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Make a small student of a generator, or several, and write them with a report."""
-    from gansdk.budgets import read_budgets
+    from gansdk.budget.order import read_budgets
     from gansdk.progress import ProgressObserver
 
     budgets = read_budgets(budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.budget import ADVICE, Budget, Cost, Limits, short
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import ADVICE, Cost, Limits, short
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
 from gansdk.contracts import Batch, Contract

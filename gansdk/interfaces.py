@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gansdk.budget import Cost, Limits
+from gansdk.budget.cost import Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Pairing, Route
 from gansdk.errors import MissingData

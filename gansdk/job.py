@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
 from gansdk.contracts import MAIN, Batch, Route

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gansdk.budget import short
+from gansdk.budget.cost import short
 from gansdk.figures import png, quality_curve
 from gansdk.metrics import TEACHER
 from gansdk.pictures import side_by_side

@@ -16,7 +16,7 @@ from gansdk.errors import GansdkWarning, QualityFloorMissed
 from gansdk.words import readable, visible_json
 
 if TYPE_CHECKING:
-    from gansdk.budget import Cost
+    from gansdk.budget.cost import Cost
     from gansdk.interfaces import Quality
     from gansdk.result import CompressionResult, Ladder
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.events import (
     Carved,
     DistillerChosen,

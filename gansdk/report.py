@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gansdk.budget import short
+from gansdk.budget.cost import short
 from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
-from gansdk.budget import Budget, Cost, sum_of
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Cost, sum_of
 from gansdk.channels.groups import Plan, Space
 from gansdk.checks import Finding
 from gansdk.contracts import MAIN, Route

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Plan
 from gansdk.channels.join import join, split

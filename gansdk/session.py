@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from gansdk.budget import Budget, Cost, Limits
-from gansdk.budgets import check_order
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Cost, Limits
+from gansdk.budget.order import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
 from gansdk.events import DistillerChosen, Event, Finished, Warned
 from gansdk.inspection import check_feasible

@@ -10,7 +10,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from gansdk.budget import Budget, Cost, Limits
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import TARGET_USE
 from gansdk.checks import TEACHER, Finding, SelfCheck, warn_of

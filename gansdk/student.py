@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from gansdk.adapter import Generator, reset_parameters
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve, carve_space, kept_entries
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic

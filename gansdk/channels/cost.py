@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.channels.groups import Plan, Space, is_within
 
 Counts = NDArray[np.int64]

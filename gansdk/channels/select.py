@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gansdk.budget import ADVICE, Cost, Limits
+from gansdk.budget.cost import ADVICE, Cost, Limits
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.errors import ContractError, NothingPruned
 

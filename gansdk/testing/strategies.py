@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gansdk.budget import Budget, Counting
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Counting
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.testing import blocks, layers

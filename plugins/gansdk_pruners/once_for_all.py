@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.configs import plan_of, spelled
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_scores

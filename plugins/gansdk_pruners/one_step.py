@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import FLOOR_SHARE, check_scores, check_threshold_floor, select, select_by_threshold
 from gansdk.errors import GansdkWarning

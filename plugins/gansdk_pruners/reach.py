@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.configs import spelled
 from gansdk.channels.knobs import SHARES
 from gansdk.channels.select import check_floor

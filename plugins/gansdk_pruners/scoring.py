@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.errors import GansdkWarning
 from gansdk.events import SearchStep
 from gansdk.interfaces import Run, Student

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gansdk.budget import Cost, Limits
+from gansdk.budget.cost import Cost, Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import least_squares, recovery_macs
 from gansdk.channels.select import Compare, Scores, select

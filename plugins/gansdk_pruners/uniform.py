@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_floor, check_scores, floor_of
 from gansdk.interfaces import Inherit, Pruner, Run, Student

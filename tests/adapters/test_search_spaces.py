@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gansdk
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.configs import config_of, plan_of, read_config, spelled, widths_of
 from gansdk.channels.cost import CostModel

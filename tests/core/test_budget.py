@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gansdk.budget import Budget, Ceiling, Cost, Limits, Share, short
-from gansdk.budgets import check_order, read_budgets
+from gansdk.budget.budget import Budget, Ceiling, Share
+from gansdk.budget.cost import Cost, Limits, short
+from gansdk.budget.order import check_order, read_budgets
 from gansdk.errors import BudgetSyntaxError, BudgetUnreachable, InvalidOption
 
 FULL = Cost(macs=10_000_000_007, paper_macs=12_000_000_000, params=1_000_003, bytes=4_000_000)

@@ -21,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import gansdk
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.cli import main
 from gansdk.demo import check_against_bicubic, demo_checkpoint
 from gansdk.errors import QualityFloorMissed

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gansdk.adapter import ReconstructionTask
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption

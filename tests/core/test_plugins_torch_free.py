@@ -36,7 +36,7 @@ def run_fresh(code: str) -> None:
         "import gansdk; gansdk.hookimpl; gansdk.Budget.parse('10x'); gansdk.__version__; dir(gansdk)",
         "from gansdk.registry import registry; registry().listing()",
         "from gansdk.compatibility import matrix; assert matrix()",
-        "import gansdk.errors, gansdk.specs, gansdk.hooks, gansdk.events, gansdk.registry, gansdk.budget",
+        "import gansdk.errors, gansdk.specs, gansdk.hooks, gansdk.events, gansdk.registry, gansdk.budget.budget",
         "import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin, gansdk_metrics.plugin",
     ],
 )

@@ -14,7 +14,7 @@ from torch import nn
 
 import gansdk
 from gansdk.adapter import WrappedAdapter
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.errors import (
     BudgetSyntaxError,
     BudgetUnreachable,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.channels.carve import carve
 from gansdk.errors import BudgetUnreachable
 from gansdk.student import ElasticStudent

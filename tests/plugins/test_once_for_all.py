@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.budget import Budget
+from gansdk.budget.budget import Budget
 from gansdk.channels.configs import config_of, plan_of, spelled
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Knob, Plan

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import gansdk
-from gansdk.budget import Budget, Limits
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Limits
 from gansdk.channels.select import FLOOR_SHARE, TARGET_USE, floor_of
 from gansdk.contracts import MAIN, Contract
 from gansdk.errors import (

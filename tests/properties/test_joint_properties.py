@@ -5,7 +5,7 @@ from dataclasses import fields
 from hypothesis import given
 from torch import nn
 
-from gansdk.budget import Cost
+from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Plan, Space

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from gansdk.budget import Budget, Limits
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Limits
 from gansdk.channels.carve import carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import ChannelGroup, Plan, Space

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gansdk.budget import Limits
+from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import select
 from gansdk.contracts import MAIN

@@ -11,7 +11,8 @@ import torch
 from gansdk_plugin_magnitude.pruner import Magnitude, reader_norms
 from torch import Tensor, nn
 
-from gansdk.budget import Budget, Cost
+from gansdk.budget.budget import Budget
+from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from gansdk.budget import Budget, Limits, is_ratio
+from gansdk.budget.budget import Budget, is_ratio
+from gansdk.budget.cost import Limits
 from gansdk.errors import BudgetSyntaxError, InvalidOption
 
 

@@ -1,0 +1,1 @@
+"""Budgets: what a student may cost. Torch-free."""
