@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     _hold_signals(True)
-    from gansdk.stopping import stoppable
+    from gansdk.runtime.signals import stoppable
 
     with stoppable(sys.argv[1:], for_good=True):
         _hold_signals(False)

@@ -22,7 +22,6 @@ from gansdk.job import Job
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
-from gansdk.signatures import fitting
 from gansdk.stages import (
     CARVED,
     TRACED,
@@ -38,6 +37,7 @@ from gansdk.stages import (
     warn_of_plan,
     why_unused,
 )
+from gansdk.validation.signatures import fitting
 
 
 @guarded("compress")

@@ -24,14 +24,14 @@ from gansdk.interfaces import DataSource, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
-from gansdk.paths import check_folder
 from gansdk.processes import Processes
 from gansdk.records import recorded_whole
 from gansdk.result import CompressionResult
 from gansdk.run_folder import open_run
 from gansdk.saving import check_target, fingerprint
-from gansdk.signatures import fitting
 from gansdk.student import ElasticStudent
+from gansdk.validation.paths import check_folder
+from gansdk.validation.signatures import fitting
 
 TEACHER, SAMPLES = "teacher", "samples"
 """Folders in the output folder."""

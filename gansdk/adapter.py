@@ -15,10 +15,10 @@ from gansdk.errors import ContractError, InvalidOption, Unsupported
 from gansdk.foreign import guarded
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
-from gansdk.signatures import fitting
 from gansdk.teaching import TeacherFacts, Teaching, by_images
+from gansdk.text import quoted
 from gansdk.toolkit.degradation import shrunk
-from gansdk.words import quoted
+from gansdk.validation.signatures import fitting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

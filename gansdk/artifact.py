@@ -34,12 +34,12 @@ from gansdk.errors import CheckpointError, ContractError, GansdkWarning, Integri
 from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of
-from gansdk.json_fields import MOST_BYTES, Field, parse
 from gansdk.meta import at_most, hollow
 from gansdk.opening import open_adapter
-from gansdk.paths import given_path
 from gansdk.programs import forget_statistics, inference_form, load_program
-from gansdk.words import one_line, quoted
+from gansdk.text import one_line, quoted
+from gansdk.validation.json_fields import MOST_BYTES, Field, parse
+from gansdk.validation.paths import given_path
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

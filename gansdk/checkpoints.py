@@ -24,7 +24,7 @@ from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Task
 from gansdk.meta import hollow
 from gansdk.pickles import CODE, check_checkpoint
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 CONTAINERS = (
     "state_dict",

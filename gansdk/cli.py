@@ -16,7 +16,6 @@ from rich.console import Console
 from typer.rich_utils import rich_format_error
 
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
-from gansdk.launch import is_main
 from gansdk.options import read_json
 from gansdk.printing import (
     add_row,
@@ -30,8 +29,9 @@ from gansdk.printing import (
     shown_if_poor,
     working,
 )
-from gansdk.stopping import stoppable
-from gansdk.words import quoted, readable, visible_json
+from gansdk.runtime.launch import is_main
+from gansdk.runtime.signals import stoppable
+from gansdk.text import quoted, readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.registry import Registry, Row

@@ -11,8 +11,8 @@ from typing import Literal
 from torch import Tensor
 
 from gansdk.errors import ContractError
-from gansdk.signatures import fitting
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.signatures import fitting
 
 Route = str
 """One direction of a generator: "main" for most; "A2B" and "B2A" for a CycleGAN pair."""

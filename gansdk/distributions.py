@@ -10,7 +10,7 @@ from importlib.metadata import Distribution, DistributionFinder, EntryPoint, Pac
 
 from gansdk import __version__
 from gansdk.foreign import BUILT_IN, in_words, is_own
-from gansdk.words import one_line
+from gansdk.text import one_line
 
 FIRST_PARTY = "gansdk"
 

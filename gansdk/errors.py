@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gansdk.words import readable
+from gansdk.text import readable
 
 
 class GansdkError(Exception):

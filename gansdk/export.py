@@ -21,10 +21,10 @@ from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported
 from gansdk.files import put
 from gansdk.foreign import guarded, in_words
 from gansdk.images import fitted
-from gansdk.paths import check_file
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 from gansdk.toolkit.options import one_of
+from gansdk.validation.paths import check_file
 
 CHECK = "check.json"
 """Name of the file beside the exports that holds their records."""

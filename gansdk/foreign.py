@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
-from gansdk.stopping import Stopped
-from gansdk.words import one_line
+from gansdk.runtime.signals import Stopped
+from gansdk.text import one_line
 
 BUILT_IN = {
     "adapters": "gansdk_adapters.plugin",

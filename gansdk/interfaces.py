@@ -19,7 +19,7 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Pairing, Route
 from gansdk.errors import MissingData
 from gansdk.events import Event
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 if TYPE_CHECKING:
     from gansdk.adapter import Adapter, Generator

@@ -17,8 +17,8 @@ from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
 from gansdk.foreign import guarded, returned
 from gansdk.images import Pixels, to_uint8
 from gansdk.interfaces import DataSource, Quality
-from gansdk.signatures import plain_number
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.signatures import plain_number
 
 REAL = "real"
 """Who made the images that others are compared with."""

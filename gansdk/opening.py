@@ -33,13 +33,13 @@ from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
 from gansdk.options import read_json
 from gansdk.patches import fitting_patch
-from gansdk.paths import as_utf8
 from gansdk.records import DEPTH, said
 from gansdk.registry import registry
 from gansdk.routes import View, the_only, together
-from gansdk.signatures import fitting
 from gansdk.teaching import AUTO
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.paths import as_utf8
+from gansdk.validation.signatures import fitting
 from gansdk.wrapping import other_types, plain_module
 
 SIDES = {"direction", "input_column", "target_column"}

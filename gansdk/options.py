@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gansdk.errors import InvalidOption
+from gansdk.text import quoted
 from gansdk.toolkit.options import LARGEST_SIDE, one_of, positive
-from gansdk.words import quoted
 
 LARGEST_SEED = 2**64 - 1
 """What torch's generators take."""

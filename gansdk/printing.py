@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gansdk.errors import GansdkWarning, QualityFloorMissed
-from gansdk.words import readable, visible_json
+from gansdk.text import readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.budget.cost import Cost

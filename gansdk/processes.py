@@ -20,7 +20,7 @@ from gansdk.checkpoints import first_line
 from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption, ProcessError
 from gansdk.foreign import is_interruption, text_of
-from gansdk.launch import Launch
+from gansdk.runtime.launch import Launch
 from gansdk.toolkit.norms import tracked_norms
 
 Item = TypeVar("Item")

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.json_fields import Field, parse
 from gansdk.program_graph import STRIDED, TYPES, Program, read_calls, read_device
+from gansdk.validation.json_fields import Field, parse
 
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/"

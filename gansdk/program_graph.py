@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.json_fields import LARGEST, Field
 from gansdk.program_guards import guarded
 from gansdk.program_operators import operator_named
+from gansdk.validation.json_fields import LARGEST, Field
 
 TYPES = {  # by the numbers of torch.export's layout
     1: torch.uint8,

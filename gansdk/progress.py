@@ -23,8 +23,8 @@ from gansdk.events import (
     Trial,
 )
 from gansdk.printing import say
-from gansdk.stopping import Stopped
-from gansdk.words import readable
+from gansdk.runtime.signals import Stopped
+from gansdk.text import readable
 
 
 class ProgressObserver:

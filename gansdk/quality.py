@@ -14,7 +14,7 @@ from gansdk.checks import BASELINE, CHECKS, TRAINING, Finding
 from gansdk.errors import InvalidOption, suggestion
 from gansdk.interfaces import Quality
 from gansdk.metrics import GROUND_TRUTH, TEACHER
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 ALL_CHECKS = "checks"
 """The name for all checks that can be made of a student."""

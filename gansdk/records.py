@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.foreign import origin_of
-from gansdk.paths import as_utf8
+from gansdk.validation.paths import as_utf8
 
 DEPTH = 8
 """Containers inside one another that are looked into; what lies deeper is known by its type."""

@@ -15,13 +15,13 @@ from typing import Any, Literal, cast, get_args, overload
 import pluggy
 
 from gansdk import hooks
-from gansdk.deadline import Late, within
 from gansdk.distributions import FIRST_PARTY, Offer, Unreadable, canonical, offers
 from gansdk.errors import AmbiguousPlugin, InvalidSpec, PluginLoadError, PluginNotFound, PluginWarning, suggestion
 from gansdk.events import Event
 from gansdk.foreign import in_words, is_interruption, is_own
+from gansdk.runtime.deadline import Late, within
 from gansdk.specs import PLUGIN_API, AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec, SourceSpec, Spec
-from gansdk.words import one_line, quoted
+from gansdk.text import one_line, quoted
 
 Kind = Literal["adapter", "pruner", "distiller", "source", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

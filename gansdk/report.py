@@ -16,11 +16,11 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.figures import front, losses, png
 from gansdk.files import put
-from gansdk.paths import check_file
 from gansdk.pictures import compared
 from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
-from gansdk.words import readable
+from gansdk.text import readable
+from gansdk.validation.paths import check_file
 
 _CARD = """\
 ---

@@ -20,7 +20,7 @@ from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
 from gansdk.evaluate import Evaluation, joined_evaluation
 from gansdk.interfaces import Quality
-from gansdk.paths import check_folder
+from gansdk.validation.paths import check_folder
 
 SCHEMA_VERSION = 1
 """Of the folder of a student and of its report; higher ones are refused."""

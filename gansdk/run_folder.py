@@ -17,7 +17,7 @@ import torch
 from gansdk.checkpoints import UNREADABLE, first_line
 from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch
 from gansdk.files import clear_unfinished, put, remove, replacing, sync_folder
-from gansdk.folder_lock import FolderLock
+from gansdk.runtime.folder_lock import FolderLock
 from gansdk.sealing import Opened, open_row, open_sealed, read_text, seal, sealed_row, settings_key
 
 MIN_FREE_BYTES = 16 * 2**20

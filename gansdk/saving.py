@@ -37,12 +37,12 @@ from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
 from gansdk.foreign import guarded
-from gansdk.paths import check_file, check_folder
 from gansdk.program_file import read_program
 from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
 from gansdk.registry import registry
 from gansdk.result import CompressionResult, json_text
 from gansdk.run_folder import free_name
+from gansdk.validation.paths import check_file, check_folder
 from gansdk.warned import collected
 
 RELOAD_CHECK = "saved -> loaded"

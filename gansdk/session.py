@@ -23,7 +23,6 @@ from gansdk.loop import Loop
 from gansdk.metrics import Metric
 from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
-from gansdk.paths import check_file, check_folder
 from gansdk.processes import Processes
 from gansdk.quality import QualityFloor
 from gansdk.records import recorded, recorded_whole
@@ -31,6 +30,7 @@ from gansdk.result import REPORTS, CompressionResult, Ladder
 from gansdk.routes import source_of
 from gansdk.run_folder import RunFolder, open_run
 from gansdk.saving import check_target
+from gansdk.validation.paths import check_file, check_folder
 from gansdk.warned import collected
 
 STUDENT = "student"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gansdk.errors import InvalidSpec
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 PLUGIN_API = 1
 """Version of the interfaces that plugins implement; a spec states the one it was written for."""

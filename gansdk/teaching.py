@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gansdk.words import one_line
+from gansdk.text import one_line
 
 AUTO = "auto"
 """As `distiller`: what the generator's family and the measured facts of the teacher say."""

@@ -8,9 +8,9 @@ from inspect import signature
 from typing import Any, TypeVar, get_args
 
 from gansdk.errors import InvalidOption
-from gansdk.signatures import plain_number
+from gansdk.text import quoted
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, share
-from gansdk.words import quoted
+from gansdk.validation.signatures import plain_number
 from gansdk_adapters.networks.norms import Norm
 from gansdk_adapters.networks.spade import Upsampling
 

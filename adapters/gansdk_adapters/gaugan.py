@@ -17,8 +17,8 @@ from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
 from gansdk.online import OnlineTeacher
 from gansdk.teaching import TeacherFacts, Teaching
+from gansdk.text import quoted
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
-from gansdk.words import quoted
 from gansdk_adapters.creating import size_of, sizes_from
 from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (

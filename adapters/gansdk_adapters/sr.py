@@ -14,9 +14,9 @@ from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task
-from gansdk.signatures import fitting
+from gansdk.text import quoted
 from gansdk.toolkit.degradation import shrunk
-from gansdk.words import quoted
+from gansdk.validation.signatures import fitting
 from gansdk_adapters.creating import size_of
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes

@@ -12,8 +12,8 @@ from typing import NoReturn, get_args
 
 from gansdk.budget.cost import _DECIMALS, _LARGEST, _METRICS, Cost, Counting, Limits, Metric, _decimal, _exact
 from gansdk.errors import BudgetSyntaxError
-from gansdk.signatures import plain_number
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.signatures import plain_number
 
 SPELLINGS = '"10x", "macs/10", "macs<=2.6G", "flops<=5.2G", "params<=25%", "size<=5MB", comma-separated'
 

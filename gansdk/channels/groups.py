@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from gansdk.errors import ContractError
-from gansdk.json_fields import LARGEST, Field
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.json_fields import LARGEST, Field
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from gansdk.errors import InvalidOption, suggestion
-from gansdk.signatures import plain_number
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.signatures import plain_number
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from gansdk.checkpoints import COUNTER, read_state
 from gansdk.errors import CheckpointError, ContractError, InvalidOption
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 LITE0, INCEPTION = "efficientnet-lite0", "inception-v3"
 _LITE0_MODEL = "tf_efficientnet_lite0"

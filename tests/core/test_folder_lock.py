@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from gansdk.errors import GansdkWarning, OutputError, RunInUse
-from gansdk.folder_lock import LOCK, FolderLock
+from gansdk.runtime.folder_lock import LOCK, FolderLock
 
 HOLDER = """
 import os, sys, time

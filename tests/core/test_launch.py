@@ -3,7 +3,7 @@
 import pytest
 
 from gansdk.errors import ProcessError
-from gansdk.launch import Launch
+from gansdk.runtime.launch import Launch
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
 

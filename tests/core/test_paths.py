@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gansdk.errors import OutputError
-from gansdk.paths import as_utf8, check_file, check_folder, given_path, output_path
 from gansdk.testing import hostile
+from gansdk.validation.paths import as_utf8, check_file, check_folder, given_path, output_path
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed_and_told_apart():

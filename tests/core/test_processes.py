@@ -7,8 +7,8 @@ import torch
 
 from gansdk.contracts import MAIN, Batch
 from gansdk.errors import ProcessError
-from gansdk.launch import Launch
 from gansdk.processes import Processes
+from gansdk.runtime.launch import Launch
 
 
 class Placed(torch.Tensor):

@@ -446,7 +446,7 @@ HOSTILE = (
 def test_names_in_the_card_are_text_and_nothing_else(result, name):
     from markdown_it import MarkdownIt
 
-    from gansdk.words import readable
+    from gansdk.text import readable
 
     def card(text: str) -> str:
         quality = (replace(result.quality[0], metric=text, reference=text, protocol=text),)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gansdk.errors import DataError, InvalidOption
-from gansdk.signatures import fitting
 from gansdk.testing import hostile
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.signatures import fitting
 
 if TYPE_CHECKING:
     from elsewhere import Unknown

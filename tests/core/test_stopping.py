@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gansdk.events import Finished, StageSaved, StageStarted
 from gansdk.progress import ProgressObserver
-from gansdk.stopping import Stopped, stoppable
+from gansdk.runtime.signals import Stopped, stoppable
 
 CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM")}
 

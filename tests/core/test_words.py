@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gansdk.errors import CheckpointError, GansdkError, GansdkWarning, IncompatibleParts
-from gansdk.words import LONGEST, readable, visible_json
+from gansdk.text import LONGEST, readable, visible_json
 
 
 @given(st.text())

@@ -22,9 +22,9 @@ from gansdk.errors import (
     RunInUse,
 )
 from gansdk.events import Event, StepDone, Warned
-from gansdk.folder_lock import FolderLock
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
+from gansdk.runtime.folder_lock import FolderLock
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STEPS = 6

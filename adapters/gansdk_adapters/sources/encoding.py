@@ -14,7 +14,7 @@ from torch import Tensor
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import DataError, InvalidOption
 from gansdk.images import paint_labels, read_ids, to_tensor
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 Ids = NDArray[np.int32]
 """(H, W) ids of labels or instances."""

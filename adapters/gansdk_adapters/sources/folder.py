@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
-from gansdk.paths import as_utf8
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
 

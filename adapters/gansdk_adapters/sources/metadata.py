@@ -11,8 +11,8 @@ from textwrap import shorten
 from typing import Any
 
 from gansdk.errors import DataError, InvalidOption
-from gansdk.paths import as_utf8
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, split_of
 from gansdk_adapters.sources.scenes import Scene, View
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import DataSource
-from gansdk.signatures import fitting
+from gansdk.validation.signatures import fitting
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.reading import Degrade
 from gansdk_adapters.sources.translation import Translation

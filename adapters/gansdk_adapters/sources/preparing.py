@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from gansdk.contracts import Contract
 from gansdk.errors import DataError, InvalidOption
+from gansdk.text import quoted
 from gansdk.toolkit.options import flag, height_width
-from gansdk.words import quoted
 from gansdk_adapters.sources.reading import Size
 
 Preprocess = Literal["resize-and-crop", "resize", "scale-width", "scale-width-and-crop", "crop", "none"]

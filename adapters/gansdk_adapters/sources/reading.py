@@ -15,7 +15,7 @@ from torch import Tensor
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.images import Pixels, image_size, read_image, resize_bicubic, to_tensor, to_uint8
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 Degrade = Callable[[Tensor], Tensor]
 """(N, channels_out, sH, sW) in output_range -> (N, channels_in, H, W) in input_range."""

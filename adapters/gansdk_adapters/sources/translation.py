@@ -11,8 +11,8 @@ from typing import Any, Literal
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import DataSource
-from gansdk.paths import as_utf8
-from gansdk.words import quoted
+from gansdk.text import quoted
+from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.encoding import Encoding
 from gansdk_adapters.sources.finding import Found
 from gansdk_adapters.sources.folder import check_holdout, every_nth, listing, the_folder

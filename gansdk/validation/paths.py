@@ -8,7 +8,7 @@ import stat
 from pathlib import Path, PurePath
 
 from gansdk.errors import GansdkError, InvalidOption, OutputError
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 _BESIDE = "." * 40
 """What names of unfinished files and of those moved aside have in addition, and a little more."""

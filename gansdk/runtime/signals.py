@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from gansdk.launch import is_main, process_count
-from gansdk.words import visible
+from gansdk.runtime.launch import is_main, process_count
+from gansdk.text import visible
 
 GRACE_S = 10.0
 """A command that has not ended this long after a signal is ended; whatever it does, a kill leaves no half file."""

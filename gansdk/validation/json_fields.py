@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 MOST_BYTES = 8 * 2**20
 """Of a JSON file; its values may take twenty times as much memory."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from gansdk.errors import GansdkError, InvalidOption
-from gansdk.words import quoted
+from gansdk.text import quoted
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Values from users, plugins and files, checked before anything is made of them."""
