@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from gansdk.contracts import MAIN
-from gansdk.evaluate import inferring
 from gansdk.images import Pixels, picture, to_uint8
+from gansdk.modules.inference import inferring
 from gansdk.opening import open_generator, open_source
 
 GAP, TITLE = 4, 18

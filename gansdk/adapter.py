@@ -14,6 +14,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
 from gansdk.errors import ContractError, InvalidOption, Unsupported
 from gansdk.foreign import guarded
 from gansdk.interfaces import Task, Teacher
+from gansdk.modules.weights import reset_parameters
 from gansdk.online import OnlineTeacher
 from gansdk.teaching import TeacherFacts, Teaching, by_images
 from gansdk.text import quoted
@@ -227,14 +228,6 @@ class Generator:
     def parts(self) -> Mapping[Route, Generator]:
         """The generators by their routes; itself as "main" where it is one."""
         return self.routes or {MAIN: self}
-
-
-def reset_parameters(module: nn.Module) -> None:
-    """Give every layer that can its fresh weights by torch's own rules, from torch's global generator."""
-    for part in module.modules():
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
 
 
 class ReconstructionTask(Task):

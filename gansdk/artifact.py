@@ -26,17 +26,18 @@ from torch import Tensor, nn
 
 from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
-from gansdk.channels.fold import fold
 from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
-from gansdk.checkpoints import bound_adapter, check_header
+from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
-from gansdk.evaluate import inferring
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of
-from gansdk.meta import at_most, hollow
+from gansdk.modules.fold import fold
+from gansdk.modules.inference import forget_statistics, inference_form, inferring
+from gansdk.modules.programs.program import load_program
+from gansdk.modules.skeletons import at_most, hollow
+from gansdk.modules.weights import check_header
 from gansdk.opening import open_adapter
-from gansdk.programs import forget_statistics, inference_form, load_program
 from gansdk.text import one_line, quoted
 from gansdk.validation.json_fields import MOST_BYTES, Field, parse
 from gansdk.validation.paths import given_path

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -18,7 +17,7 @@ from gansdk.foreign import guarded, returned
 from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import DataSource, Quality
 from gansdk.metrics import GROUND_TRUTH, STUDENT, TEACHER, Measurement, Metric
-from gansdk.toolkit.norms import input_statistics, tracked_norms
+from gansdk.modules.inference import inferring
 
 BICUBIC = "bicubic"
 SHOWN_ALONE = ("input", "target")
@@ -242,23 +241,6 @@ def _run(network: nn.Module, x: Tensor, contract: Contract) -> Tensor:
         )
     cropped: Tensor = image[..., :height, :width]
     return cropped
-
-
-@contextmanager
-def inferring(network: nn.Module, contract: Contract) -> Iterator[None]:
-    """Run the network as images are made, without gradients; afterwards every mode and statistic is as before.
-
-    With "batch-statistics" normalisation layers use those of the image, and their running ones stay as they are.
-    """
-    modes = {module: module.training for module in network.modules()}
-    norms = tracked_norms(network) if contract.inference == "batch-statistics" else ()
-    network.eval()
-    try:
-        with torch.no_grad(), input_statistics(norms):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:

@@ -21,7 +21,8 @@ from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported
 from gansdk.files import put
 from gansdk.foreign import guarded, in_words
 from gansdk.images import fitted
-from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
+from gansdk.modules.inference import inference_form
+from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
 from gansdk.result import json_text
 from gansdk.toolkit.options import one_of
 from gansdk.validation.paths import check_file

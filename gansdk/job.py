@@ -18,7 +18,6 @@ from torch import Tensor
 
 from gansdk.adapter import Adapter, Generator
 from gansdk.budget.budget import Budget
-from gansdk.checkpoints import read_state
 from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
 from gansdk.contracts import MAIN, Batch, Route
 from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
@@ -28,6 +27,7 @@ from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
 from gansdk.loop import HISTORY_KEYS
 from gansdk.measuring import facts_of, least_true
 from gansdk.metrics import Metric, check_metrics
+from gansdk.modules.weights import fingerprint, read_state
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
     asks_auto,
@@ -46,7 +46,6 @@ from gansdk.quality import QualityFloor
 from gansdk.records import described, recorded, recorded_whole
 from gansdk.registry import registry
 from gansdk.routes import source_of, task_of
-from gansdk.saving import fingerprint
 from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.terms import check_routes
 

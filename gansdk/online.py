@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import MissingData
 from gansdk.interfaces import State, Task, Teacher, Training
+from gansdk.modules import taps as tapping
+from gansdk.modules.fold import copy_module
 from gansdk.teachers import FrozenTeacher
-from gansdk.toolkit import taps as tapping
 from gansdk.toolkit.optim import Descent
 
 

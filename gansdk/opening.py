@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gansdk.adapter import Adapter, Generator
-from gansdk.checkpoints import bound_adapter, detect, read_weights, recognise
+from gansdk.checkpoints import bound_adapter, detect, recognise
 from gansdk.contracts import Contract, Pairing
 from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
@@ -31,6 +31,7 @@ from gansdk.errors import (
 from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.metrics import Metric
+from gansdk.modules.weights import read_weights
 from gansdk.options import read_json
 from gansdk.patches import fitting_patch
 from gansdk.records import DEPTH, said

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.adapter import Generator
-from gansdk.channels.fold import copy_module
 from gansdk.contracts import Contract
+from gansdk.modules.fold import copy_module
 
 ENLARGED, SAME_SIZE = 48, 96
 """Least sides in pixels: of what is enlarged, which is 192 pixels at x4, as in the papers (RCAN, IMDN, RFDN); else."""

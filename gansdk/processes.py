@@ -16,12 +16,12 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.rendezvous import rendezvous
 
-from gansdk.checkpoints import first_line
 from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption, ProcessError
 from gansdk.foreign import is_interruption, text_of
+from gansdk.modules.norms import tracked_norms
+from gansdk.modules.weights import first_line
 from gansdk.runtime.launch import Launch
-from gansdk.toolkit.norms import tracked_norms
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from gansdk.checkpoints import UNREADABLE, first_line
 from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch
 from gansdk.files import clear_unfinished, put, remove, replacing, sync_folder
+from gansdk.modules.weights import UNREADABLE, first_line
 from gansdk.runtime.folder_lock import FolderLock
 from gansdk.sealing import Opened, open_row, open_sealed, read_text, seal, sealed_row, settings_key
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -37,8 +36,10 @@ from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
 from gansdk.foreign import guarded
-from gansdk.program_file import read_program
-from gansdk.programs import inference_form, save_program, takes_other_sizes, trace_program
+from gansdk.modules.inference import inference_form
+from gansdk.modules.programs.file import read_program
+from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
+from gansdk.modules.weights import fingerprint
 from gansdk.registry import registry
 from gansdk.result import CompressionResult, json_text
 from gansdk.run_folder import free_name
@@ -226,17 +227,6 @@ def _adapter_identity(name: str) -> dict[str, str]:
         return {"name": name}
     entry = registry().find("adapter", name)
     return {"name": name, "plugin": entry.identity, "version": entry.version}
-
-
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256, in hexadecimal, over names, types, shapes and values of the state dict in order of names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

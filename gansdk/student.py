@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gansdk.adapter import Generator, reset_parameters
+from gansdk.adapter import Generator
 from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve, carve_space, kept_entries
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
-from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.interfaces import Inherit, Student
-from gansdk.program_graph import Program
-from gansdk.toolkit import taps as tapping
-from gansdk.toolkit.norms import input_statistics, tracked_norms
+from gansdk.modules import taps as tapping
+from gansdk.modules.fold import fold
+from gansdk.modules.norms import input_statistics, tracked_norms
+from gansdk.modules.programs.graph import Program
+from gansdk.modules.weights import reset_parameters
 
 REOPENED = (
     "It was read back as a traced program, which has neither channel groups nor taps: it runs, is scored and exported, "

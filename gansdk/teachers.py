@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.errors import ContractError
 from gansdk.interfaces import Teacher
-from gansdk.toolkit import taps as tapping
-from gansdk.toolkit.norms import input_statistics, tracked_norms
+from gansdk.modules import taps as tapping
+from gansdk.modules.fold import copy_module
+from gansdk.modules.norms import input_statistics, tracked_norms
 
 
 class FrozenTeacher(Teacher):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gansdk.channels.fold import fold
 from gansdk.contracts import Contract
 from gansdk.errors import ContractError
-from gansdk.toolkit import taps as tapping
+from gansdk.modules import taps as tapping
+from gansdk.modules.fold import fold
 
 TAPS = 4
 """How many feature maps are chosen where none are named: the papers compare three or four."""

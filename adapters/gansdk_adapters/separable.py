@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from gansdk.channels.fold import fold
 from gansdk.errors import Unsupported
+from gansdk.modules.fold import fold
 from gansdk_adapters.networks.resnet import ResNetGenerator
 from gansdk_adapters.networks.spade import SPADEGenerator
 

@@ -9,23 +9,19 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.nn.utils import spectral_norm
 
-from gansdk.adapter import Adapter, Variant, reset_parameters
+from gansdk.adapter import Adapter, Variant
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.interfaces import Task, Teacher
+from gansdk.modules.weights import reset_parameters
 from gansdk.online import OnlineTeacher
 from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.text import quoted
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk_adapters.creating import rate, sizes_from
 from gansdk_adapters.keys import State
-from gansdk_adapters.networks.discriminators import (
-    PatchDiscriminator,
-    PatchSizes,
-    patch_discriminator,
-    share_stages,
-)
+from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, patch_discriminator, share_stages
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.initialise import initialise
 from gansdk_adapters.networks.norms import unused_statistics

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.fold import copy_module
 from gansdk.channels.groups import Axis, ChannelGroup, Plan, Space, is_within
 from gansdk.channels.knobs import carved_knobs
+from gansdk.modules.fold import copy_module
 
 
 def kept_entries(space: Space, plan: Plan, tensor: str, dim: int) -> Tensor | None:

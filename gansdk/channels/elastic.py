@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gansdk.channels.carve import attribute_values, replace_by_none, slices
 from gansdk.channels.groups import Plan, Space
-from gansdk.channels.products import LightMeta
-from gansdk.channels.slots import Slots, keeping_attributes
+from gansdk.modules.meta_device import LightMeta
+from gansdk.modules.slots import Slots, keeping_attributes
 
 
 class Elastic:

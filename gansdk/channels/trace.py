@@ -24,9 +24,9 @@ from gansdk.channels.branches import with_branches, without_branches
 from gansdk.channels.groups import Knob, Op, Plan, Space
 from gansdk.channels.knobs import with_knobs
 from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
-from gansdk.channels.products import ProductCounter
-from gansdk.channels.slots import Slots, keeping_attributes
 from gansdk.errors import ContractError
+from gansdk.modules.meta_device import ProductCounter
+from gansdk.modules.slots import Slots, keeping_attributes
 
 Shapes = list[tuple[int, ...]]
 

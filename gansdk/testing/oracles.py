@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from gansdk.channels.fold import copy_module
 from gansdk.channels.groups import Plan, Space
+from gansdk.modules.fold import copy_module
 
 
 def zero_consumers(module: nn.Module, space: Space, plan: Plan) -> nn.Module:

@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from gansdk.channels.carve import kept_entries
 from gansdk.channels.groups import Plan
 from gansdk.interfaces import Student
-from gansdk.toolkit.norms import input_statistics
+from gansdk.modules.norms import input_statistics
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Path of a norm -> mean and unbiased variance of its active channels: (C_active,) each."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gansdk.checkpoints import first_line, read_state
 from gansdk.errors import CheckpointError, InvalidOption
+from gansdk.modules.weights import first_line, read_state
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk.saving import fingerprint
+from gansdk.modules.weights import fingerprint
 from gansdk.toolkit.options import at_least_zero, positive
 from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_distillers.terms.images import images, output_range, rescaled

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gansdk.checkpoints import COUNTER, read_state
 from gansdk.errors import CheckpointError, ContractError, InvalidOption
+from gansdk.modules.weights import COUNTER, read_state
 from gansdk.text import quoted
 
 LITE0, INCEPTION = "efficientnet-lite0", "inception-v3"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gansdk.checkpoints import read_state
 from gansdk.errors import CheckpointError, OutputError
+from gansdk.modules.weights import read_state
 
 
 class UNet(nn.Module):

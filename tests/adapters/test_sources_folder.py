@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gansdk.checkpoints import read_state, recognise
+from gansdk.checkpoints import recognise
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluate import evaluate
 from gansdk.images import luma_pixels
+from gansdk.modules.weights import read_state
 from gansdk.testing import hostile
 from gansdk_adapters.sources import store
 from gansdk_adapters.sources.folder import ImageFolder

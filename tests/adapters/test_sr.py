@@ -14,9 +14,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gansdk.checkpoints import read_state, recognise
+from gansdk.checkpoints import recognise
 from gansdk.contracts import Batch
 from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsupported
+from gansdk.modules.weights import read_state
 from gansdk.opening import open_generator
 from gansdk.student import ElasticStudent
 from gansdk.toolkit.resampling import bicubic

@@ -28,12 +28,12 @@ from gansdk.errors import (
     PluginNotFound,
     VerificationError,
 )
-from gansdk.evaluate import inferring
 from gansdk.files import UNFINISHED, sha256_of, unfinished_name
+from gansdk.modules.inference import inferring
+from gansdk.modules.weights import fingerprint
 from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
-from gansdk.saving import fingerprint
 from gansdk.specs import AdapterSpec
 from gansdk.student import ElasticStudent
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes

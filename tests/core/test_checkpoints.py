@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from gansdk.adapter import Variant, WrappedAdapter
-from gansdk.checkpoints import CONTAINERS, detect, read_state, read_weights, recognise
+from gansdk.checkpoints import detect, recognise
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
+from gansdk.modules.weights import CONTAINERS, read_state, read_weights
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import MSRResNet, SRResNet, SRResNetSizes

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.evaluate import Protocol, evaluate, inferring
+from gansdk.evaluate import Protocol, evaluate
 from gansdk.images import to_tensor
 from gansdk.interfaces import DataSource
+from gansdk.modules.inference import inferring
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

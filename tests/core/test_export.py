@@ -10,7 +10,8 @@ import gansdk.export as exporting
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported, VerificationError
 from gansdk.export import export
-from gansdk.programs import inference_form, trace_program
+from gansdk.modules.inference import inference_form
+from gansdk.modules.programs.program import trace_program
 
 
 def fresh(make) -> nn.Module:

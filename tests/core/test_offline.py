@@ -20,11 +20,11 @@ from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
 from gansdk.interfaces import Inherit, Optimisation, Stage, Student, Task, Teacher, Term
+from gansdk.modules.taps import observe, select
 from gansdk.offline import OfflineRegime
 from gansdk.registry import Registry
 from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import warmup_cosine
-from gansdk.toolkit.taps import observe, select
 
 PATHS = {"stem": "0", "body": "2"}
 STEPS = 8

@@ -22,14 +22,7 @@ from gansdk.errors import (
     PluginNotFound,
 )
 from gansdk.interfaces import DataSource, Distiller, Pruner
-from gansdk.opening import (
-    open_adapter,
-    open_distillers,
-    open_generator,
-    open_metrics,
-    open_pruner,
-    open_source,
-)
+from gansdk.opening import open_adapter, open_distillers, open_generator, open_metrics, open_pruner, open_source
 from gansdk.registry import registry
 from gansdk.specs import DistillerSpec, PrunerSpec
 from gansdk.testing import hostile

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.products import LIGHT, LightMeta
 from gansdk.channels.trace import trace
+from gansdk.modules.meta_device import LIGHT, LightMeta
 from gansdk.testing.published import Trunk
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines
 from gansdk.testing.weights import build

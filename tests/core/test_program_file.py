@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gansdk import program_file
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, Unsupported
-from gansdk.program_file import read_program
-from gansdk.program_guards import guarded
-from gansdk.program_operators import ALLOWED, operator_named
-from gansdk.programs import inference_form, load_program, save_program, trace_program
+from gansdk.modules.inference import inference_form
+from gansdk.modules.programs import file as program_file
+from gansdk.modules.programs.file import read_program
+from gansdk.modules.programs.guards import guarded
+from gansdk.modules.programs.operators import ALLOWED, operator_named
+from gansdk.modules.programs.program import load_program, save_program, trace_program
 from gansdk.testing.networks import NETWORKS
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(16, 16), scale=2, multiple_of=2)

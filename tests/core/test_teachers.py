@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Contract
 from gansdk.errors import ContractError
+from gansdk.modules.taps import observe, reading
 from gansdk.teachers import FrozenTeacher
 from gansdk.testing.networks import NETWORKS, network
 from gansdk.testing.weights import randomise
-from gansdk.toolkit.taps import observe, reading
 
 
 def contract(**changes) -> Contract:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.channels.carve import carve
-from gansdk.channels.fold import fold
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
+from gansdk.modules.fold import fold
 from gansdk.testing.blocks import ConvBlock, Padding, conv
 from gansdk.testing.networks import Network, network
 from gansdk.testing.oracles import dropped_entries, relative_error, zero_consumers

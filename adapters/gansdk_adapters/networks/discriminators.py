@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.errors import CheckpointError, ContractError, InvalidOption
-from gansdk.meta import hollow
+from gansdk.modules.skeletons import hollow
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm, norm_in, unused_statistics
 
 

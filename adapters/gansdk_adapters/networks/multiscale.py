@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.errors import CheckpointError, ContractError
-from gansdk.meta import hollow
+from gansdk.modules.skeletons import hollow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

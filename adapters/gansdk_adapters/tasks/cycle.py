@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.fold import copy_module
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import InvalidOption, MissingData, Unsupported
 from gansdk.interfaces import Optimisation, Stage, State, Student, Task, Teacher, Training
-from gansdk.toolkit import taps as tapping
+from gansdk.modules import taps as tapping
+from gansdk.modules.fold import copy_module
 from gansdk.toolkit.optim import Descent
 from gansdk_adapters.tasks.adversarial import check_judged, described, untrained
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.interfaces import Optimisation, Training
-from gansdk.saving import fingerprint
+from gansdk.modules.weights import fingerprint
 from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_adapters.tasks.adversarial import Critics, DiscriminatorTask, untrained
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss, over_scales

@@ -11,10 +11,10 @@ from torch import Tensor
 from gansdk.adapter import Generator
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
+from gansdk.modules.weights import fingerprint
 from gansdk.opening import open_generator
 from gansdk.patches import fitting_patch
 from gansdk.routes import the_only
-from gansdk.saving import fingerprint
 from gansdk_distillers.datafree.network import GRID
 
 ENLARGED_PATCH = 48

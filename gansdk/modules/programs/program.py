@@ -1,6 +1,6 @@
 """Students as traced programs (torch.export): for any batch and size, and read back without running foreign code.
 
-`gansdk.program_file` reads them.
+`gansdk.modules.programs.file` reads them.
 """
 
 from __future__ import annotations
@@ -15,32 +15,13 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from gansdk.channels.fold import copy_module
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, Unsupported
-from gansdk.program_file import first_line, read_program
-from gansdk.program_graph import Program
-from gansdk.toolkit.norms import tracked_norms
+from gansdk.modules.programs.file import first_line, read_program
+from gansdk.modules.programs.graph import Program
 
 # What tracing raises on networks that cannot be traced; the network's own code runs under it.
 _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
-
-
-def inference_form(module: nn.Module, contract: Contract) -> nn.Module:
-    """A copy on the CPU, in eval mode, that makes images as the contract says without any further care.
-
-    With "batch-statistics" its norms hold no running statistics, so that they use those of their input.
-    """
-    form = copy_module(module).cpu().eval().requires_grad_(False)
-    if contract.inference == "batch-statistics":
-        forget_statistics(form)
-    return form
-
-
-def forget_statistics(module: nn.Module) -> None:
-    """Let the norms of `module` use the statistics of their input from now on."""
-    for norm in tracked_norms(module):
-        norm.running_mean, norm.running_var, norm.track_running_stats = None, None, False
 
 
 def trace_program(module: nn.Module, contract: Contract) -> ExportedProgram:

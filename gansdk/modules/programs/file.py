@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.program_graph import STRIDED, TYPES, Program, read_calls, read_device
+from gansdk.modules.programs.graph import STRIDED, TYPES, Program, read_calls, read_device
 from gansdk.validation.json_fields import Field, parse
 
 GRAPH = "models/model.json"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.program_guards import guarded
-from gansdk.program_operators import operator_named
+from gansdk.modules.programs.guards import guarded
+from gansdk.modules.programs.operators import operator_named
 from gansdk.validation.json_fields import LARGEST, Field
 
 TYPES = {  # by the numbers of torch.export's layout
