@@ -20,11 +20,11 @@ from timing import ratio_of_times, versions
 from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Contract
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Stage
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_distillers.data_free import data_free
 from gansdk_distillers.datafree.regime import DataFree
 

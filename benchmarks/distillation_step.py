@@ -21,12 +21,12 @@ from haar import haar_distance
 from timing import ratio_of_times, versions
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator, ReconstructionTask, WrappedAdapter
 from gansdk.contracts import MAIN, Batch, Contract
-from gansdk.interfaces import Stage
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.wrapping import ReconstructionTask, WrappedAdapter
+from gansdk.interfaces import Generator, Stage
 from gansdk.offline import OfflineRegime
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
 from gansdk_distillers.wavelet import wavelet

@@ -22,15 +22,14 @@ from timing import ratio_of_times, seconds, versions
 from torch import Tensor
 
 import gansdk
-from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Batch
-from gansdk.interfaces import Stage, Training
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.joint import student_of, task_of, teacher_of, together
+from gansdk.interfaces import Generator, Stage, Training
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.routes import student_of, task_of, teacher_of, together
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.wavelet import wavelet
 

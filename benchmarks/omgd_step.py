@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Stage
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk.testing.perceptual import STAGES, made_up_vgg16
 from gansdk_distillers.omgd import omgd
 

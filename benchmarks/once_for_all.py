@@ -27,18 +27,17 @@ from typing import Any, Literal
 import torch
 from timing import seconds, versions
 
-from gansdk.adapter import Generator
 from gansdk.channels.groups import Plan
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.interfaces import DataSource, Stage
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces import DataSource, Generator, Stage
 from gansdk.loop import Loop
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
 from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.calibration import calibrated
 from gansdk_distillers.pixel import pixel
 from gansdk_pruners.subnets import Subnets, positions_of

@@ -18,14 +18,14 @@ from functools import partial
 import torch
 from timing import ratio_of_times, versions
 
-from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Batch, Observation
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage, Term
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.terms import TermSum
 from gansdk_distillers.channel import channel
 from gansdk_distillers.kernel_alignment import gka

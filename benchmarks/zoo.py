@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 import gansdk
 from gansdk.channels.trace import trace
-from gansdk.evaluate import Protocol
+from gansdk.evaluation.evaluate import Protocol
 from gansdk.opening import open_generator
 
 SRGAN = "srgan_x4"

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gansdk.demo import demo_checkpoint
-from gansdk.evaluate import Evaluation, evaluate
+from gansdk.evaluation.evaluate import Evaluation, evaluate
 from gansdk.images import Pixels
 from gansdk.opening import open_generator, open_source
 

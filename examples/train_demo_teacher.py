@@ -18,7 +18,7 @@ from torch import nn
 
 from gansdk import DataSource
 from gansdk.contracts import MAIN
-from gansdk.evaluate import evaluate
+from gansdk.evaluation.evaluate import evaluate
 from gansdk.opening import open_generator, open_source
 from gansdk_adapters.sr import SuperResolution
 

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from gansdk._compress import ladder as ladder
     from gansdk._train import TrainedTeacher as TrainedTeacher
     from gansdk._train import train_teacher as train_teacher
-    from gansdk.adapter import Adapter as Adapter
-    from gansdk.adapter import Generator as Generator
-    from gansdk.adapter import Variant as Variant
-    from gansdk.adapter import wrap as wrap
     from gansdk.artifact import load as load
     from gansdk.budget.budget import Budget as Budget
     from gansdk.budget.cost import Cost as Cost
@@ -27,18 +23,22 @@ if TYPE_CHECKING:
     from gansdk.contracts import Labels as Labels
     from gansdk.contracts import Observation as Observation
     from gansdk.contracts import Pairing as Pairing
+    from gansdk.generators.wrapping import wrap as wrap
     from gansdk.hooks import hookimpl as hookimpl
     from gansdk.inspection import inspect as inspect
     from gansdk.inspection import plan as plan
+    from gansdk.interfaces import Adapter as Adapter
     from gansdk.interfaces import DataSource as DataSource
     from gansdk.interfaces import Distiller as Distiller
+    from gansdk.interfaces import Generator as Generator
+    from gansdk.interfaces import Metric as Metric
     from gansdk.interfaces import Pruner as Pruner
     from gansdk.interfaces import Regime as Regime
     from gansdk.interfaces import Student as Student
     from gansdk.interfaces import Task as Task
     from gansdk.interfaces import Teacher as Teacher
     from gansdk.interfaces import Term as Term
-    from gansdk.metrics import Metric as Metric
+    from gansdk.interfaces import Variant as Variant
     from gansdk.result import CompressionResult as CompressionResult
     from gansdk.result import Ladder as Ladder
     from gansdk.specs import PLUGIN_API as PLUGIN_API
@@ -50,15 +50,24 @@ __version__ = "0.1.0"
 _HOMES = {
     "gansdk._compress": ("compress", "ladder"),
     "gansdk._train": ("TrainedTeacher", "train_teacher"),
-    "gansdk.adapter": ("Adapter", "Generator", "Variant", "wrap"),
+    "gansdk.interfaces.adapter": ("Adapter", "Generator", "Variant", "wrap"),
     "gansdk.artifact": ("load",),
     "gansdk.budget.budget": ("Budget", "Cost"),
     "gansdk.channels.groups": ("Plan", "Space"),
     "gansdk.contracts": ("Batch", "Contract", "Labels", "Observation", "Pairing"),
     "gansdk.hooks": ("hookimpl",),
     "gansdk.inspection": ("inspect", "plan"),
-    "gansdk.interfaces": ("DataSource", "Distiller", "Pruner", "Regime", "Student", "Task", "Teacher", "Term"),
-    "gansdk.metrics": ("Metric",),
+    "gansdk.interfaces.distiller": (
+        "DataSource",
+        "Distiller",
+        "Pruner",
+        "Regime",
+        "Student",
+        "Task",
+        "Teacher",
+        "Term",
+    ),
+    "gansdk.evaluation.metrics": ("Metric",),
     "gansdk.result": ("CompressionResult", "Ladder"),
     "gansdk.specs": ("PLUGIN_API",),
 }

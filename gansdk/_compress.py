@@ -8,16 +8,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from gansdk.adapter import Adapter
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import sum_of
 from gansdk.budget.order import read_budgets
-from gansdk.checks import SelfCheck
 from gansdk.contracts import Route
+from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.events import Event
 from gansdk.files import temporary_folder
 from gansdk.foreign import guarded
-from gansdk.interfaces import Distiller, Pruner
+from gansdk.interfaces import Adapter, Distiller, Pruner
 from gansdk.job import Job
 from gansdk.processes import Processes
 from gansdk.result import CompressionResult, Ladder, joined
@@ -92,8 +91,9 @@ def compress(
         dry_run: stop once the plan is found and carved; nothing is trained or written.
         quality: a floor for the student: bounds and checks with commas between, "finite,psnr-y>=29.5". A bound is of a
             metric's mean over all images, "worst-psnr-y>=25" of the worst one, "psnr-y-to-teacher>=30" against the
-            teacher where there is a ground truth too; checks are those of `gansdk.checks.CHECKS`, "checks" all of
-            them. Missed, the student is saved and the error raised.
+            teacher where there is a ground truth too; checks are those of
+            `gansdk.evaluation.self_checks.CHECKS`, "checks" all of them. If missed, the student is still saved and
+            QualityFloorMissed is raised.
         metrics: names, {"name": ..., option: value} or instances of what is measured besides: FID, KID, mIoU.
         batch_size: images a step, over all processes.
         patch: side of the training inputs in pixels; the source's own choice if left out.

@@ -12,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gansdk.adapter import Adapter, Generator
 from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
-from gansdk.evaluate import Evaluation, evaluate
+from gansdk.evaluation.evaluate import Evaluation, evaluate
 from gansdk.events import Event, Finished
 from gansdk.files import replacing
 from gansdk.foreign import guarded
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.images import Pixels, picture, to_uint8
-from gansdk.interfaces import DataSource, State, Teacher, Training
+from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
 from gansdk.loop import Loop
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
@@ -31,7 +31,6 @@ from gansdk.records import recorded_whole
 from gansdk.result import CompressionResult
 from gansdk.run_folder import open_run
 from gansdk.saving import check_target
-from gansdk.student import ElasticStudent
 from gansdk.validation.paths import check_folder
 from gansdk.validation.signatures import fitting
 

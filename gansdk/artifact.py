@@ -24,14 +24,15 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Adapter, Generator, wrapped_adapter
 from gansdk.channels.carve import carve
 from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
-from gansdk.checkpoints import bound_adapter
 from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
 from gansdk.files import LARGE, read_held, sha256, sha256_of
 from gansdk.foreign import guarded, origin_of
+from gansdk.generators.recognition import bound_adapter
+from gansdk.generators.wrapping import wrapped_adapter
+from gansdk.interfaces import Adapter, Generator
 from gansdk.modules.fold import fold
 from gansdk.modules.inference import forget_statistics, inference_form, inferring
 from gansdk.modules.programs.program import load_program

@@ -371,10 +371,10 @@ def evaluate_student(
 ) -> None:
     """Score a student, and its teacher if given, on images."""
     with working():
-        from gansdk.evaluate import evaluate
-        from gansdk.metrics import check_metrics
+        from gansdk.evaluation.evaluate import evaluate
+        from gansdk.evaluation.metrics import check_metrics
+        from gansdk.generators.joint import the_only
         from gansdk.opening import open_generator, open_metrics, open_source
-        from gansdk.routes import the_only
 
         metrics = open_metrics(_parts(metric, metric_option))
         generator = the_only(open_generator(student))
@@ -410,8 +410,8 @@ def export(
         from gansdk.artifact import inputs_of
         from gansdk.export import check_format
         from gansdk.export import export as write
+        from gansdk.generators.joint import the_only
         from gansdk.opening import open_generator
-        from gansdk.routes import the_only
 
         check_format(format)
         generator = the_only(open_generator(student))

@@ -19,7 +19,7 @@ WRAPPED_PROVIDES = frozenset({"channel-groups", "taps"})
 
 WRAPPED = AdapterSpec(
     name="wrapped",
-    factory="gansdk.adapter:WrappedAdapter",
+    factory="gansdk.generators.wrapping:WrappedAdapter",
     summary="Any module, with a contract of your own",
     provides=WRAPPED_PROVIDES,
 )

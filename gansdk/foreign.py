@@ -256,14 +256,14 @@ def _passed_part_failed(kind: str, part: type, stage: str, error: BaseException)
 
 
 _PARTS = (
-    ("pruner", "gansdk.interfaces", "Pruner"),
-    ("term", "gansdk.interfaces", "Term"),
-    ("regime", "gansdk.interfaces", "Regime"),
-    ("data source", "gansdk.interfaces", "DataSource"),
-    ("task", "gansdk.interfaces", "Task"),
-    ("teacher", "gansdk.interfaces", "Teacher"),
-    ("adapter", "gansdk.adapter", "Adapter"),
-    ("metric", "gansdk.metrics", "Metric"),
+    ("pruner", "gansdk.interfaces.distiller", "Pruner"),
+    ("term", "gansdk.interfaces.distiller", "Term"),
+    ("regime", "gansdk.interfaces.distiller", "Regime"),
+    ("data source", "gansdk.interfaces.distiller", "DataSource"),
+    ("task", "gansdk.interfaces.distiller", "Task"),
+    ("teacher", "gansdk.interfaces.distiller", "Teacher"),
+    ("adapter", "gansdk.interfaces.adapter", "Adapter"),
+    ("metric", "gansdk.evaluation.metrics", "Metric"),
 )
 """What a part is called, and where its interface is."""
 

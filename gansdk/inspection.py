@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gansdk.adapter import Adapter, Generator
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import ADVICE, Cost, Limits, short
 from gansdk.channels.groups import Plan, Space
@@ -19,9 +18,10 @@ from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
 from gansdk.foreign import guarded, returned
-from gansdk.interfaces import Item, Pruner, Result, Student, Task, Teacher
+from gansdk.generators.joint import student_of, task_of, teacher_of
+from gansdk.interfaces import Adapter, Generator, Pruner, Student, Task, Teacher
+from gansdk.interfaces.pruner import Item, Result
 from gansdk.opening import open_generator, open_pruner, transformed
-from gansdk.routes import student_of, task_of, teacher_of
 from gansdk.stages import check_plan
 
 

@@ -16,17 +16,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gansdk.adapter import Adapter, Generator
 from gansdk.budget.budget import Budget
 from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
 from gansdk.contracts import MAIN, Batch, Route
 from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
-from gansdk.evaluate import Protocol
+from gansdk.evaluation.evaluate import Protocol
+from gansdk.evaluation.metrics import check_metrics
+from gansdk.evaluation.quality import QualityFloor
+from gansdk.evaluation.teacher_facts import facts_of, least_true
 from gansdk.foreign import returned
-from gansdk.interfaces import DataSource, Distiller, Pruner, Regime, Task
+from gansdk.generators.joint import source_of, task_of
+from gansdk.interfaces import (
+    Adapter,
+    DataSource,
+    Distiller,
+    Generator,
+    Metric,
+    Pruner,
+    Regime,
+    Task,
+    TeacherFacts,
+    Teaching,
+)
 from gansdk.loop import HISTORY_KEYS
-from gansdk.measuring import facts_of, least_true
-from gansdk.metrics import Metric, check_metrics
 from gansdk.modules.weights import fingerprint, read_state
 from gansdk.offline import OfflineRegime
 from gansdk.opening import (
@@ -42,11 +54,8 @@ from gansdk.opening import (
     warn_without_targets,
 )
 from gansdk.processes import Processes
-from gansdk.quality import QualityFloor
 from gansdk.records import described, recorded, recorded_whole
 from gansdk.registry import registry
-from gansdk.routes import source_of, task_of
-from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.toolkit.terms import check_routes
 
 DEFAULT_STEPS = 2000

@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from gansdk.budget.cost import short
+from gansdk.evaluation.quality import protocols
 from gansdk.figures import png, quality_curve
-from gansdk.metrics import TEACHER
+from gansdk.interfaces import TEACHER
 from gansdk.pictures import side_by_side
-from gansdk.quality import protocols
 from gansdk.report import network_name, rendered, score_text, times, write_text
 from gansdk.result import Ladder, json_text
 

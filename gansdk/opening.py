@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gansdk.adapter import Adapter, Generator
-from gansdk.checkpoints import bound_adapter, detect, recognise
 from gansdk.contracts import Contract, Pairing
 from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
@@ -29,19 +27,18 @@ from gansdk.errors import (
     Unsupported,
 )
 from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
-from gansdk.interfaces import DataSource, Distiller, Pruner
-from gansdk.metrics import Metric
+from gansdk.generators.joint import View, the_only, together
+from gansdk.generators.patches import fitting_patch
+from gansdk.generators.recognition import bound_adapter, detect, recognise
+from gansdk.generators.wrapping import other_types, plain_module
+from gansdk.interfaces import AUTO, Adapter, DataSource, Distiller, Generator, Metric, Pruner
 from gansdk.modules.weights import read_weights
 from gansdk.options import read_json
-from gansdk.patches import fitting_patch
 from gansdk.records import DEPTH, said
 from gansdk.registry import registry
-from gansdk.routes import View, the_only, together
-from gansdk.teaching import AUTO
 from gansdk.text import quoted
 from gansdk.validation.paths import as_utf8
 from gansdk.validation.signatures import fitting
-from gansdk.wrapping import other_types, plain_module
 
 SIDES = {"direction", "input_column", "target_column"}
 """Options of sources by which a user says which side of the data goes in."""

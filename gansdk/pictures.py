@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gansdk.evaluate import Example
+from gansdk.evaluation.evaluate import Example
 from gansdk.images import Pixels
 
 SHOWN_PX = 320

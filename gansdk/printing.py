@@ -156,7 +156,7 @@ def print_quality(console: Console, qualities: Sequence[Quality]) -> None:
 
 
 def _print_protocols(console: Console, qualities: Sequence[Quality]) -> None:
-    from gansdk.quality import protocols
+    from gansdk.evaluation.quality import protocols
 
     if qualities:
         say(console, f"{qualities[0].images} images.")

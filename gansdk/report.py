@@ -14,10 +14,10 @@ from gansdk.budget.cost import short
 from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
+from gansdk.evaluation.quality import protocols
 from gansdk.figures import front, losses, png
 from gansdk.files import put
 from gansdk.pictures import compared
-from gansdk.quality import protocols
 from gansdk.result import CompressionResult, json_text, to_json
 from gansdk.text import readable
 from gansdk.validation.paths import check_file

@@ -11,15 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import Cost, sum_of
 from gansdk.channels.groups import Plan, Space
-from gansdk.checks import Finding
 from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
-from gansdk.evaluate import Evaluation, joined_evaluation
-from gansdk.interfaces import Quality
+from gansdk.evaluation.evaluate import Evaluation, joined_evaluation
+from gansdk.evaluation.self_checks import Finding
+from gansdk.interfaces import Generator, Quality
 from gansdk.validation.paths import check_folder
 
 SCHEMA_VERSION = 1
@@ -62,7 +61,8 @@ class CompressionResult:
     checks: dict[str, float] = field(default_factory=dict)
     """Hand-over ("plan -> carved", "saved -> loaded") -> largest absolute error on the same input."""
     findings: list[Finding] = field(default_factory=list)
-    """What the student found when it checked itself: one for each of `gansdk.checks.CHECKS`, of each route."""
+    """What the student found when it checked itself: one for each of the checks
+    (`gansdk.evaluation.self_checks.CHECKS`) and each route."""
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     """A few held-out images by name, (1, channels_in, H, W), which exports are compared on."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
 from gansdk.channels.configs import spelled
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
 from gansdk.events import Event, PlansCompared, SearchStep, StageStarted, Trial
 from gansdk.foreign import guarded, returned
-from gansdk.interfaces import DataSource, Item, Pruner, Regime, Result, Stage, State, Student, Task, Teacher, Term
+from gansdk.generators.patches import fitting_patch
+from gansdk.interfaces import DataSource, Generator, Pruner, Regime, Stage, State, Student, Task, Teacher, Term
+from gansdk.interfaces.pruner import Item, Result
 from gansdk.loop import Loop, continuing
-from gansdk.patches import fitting_patch
 from gansdk.toolkit.synthetic import synthetic_input
 
 
 class CompressionRun:
-    """Implements `gansdk.interfaces.Run` over one training loop.
+    """Implements `gansdk.interfaces.pruner.Run` over one training loop.
 
     Every phase ("prepare", "search", "recover", "distil") keeps its state under its name, with `rung` in front of it:
     "4x/" for one of several students, whose runs have only the phase "prepare" and the notes in common.

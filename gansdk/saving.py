@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
 from gansdk.artifact import (
     CARD,
     CONFIG,
@@ -36,6 +35,7 @@ from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
 from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
 from gansdk.foreign import guarded
+from gansdk.interfaces import Generator
 from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.file import read_program
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program

@@ -15,19 +15,18 @@ from gansdk.budget.budget import Budget
 from gansdk.budget.cost import Cost, Limits
 from gansdk.budget.order import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
+from gansdk.evaluation.quality import QualityFloor
 from gansdk.events import DistillerChosen, Event, Finished, Warned
+from gansdk.generators.joint import source_of
 from gansdk.inspection import check_feasible
-from gansdk.interfaces import Student
+from gansdk.interfaces import Metric, Student
 from gansdk.job import Job, check_images, check_measurable, prepare
 from gansdk.loop import Loop
-from gansdk.metrics import Metric
 from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
 from gansdk.processes import Processes
-from gansdk.quality import QualityFloor
 from gansdk.records import recorded, recorded_whole
 from gansdk.result import REPORTS, CompressionResult, Ladder
-from gansdk.routes import source_of
 from gansdk.run_folder import RunFolder, open_run
 from gansdk.saving import check_target
 from gansdk.validation.paths import check_file, check_folder

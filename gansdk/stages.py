@@ -14,7 +14,6 @@ from gansdk.budget.budget import Budget
 from gansdk.budget.cost import Cost, Limits
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.select import TARGET_USE
-from gansdk.checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.contracts import Contract, Route
 from gansdk.errors import (
     BudgetUnreachable,
@@ -24,14 +23,14 @@ from gansdk.errors import (
     TrainingDiverged,
     VerificationError,
 )
-from gansdk.evaluate import Evaluation, evaluate
+from gansdk.evaluation.evaluate import Evaluation, evaluate
+from gansdk.evaluation.self_checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.events import Carved, PlanFound
 from gansdk.foreign import returned
-from gansdk.interfaces import State, Student
+from gansdk.generators.joint import source_of, student_of, teacher_of, views_of
+from gansdk.interfaces import Metric, State, Student
 from gansdk.job import Job
 from gansdk.loop import Loop, continuing
-from gansdk.metrics import Metric
-from gansdk.routes import source_of, student_of, teacher_of, views_of
 from gansdk.run import CompressionRun
 from gansdk.run_folder import damaged
 

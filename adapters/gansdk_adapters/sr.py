@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gansdk.adapter import Adapter, ReconstructionTask, Variant
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
-from gansdk.interfaces import Task
+from gansdk.generators.wrapping import ReconstructionTask
+from gansdk.interfaces import Adapter, Task, Variant
 from gansdk.text import quoted
 from gansdk.toolkit.degradation import shrunk
 from gansdk.validation.signatures import fitting

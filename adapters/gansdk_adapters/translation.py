@@ -9,14 +9,12 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.nn.utils import spectral_norm
 
-from gansdk.adapter import Adapter, Variant
 from gansdk.channels.groups import Knob
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import CheckpointError, InvalidOption, Unsupported
-from gansdk.interfaces import Task, Teacher
+from gansdk.generators.online_teacher import OnlineTeacher
+from gansdk.interfaces import Adapter, Task, Teacher, TeacherFacts, Teaching, Variant
 from gansdk.modules.weights import reset_parameters
-from gansdk.online import OnlineTeacher
-from gansdk.teaching import TeacherFacts, Teaching
 from gansdk.text import quoted
 from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
 from gansdk_adapters.creating import rate, sizes_from

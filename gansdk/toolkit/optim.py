@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.errors import ContractError
-from gansdk.interfaces import Optimisation, State, Training
+from gansdk.interfaces.training import Optimisation, State, Training
 
 
 def warmup_cosine(step: int, steps: int, *, warmup: float = 0.02, final: float = 0.01) -> float:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gansdk.adapter import Adapter, Generator
 from gansdk.contracts import MAIN, Batch, Metrics, Observation, Pairing, Route
 from gansdk.errors import GansdkWarning, InvalidOption, MissingData
-from gansdk.interfaces import DataSource, Regime, Stage, State, Teacher, Term
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces import Adapter, DataSource, Generator, Regime, Stage, State, Teacher, Term
 from gansdk.modules.fold import copy_module
 from gansdk.modules.weights import first_line
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import Descent
 from gansdk.toolkit.terms import TermSum, check_anchored
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch, Contract, Labels
 from gansdk.errors import ContractError, DataError, InvalidOption
-from gansdk.metrics import REAL, Measured, Metric
+from gansdk.interfaces import REAL, Measured, Metric
 from gansdk.text import quoted
 from gansdk_metrics.segmenter import load_unet
 

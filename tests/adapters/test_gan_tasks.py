@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import InvalidOption, MissingData
+from gansdk.generators.online_teacher import OnlineTeacher
 from gansdk.interfaces import Optimisation, Training
-from gansdk.online import OnlineTeacher
 from gansdk.opening import open_adapter
 from gansdk.processes import Processes
 from gansdk_adapters.tasks.adversarial import ImageToImageTask

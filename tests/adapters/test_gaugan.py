@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gansdk
-from gansdk.adapter import Generator
 from gansdk.channels.trace import trace
-from gansdk.checkpoints import recognise
 from gansdk.errors import CheckpointError, CheckpointMismatch, ContractError, InvalidOption, Unsupported
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.recognition import recognise
+from gansdk.interfaces import Generator
 from gansdk.modules.weights import reset_parameters
 from gansdk.opening import open_generator, open_pruner
-from gansdk.student import ElasticStudent
 from gansdk_adapters.gaugan import GauGAN
 from gansdk_adapters.networks.inception_spade import InceptionSPADEGenerator, InceptionSPADESizes
 from gansdk_adapters.networks.multiscale import MultiScaleDiscriminator, MultiScaleSizes, multi_scale_discriminator

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gansdk.checkpoints import recognise
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.evaluate import evaluate
+from gansdk.evaluation.evaluate import evaluate
+from gansdk.generators.recognition import recognise
 from gansdk.images import luma_pixels
 from gansdk.modules.weights import read_state
 from gansdk.testing import hostile

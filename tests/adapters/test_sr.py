@@ -14,12 +14,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gansdk.checkpoints import recognise
 from gansdk.contracts import Batch
 from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsupported
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.recognition import recognise
 from gansdk.modules.weights import read_state
 from gansdk.opening import open_generator
-from gansdk.student import ElasticStudent
 from gansdk.toolkit.resampling import bicubic
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes, upsampling_factors

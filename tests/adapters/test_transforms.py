@@ -8,7 +8,7 @@ from gansdk.channels.cost import CostModel
 from gansdk.channels.trace import trace
 from gansdk.contracts import Contract
 from gansdk.errors import Unsupported
-from gansdk.student import ElasticStudent
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk_adapters.cyclegan import CycleGAN
 from gansdk_adapters.gaugan import GauGAN
 from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
@@ -58,7 +58,9 @@ def test_what_both_networks_have_is_copied_and_separable_convolutions_are_fresh(
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     torch.manual_seed(5)
     made = adapter.transform(given, "mobile")
-    plain = ElasticStudent.of(gansdk.adapter.Generator(module=given, contract=adapter.contract(given), adapter=adapter))
+    plain = ElasticStudent.of(
+        gansdk.interfaces.adapter.Generator(module=given, contract=adapter.contract(given), adapter=adapter)
+    )
     folded = plain.module.state_dict()
     fresh = 0
     for name, tensor in made.state_dict().items():
@@ -89,7 +91,7 @@ def test_a_mobile_network_keeps_contract_taps_and_widths_and_is_described(adapte
 def pruned(adapter, **sizes):
     module = built(adapter, **sizes)
     student = ElasticStudent.of(
-        gansdk.adapter.Generator(module=module, contract=adapter.contract(module), adapter=adapter)
+        gansdk.interfaces.adapter.Generator(module=module, contract=adapter.contract(module), adapter=adapter)
     )
     group = student.space.prunable[-1]
     return student.carve(gansdk.Plan({**student.space.full_plan(), group.name: (0,)})).module

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import gansdk
 from gansdk import artifact, saving
-from gansdk.adapter import Adapter, Generator, WrappedAdapter
 from gansdk.artifact import check_saved, load, load_generator, sealed
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
@@ -29,13 +28,15 @@ from gansdk.errors import (
     VerificationError,
 )
 from gansdk.files import UNFINISHED, sha256_of, unfinished_name
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.wrapping import WrappedAdapter
+from gansdk.interfaces import Adapter, Generator
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
 from gansdk.opening import open_generator
 from gansdk.registry import registry
 from gansdk.result import CompressionResult
 from gansdk.specs import AdapterSpec
-from gansdk.student import ElasticStudent
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes

@@ -7,7 +7,7 @@ from torch import nn
 import gansdk
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
-from gansdk.student import ElasticStudent
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.testing.networks import network
 from gansdk.toolkit.calibration import calibrate, calibrated, measure_statistics, on_batch_statistics, tracks_statistics
 

@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from gansdk.adapter import Variant, WrappedAdapter
-from gansdk.checkpoints import detect, recognise
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointError, CheckpointMismatch, Unsupported
+from gansdk.generators.recognition import detect, recognise
+from gansdk.generators.wrapping import WrappedAdapter
+from gansdk.interfaces import Variant
 from gansdk.modules.weights import CONTAINERS, read_state, read_weights
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes

@@ -13,12 +13,22 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gansdk import checks
-from gansdk.checks import ACTIVATIONS, BASELINE, CHECKS, FINITE, RANGE, TRAINING, Finding, SelfCheck, warn_of
 from gansdk.contracts import MAIN, Batch, Contract, Labels, Pairing
 from gansdk.errors import DataError, StudentWarning
+from gansdk.evaluation import self_checks as checks
+from gansdk.evaluation.self_checks import (
+    ACTIVATIONS,
+    BASELINE,
+    CHECKS,
+    FINITE,
+    RANGE,
+    TRAINING,
+    Finding,
+    SelfCheck,
+    warn_of,
+)
+from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource
-from gansdk.teachers import FrozenTeacher
 
 CONTRACT = Contract(
     channels_in=3, channels_out=3, size=(16, 16), scale=2, input_range=(0.0, 1.0), output_range=(0.0, 1.0)

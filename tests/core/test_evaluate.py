@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.evaluate import Protocol, evaluate
+from gansdk.evaluation.evaluate import Protocol, evaluate
 from gansdk.images import to_tensor
 from gansdk.interfaces import DataSource
 from gansdk.modules.inference import inferring

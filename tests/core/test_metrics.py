@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import gansdk
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
-from gansdk.evaluate import evaluate
-from gansdk.interfaces import DataSource, Quality
-from gansdk.metrics import Measured, Metric, check_metrics, seeded
-from gansdk.quality import Bound, QualityFloor, protocols
+from gansdk.evaluation.evaluate import evaluate
+from gansdk.evaluation.metrics import check_metrics, seeded
+from gansdk.evaluation.quality import Bound, QualityFloor, protocols
+from gansdk.interfaces import DataSource, Measured, Metric, Quality
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(16, 16), input_range=(0, 1), output_range=(-1, 1))
 

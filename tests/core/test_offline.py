@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gansdk.adapter import ReconstructionTask
 from gansdk.budget.cost import Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Inherit, Optimisation, Stage, Student, Task, Teacher, Term
 from gansdk.modules.taps import observe, select
 from gansdk.offline import OfflineRegime
 from gansdk.registry import Registry
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import warmup_cosine
 
 PATHS = {"stem": "0", "body": "2"}

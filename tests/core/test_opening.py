@@ -9,7 +9,6 @@ from PIL import Image
 from torch import nn
 
 import gansdk
-from gansdk.adapter import WrappedAdapter
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import (
     CheckpointError,
@@ -21,6 +20,7 @@ from gansdk.errors import (
     PluginLoadError,
     PluginNotFound,
 )
+from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import DataSource, Distiller, Pruner
 from gansdk.opening import open_adapter, open_distillers, open_generator, open_metrics, open_pruner, open_source
 from gansdk.registry import registry

@@ -6,7 +6,7 @@ from torch import nn
 
 import gansdk
 from gansdk.contracts import Contract
-from gansdk.patches import ENLARGED, SAME_SIZE, fitting_patch
+from gansdk.generators.patches import ENLARGED, SAME_SIZE, fitting_patch
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from gansdk.checks import CHECKS, Finding
 from gansdk.errors import InvalidOption
+from gansdk.evaluation.quality import Bound, QualityFloor, protocols
+from gansdk.evaluation.self_checks import CHECKS, Finding
 from gansdk.interfaces import Quality
-from gansdk.quality import Bound, QualityFloor, protocols
 
 
 def measured(metric="psnr-y", student=29.0, reference="ground-truth", protocol="whole images") -> Quality:

@@ -19,10 +19,10 @@ from gansdk import figures, ladder_report, pictures, report
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError
-from gansdk.evaluate import Evaluation, Example
+from gansdk.evaluation.evaluate import Evaluation, Example
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Quality
 from gansdk.result import CompressionResult, to_json
-from gansdk.student import ElasticStudent
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

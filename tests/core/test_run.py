@@ -5,20 +5,20 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import GansdkWarning, TrainingDiverged
 from gansdk.events import StageStarted, StepDone
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.joint import source_of, student_of, teacher_of, together
+from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import PROBE_STEP, DataSource, Regime
 from gansdk.loop import Loop
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.routes import source_of, student_of, teacher_of, together
 from gansdk.run import CompressionRun
 from gansdk.run_folder import RunFolder
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_distillers.datafree.regime import DataFree
 from gansdk_distillers.online import OnlineTeachers
 

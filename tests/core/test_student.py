@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import gansdk
 from gansdk.contracts import Contract
 from gansdk.errors import ContractError
-from gansdk.student import ElasticStudent
+from gansdk.generators.elastic_student import ElasticStudent
 
 
 class Net(nn.Module):

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Contract
 from gansdk.errors import ContractError
+from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.modules.taps import observe, reading
-from gansdk.teachers import FrozenTeacher
 from gansdk.testing.networks import NETWORKS, network
 from gansdk.testing.weights import randomise
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.adapter import WrappedAdapter
 from gansdk.budget.budget import Budget
 from gansdk.errors import (
     BudgetSyntaxError,
@@ -25,9 +24,10 @@ from gansdk.errors import (
     ResumeMismatch,
 )
 from gansdk.events import Finished, SearchStep, StageStarted, StepDone, Warned
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import Pruner
 from gansdk.opening import open_distillers
-from gansdk.student import ElasticStudent
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 
 BUDGETS = ["macs<=70%", "3x"]

@@ -12,11 +12,11 @@ from gansdk.artifact import sealed
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
+from gansdk.generators.joint import source_of, student_of, task_of, teacher_of
 from gansdk.interfaces import Distiller, Regime, Stage
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_adapter, open_generator, open_source
 from gansdk.processes import Processes
-from gansdk.routes import source_of, student_of, task_of, teacher_of
 from gansdk_distillers.terms.wavelet import wavelet_distance
 from gansdk_distillers.wavelet import wavelet
 

@@ -8,15 +8,14 @@ from torch import nn
 
 import gansdk
 from gansdk import job as jobs
-from gansdk.adapter import EnlargingAdapter
 from gansdk.cli import main
 from gansdk.contracts import MAIN
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import DistillerChosen, StepDone
-from gansdk.interfaces import Distiller
+from gansdk.generators.wrapping import EnlargingAdapter
+from gansdk.interfaces import Distiller, TeacherFacts, Teaching
 from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
-from gansdk.teaching import TeacherFacts, Teaching
 
 DEMO = {"budget": "4x", "data": "photos", "steps": 3, "batch_size": 2, "patch": 16, "device": "cpu"}
 

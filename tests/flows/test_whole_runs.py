@@ -13,8 +13,8 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning
 from gansdk.events import Carved, DistillerChosen, Finished, PlanFound, PlansCompared, StageStarted, StepDone, Warned
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.stages import why_unused
-from gansdk.student import ElasticStudent
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_pruners.uniform import Uniform
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gansdk.adapter import Generator
+from gansdk.interfaces import Generator
 from gansdk.opening import open_generator, open_source
 from gansdk.testing.fuzzing import HOSTILE_TEXTS, bounded, contained, damaged
 from gansdk.testing.weights import randomise

@@ -12,7 +12,7 @@ import gansdk
 from gansdk.budget.budget import Budget
 from gansdk.channels.carve import carve
 from gansdk.errors import BudgetUnreachable
-from gansdk.student import ElasticStudent
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.testing.oracles import measured_params
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 

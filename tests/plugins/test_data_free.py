@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Contract, Labels, Observation
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
-from gansdk.interfaces import Distiller, Stage, Term
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces import Distiller, Generator, Stage, Term
 from gansdk.opening import open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes

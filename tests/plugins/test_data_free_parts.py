@@ -14,10 +14,10 @@ from torch.nn import functional as F
 import gansdk
 from gansdk.contracts import MAIN, Contract
 from gansdk.errors import InvalidOption
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Training
 from gansdk.opening import open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
 from gansdk.toolkit.resampling import bicubic
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.vdsr import VDSR

@@ -11,15 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import gansdk
-from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Batch, Contract, Observation
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.online_teacher import OnlineTeacher
+from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage
 from gansdk.offline import OfflineRegime
-from gansdk.online import OnlineTeacher
 from gansdk.registry import Registry
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.terms import TermSum
 from gansdk_distillers.channel import channel
 from gansdk_distillers.feature import feature

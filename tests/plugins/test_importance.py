@@ -8,7 +8,7 @@ from torch import nn
 import gansdk
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN
-from gansdk.student import ElasticStudent
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk_pruners.importance import IMPORTANCES
 
 
@@ -25,7 +25,7 @@ def student():
 
 class Probing:
     seed = 7
-    task = gansdk.adapter.ReconstructionTask()
+    task = gansdk.generators.wrapping.ReconstructionTask()
 
     def __init__(self):
         rng = torch.Generator().manual_seed(3)

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Distiller, Stage, Training
 from gansdk.opening import open_adapter, open_generator
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, share_stages
 from gansdk_distillers.omgd import omgd
 from gansdk_distillers.online import BLOCKS, OnlineTeachers, _Blocks

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gansdk
-from gansdk.adapter import ReconstructionTask
 from gansdk.contracts import MAIN, Contract, Observation
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IncompatibleParts, InvalidOption
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage
 from gansdk.offline import OfflineRegime
 from gansdk.processes import Processes
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
 from gansdk.testing.perceptual import made_up_vgg16
 from gansdk.toolkit.terms import TermSum
 from gansdk_distillers.channel import channel

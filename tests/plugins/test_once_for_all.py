@@ -32,11 +32,11 @@ from gansdk.errors import (
     TrainingDiverged,
 )
 from gansdk.events import SearchStep, StepDone
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import DataSource
 from gansdk.opening import open_distillers, open_generator, open_pruner
 from gansdk.report import render_html
 from gansdk.run import CompressionRun
-from gansdk.student import ElasticStudent
 from gansdk.testing.networks import network
 from gansdk_adapters.cyclegan import CycleGAN
 from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes

@@ -21,9 +21,9 @@ from gansdk.errors import (
     MissingData,
     NothingPruned,
 )
+from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.inspection import floor_plan
 from gansdk.opening import open_pruner
-from gansdk.student import ElasticStudent
 from gansdk.testing.networks import NETWORKS, network
 
 IMAGE_TO_IMAGE = [entry.name for entry in NETWORKS if len(entry.shape) == 4 and entry.name != "two-outputs"]
@@ -61,7 +61,7 @@ class Probing:
     """The part of a run that pruners ask: probe images and the task, from a fixed seed."""
 
     seed = 0
-    task = gansdk.adapter.ReconstructionTask()
+    task = gansdk.generators.wrapping.ReconstructionTask()
 
     def __init__(self, student, count=3, targets=True):
         rng = torch.Generator().manual_seed(1)

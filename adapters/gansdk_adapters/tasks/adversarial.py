@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Batch, Metrics, Route
 from gansdk.errors import DataError, InvalidOption
-from gansdk.interfaces import Optimisation, State, Task, Training
+from gansdk.interfaces import Optimisation, State, Task, Teaching, Training
 from gansdk.modules.fold import copy_module
-from gansdk.teaching import Teaching
 from gansdk.toolkit.optim import Descent
 from gansdk_adapters.tasks.losses import Kind, check_kind, discriminator_loss, generator_loss
 

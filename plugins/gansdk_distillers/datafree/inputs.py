@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gansdk.adapter import Generator
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
-from gansdk.interfaces import Teacher
+from gansdk.generators.joint import the_only
+from gansdk.generators.patches import fitting_patch
+from gansdk.interfaces import Generator, Teacher
 from gansdk.modules.weights import fingerprint
 from gansdk.opening import open_generator
-from gansdk.patches import fitting_patch
-from gansdk.routes import the_only
 from gansdk_distillers.datafree.network import GRID
 
 ENLARGED_PATCH = 48

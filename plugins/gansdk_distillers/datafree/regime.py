@@ -13,11 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Batch, Metrics
 from gansdk.errors import GansdkWarning, IncompatibleParts
-from gansdk.interfaces import DataSource, Optimisation, Regime, Stage, State
-from gansdk.teachers import FrozenTeacher
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces import DataSource, Generator, Optimisation, Regime, Stage, State
 from gansdk.toolkit.calibration import tracks_statistics
 from gansdk.toolkit.optim import Descent, ScheduledSteps
 from gansdk.toolkit.terms import TermSum

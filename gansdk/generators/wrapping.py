@@ -1,4 +1,4 @@
-"""Checks of a module that was wrapped by hand, and the choice of taps for one that names none."""
+"""Generators of no known family: `wrap`, its checks, and the choice of taps where none are named."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gansdk.contracts import Contract
+from gansdk.contracts import Batch, Contract, Metrics, Route
 from gansdk.errors import ContractError
+from gansdk.foreign import guarded
+from gansdk.interfaces import Adapter, Generator, Task
 from gansdk.modules import taps as tapping
 from gansdk.modules.fold import fold
+from gansdk.text import quoted
+from gansdk.toolkit.degradation import shrunk
+from gansdk.validation.signatures import fitting
 
 TAPS = 4
 """How many feature maps are chosen where none are named: the papers compare three or four."""
@@ -114,3 +119,79 @@ def _spread(module: nn.Module, calls: Mapping[str, int]) -> dict[str, str]:
     count = min(TAPS, len(candidates))
     chosen = [candidates[round((i + 1) * len(candidates) / count) - 1] for i in range(count)]
     return {f"tap{i + 1}": path for i, path in enumerate(chosen)}
+
+
+class ReconstructionTask(Task):
+    """L1 to the reference in units of the images' range: the task of a generator of no known family."""
+
+    def __init__(self, output_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        low, high = output_range
+        self._unit = high - low
+
+    def generator_loss(
+        self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        losses = [(fake - references[route]).abs().mean() for route, fake in fakes.items() if route in references]
+        return sum(losses, next(iter(fakes.values())).new_zeros(())) / self._unit, {}
+
+
+class WrappedAdapter(Adapter):
+    """The adapter of any module at all: the user's own contract and taps, no family knowledge."""
+
+    name = "wrapped"
+
+    def __init__(self, contract: Contract, taps: Mapping[str, str]) -> None:
+        self._contract = contract
+        self._taps = dict(taps)
+
+    def accepts(self, module: nn.Module) -> bool:
+        return True
+
+    def contract(self, module: nn.Module) -> Contract:
+        return self._contract
+
+    def taps(self, module: nn.Module) -> Mapping[str, str]:
+        return self._taps
+
+    def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
+        return ReconstructionTask(self._contract.output_range)
+
+
+class EnlargingAdapter(WrappedAdapter):
+    """The adapter of any module that enlarges images, whose inputs can be made from its outputs."""
+
+    capabilities = frozenset({"degrade"})
+
+    def degrade(self, image: Tensor) -> Tensor:
+        return shrunk(image, self._contract)
+
+
+def wrapped_adapter(contract: Contract, taps: Mapping[str, str]) -> WrappedAdapter:
+    """The adapter that suits the contract of a module of no known family."""
+    kind = EnlargingAdapter if contract.scale * contract.pre_upsampled > 1 else WrappedAdapter
+    return kind(contract, taps)
+
+
+@guarded("wrap")
+def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None = None) -> Generator:
+    """Make any module a generator that can be compressed: no class to write.
+
+    `taps` maps names of your choice to submodule paths whose outputs feature distillers compare, in
+    execution order. Left out, they are chosen along the network's depth.
+
+    Raises:
+        ContractError: a tap path does not exist, or the module holds TorchScript or lazy layers that never ran, or does
+            not map the contract's input to its output.
+    """
+    net = plain_module(net)
+    if not isinstance(contract, Contract):
+        raise ContractError(f"contract={quoted(contract)} must be a gansdk.Contract.")
+    taps = fitting(wrap, {"taps": taps})["taps"]
+    chosen = check_wrapped(net, contract, taps)
+    return Generator(
+        module=net,
+        contract=contract,
+        adapter=wrapped_adapter(contract, chosen),
+        taps=chosen,
+        source=f"{type(net).__module__}.{type(net).__qualname__}",
+    )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import DataError, StudentWarning
-from gansdk.evaluate import BICUBIC, IDENTICAL_DB, Protocol
+from gansdk.evaluation.evaluate import BICUBIC, IDENTICAL_DB, Protocol
 from gansdk.foreign import returned
 from gansdk.images import Pixels, pad_to_multiple, picture, resize_bicubic, to_uint8
 from gansdk.interfaces import DataSource, Student, Teacher

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
 from gansdk.contracts import Contract
+from gansdk.interfaces import Generator
 from gansdk.modules.fold import copy_module
 
 ENLARGED, SAME_SIZE = 48, 96

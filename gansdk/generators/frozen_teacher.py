@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.errors import ContractError
-from gansdk.interfaces import Teacher
+from gansdk.interfaces.teacher import Teacher
 from gansdk.modules import taps as tapping
 from gansdk.modules.fold import copy_module
 from gansdk.modules.norms import input_statistics, tracked_norms

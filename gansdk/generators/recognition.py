@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Adapter, Generator, Variant
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointMismatch, InvalidSpec
 from gansdk.foreign import is_own, left_out, mark, origin_of
-from gansdk.interfaces import Task
+from gansdk.interfaces import Adapter, Generator, Task, Variant
 from gansdk.modules.skeletons import hollow
 from gansdk.modules.weights import COUNTER
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Batch, Contract, Metrics, Observation, Route
 from gansdk.errors import MissingData
-from gansdk.interfaces import State, Task, Teacher, Training
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces.task import Task
+from gansdk.interfaces.teacher import Teacher
+from gansdk.interfaces.training import State, Training
 from gansdk.modules import taps as tapping
 from gansdk.modules.fold import copy_module
-from gansdk.teachers import FrozenTeacher
 from gansdk.toolkit.optim import Descent
 
 

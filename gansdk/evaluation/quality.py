@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from gansdk.checks import BASELINE, CHECKS, TRAINING, Finding
 from gansdk.errors import InvalidOption, suggestion
-from gansdk.interfaces import Quality
-from gansdk.metrics import GROUND_TRUTH, TEACHER
+from gansdk.evaluation.self_checks import BASELINE, CHECKS, TRAINING, Finding
+from gansdk.interfaces import GROUND_TRUTH, TEACHER, Quality
 from gansdk.text import quoted
 
 ALL_CHECKS = "checks"
@@ -63,7 +62,7 @@ class QualityFloor:
 
     bounds: tuple[Bound, ...] = ()
     checks: tuple[str, ...] = ()
-    """Names of `gansdk.checks.CHECKS`, or "checks" for all that can be made."""
+    """Names of `gansdk.evaluation.self_checks.CHECKS`, or "checks" for all that can be made."""
 
     @classmethod
     def parse(cls, text: str | None) -> QualityFloor | None:

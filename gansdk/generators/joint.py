@@ -14,16 +14,15 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gansdk.adapter import Generator
 from gansdk.budget.cost import Cost
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Plan
 from gansdk.channels.join import join, split
 from gansdk.contracts import MAIN, Batch, Observation, Pairing, Route, Way
 from gansdk.errors import ContractError, MissingData, Unsupported
-from gansdk.interfaces import DataSource, Inherit, Student, Task, Teacher
-from gansdk.student import ElasticStudent
-from gansdk.teachers import FrozenTeacher
+from gansdk.generators.elastic_student import ElasticStudent
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.interfaces import DataSource, Generator, Inherit, Student, Task, Teacher
 
 Part = TypeVar("Part", Student, Teacher)
 

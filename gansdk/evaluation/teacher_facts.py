@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gansdk.adapter import Generator
 from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import ContractError, DataError
-from gansdk.evaluate import IDENTICAL_DB, Protocol
+from gansdk.evaluation.evaluate import IDENTICAL_DB, Protocol
 from gansdk.foreign import guarded, returned
+from gansdk.generators.frozen_teacher import FrozenTeacher
+from gansdk.generators.joint import views_of
 from gansdk.images import luma, pad_to_multiple
-from gansdk.interfaces import DataSource
-from gansdk.routes import views_of
-from gansdk.teachers import FrozenTeacher
-from gansdk.teaching import TeacherFacts
+from gansdk.interfaces import DataSource, Generator, TeacherFacts
 from gansdk.toolkit.resampling import bicubic
 
 IMAGES = 8

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gansdk.adapter import Generator
 from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve, carve_space, kept_entries
 from gansdk.channels.cost import CostModel
@@ -20,7 +19,7 @@ from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
-from gansdk.interfaces import Inherit, Student
+from gansdk.interfaces import Generator, Inherit, Student
 from gansdk.modules import taps as tapping
 from gansdk.modules.fold import fold
 from gansdk.modules.norms import input_statistics, tracked_norms

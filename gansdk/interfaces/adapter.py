@@ -1,4 +1,4 @@
-"""The seam where somebody's generator meets the SDK: Adapter, Generator and `wrap`."""
+"""Adapters: families of generators, the seam where somebody's network meets the SDK."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from gansdk.channels.groups import Knob
-from gansdk.contracts import MAIN, Batch, Contract, Metrics, Route, Way
-from gansdk.errors import ContractError, InvalidOption, Unsupported
-from gansdk.foreign import guarded
-from gansdk.interfaces import Task, Teacher
+from gansdk.contracts import MAIN, Contract, Route, Way
+from gansdk.errors import InvalidOption, Unsupported
+from gansdk.interfaces.task import Task
+from gansdk.interfaces.teacher import Teacher
+from gansdk.interfaces.teaching import TeacherFacts, Teaching, by_images
 from gansdk.modules.weights import reset_parameters
-from gansdk.online import OnlineTeacher
-from gansdk.teaching import TeacherFacts, Teaching, by_images
 from gansdk.text import quoted
-from gansdk.toolkit.degradation import shrunk
-from gansdk.validation.signatures import fitting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +149,8 @@ class Adapter(ABC):
 
     def learner(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Teacher:
         """A teacher that learns by the family's own task, from the module's weights on."""
+        from gansdk.generators.online_teacher import OnlineTeacher  # which implements interfaces itself
+
         return OnlineTeacher(
             module, self.contract(module), self.taps(module), self.task(module, discriminator=discriminator)
         )
@@ -228,81 +227,3 @@ class Generator:
     def parts(self) -> Mapping[Route, Generator]:
         """The generators by their routes; itself as "main" where it is one."""
         return self.routes or {MAIN: self}
-
-
-class ReconstructionTask(Task):
-    """L1 to the reference in units of the images' range: the task of a generator of no known family."""
-
-    def __init__(self, output_range: tuple[float, float] = (0.0, 1.0)) -> None:
-        low, high = output_range
-        self._unit = high - low
-
-    def generator_loss(
-        self, batch: Batch, fakes: Mapping[Route, Tensor], references: Mapping[Route, Tensor]
-    ) -> tuple[Tensor, Metrics]:
-        losses = [(fake - references[route]).abs().mean() for route, fake in fakes.items() if route in references]
-        return sum(losses, next(iter(fakes.values())).new_zeros(())) / self._unit, {}
-
-
-class WrappedAdapter(Adapter):
-    """The adapter of any module at all: the user's own contract and taps, no family knowledge."""
-
-    name = "wrapped"
-
-    def __init__(self, contract: Contract, taps: Mapping[str, str]) -> None:
-        self._contract = contract
-        self._taps = dict(taps)
-
-    def accepts(self, module: nn.Module) -> bool:
-        return True
-
-    def contract(self, module: nn.Module) -> Contract:
-        return self._contract
-
-    def taps(self, module: nn.Module) -> Mapping[str, str]:
-        return self._taps
-
-    def task(self, module: nn.Module, *, discriminator: Mapping[str, Tensor] | None = None) -> Task:
-        return ReconstructionTask(self._contract.output_range)
-
-
-class EnlargingAdapter(WrappedAdapter):
-    """The adapter of any module that enlarges images, whose inputs can be made from its outputs."""
-
-    capabilities = frozenset({"degrade"})
-
-    def degrade(self, image: Tensor) -> Tensor:
-        return shrunk(image, self._contract)
-
-
-def wrapped_adapter(contract: Contract, taps: Mapping[str, str]) -> WrappedAdapter:
-    """The adapter that suits the contract of a module of no known family."""
-    kind = EnlargingAdapter if contract.scale * contract.pre_upsampled > 1 else WrappedAdapter
-    return kind(contract, taps)
-
-
-@guarded("wrap")
-def wrap(net: nn.Module, *, contract: Contract, taps: Mapping[str, str] | None = None) -> Generator:
-    """Make any module a generator that can be compressed: no class to write.
-
-    `taps` maps names of your choice to submodule paths whose outputs feature distillers compare, in
-    execution order. Left out, they are chosen along the network's depth.
-
-    Raises:
-        ContractError: a tap path does not exist, or the module holds TorchScript or lazy layers that never ran, or does
-            not map the contract's input to its output.
-    """
-    from gansdk.wrapping import check_wrapped, plain_module
-
-    net = plain_module(net)
-    if not isinstance(contract, Contract):
-        raise ContractError(f"contract={quoted(contract)} must be a gansdk.Contract.")
-    taps = fitting(wrap, {"taps": taps})["taps"]
-    chosen = check_wrapped(net, contract, taps)
-    return Generator(
-        module=net,
-        contract=contract,
-        adapter=wrapped_adapter(contract, chosen),
-        taps=chosen,
-        source=f"{type(net).__module__}.{type(net).__qualname__}",
-    )

@@ -22,7 +22,7 @@ FAR_BELOW_DB = 6.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFacts:
-    """What a teacher does on a few of the user's images, measured before any training (`gansdk.measuring`)."""
+    """What a teacher does on a few of the user's images, measured before any training."""
 
     images: int = 0
     """How many it was looked at on; 0 where there was nothing to look at, and then nothing below is known."""

@@ -1,0 +1,1 @@
+"""Generators: recognised, wrapped, imitated, made small, and trained together."""
