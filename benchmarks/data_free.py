@@ -23,7 +23,7 @@ import torch
 import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.interfaces import DataSource
-from gansdk.offline import OfflineRegime
+from gansdk.training.offline_regime import OfflineRegime
 
 
 class Noise(DataSource):

@@ -26,7 +26,7 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.wrapping import ReconstructionTask, WrappedAdapter
 from gansdk.interfaces import Generator, Stage
-from gansdk.offline import OfflineRegime
+from gansdk.training.offline_regime import OfflineRegime
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
 from gansdk_distillers.wavelet import wavelet

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_pruner
+from gansdk.registry.parts import open_pruner
+from gansdk.training.offline_regime import OfflineRegime
 
 
 class SamePruned(gansdk.Pruner):

@@ -15,7 +15,7 @@ ROUNDS = 7
 CALLS = {
     "bare": "pass",
     "import gansdk": "import gansdk",
-    "list plugins": "from gansdk.registry import registry; registry().listing()",
+    "list plugins": "from gansdk.registry.discovery import registry; registry().listing()",
 }
 
 

@@ -32,13 +32,14 @@ from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource, Generator, Stage
-from gansdk.loop import Loop
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator
-from gansdk.processes import Processes
-from gansdk.run import CompressionRun
-from gansdk.run_folder import RunFolder
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
 from gansdk.toolkit.calibration import calibrated
+from gansdk.training.loop import Loop
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
+from gansdk.training.run import CompressionRun
+from gansdk.training.run_folder import RunFolder
 from gansdk_distillers.pixel import pixel
 from gansdk_pruners.subnets import Subnets, positions_of
 

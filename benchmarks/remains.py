@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gansdk.errors import IntegrityError
-from gansdk.sealing import open_row
+from gansdk.training.sealing import open_row
 
 LOCKS = re.compile(r"(^|/)\.?(lock|[^/]*\.lock)$")
 """Files that say who works in a folder; they may stay and hold anything."""

@@ -19,9 +19,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from gansdk.contracts import MAIN
-from gansdk.images import Pixels, picture, to_uint8
 from gansdk.modules.inference import inferring
 from gansdk.opening import open_generator, open_source
+from gansdk.toolkit.images import Pixels, picture, to_uint8
 
 GAP, TITLE = 4, 18
 

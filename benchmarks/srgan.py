@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.offline import OfflineRegime
+from gansdk.training.offline_regime import OfflineRegime
 
 
 def psnr(result: gansdk.CompressionResult) -> dict[str, float]:

@@ -23,10 +23,11 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage, Term
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator
-from gansdk.processes import Processes
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
 from gansdk.toolkit.terms import TermSum
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
 from gansdk_distillers.channel import channel
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.wavelet import wavelet

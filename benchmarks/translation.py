@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
+from gansdk.training.offline_regime import OfflineRegime
 
 CAT = {"name": "one-step", "importance": "norm-scale", "selection": "threshold", "inherit": "none"}
 SCALES = {"name": "one-step", "importance": "norm-scale"}
@@ -52,7 +52,7 @@ class FreshUniform(gansdk.Pruner):
 
     def search(self, student: gansdk.Student, limits: Any, run: Any) -> gansdk.Plan:
         """The plan of the pruner 'uniform'."""
-        from gansdk.opening import open_pruner
+        from gansdk.registry.parts import open_pruner
 
         return open_pruner("uniform").search(student, limits, run)
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from gansdk.demo import demo_checkpoint
 from gansdk.evaluation.evaluate import Evaluation, evaluate
-from gansdk.images import Pixels
 from gansdk.opening import open_generator, open_source
+from gansdk.toolkit.images import Pixels
 
 CROPS = {"chelsea": (60, 120), "flower": (130, 210)}
 """Photograph -> (top, left) of the part that is shown, in pixels."""

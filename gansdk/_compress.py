@@ -15,10 +15,9 @@ from gansdk.contracts import Route
 from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.events import Event
 from gansdk.files import temporary_folder
-from gansdk.foreign import guarded
 from gansdk.interfaces import Adapter, Distiller, Pruner
 from gansdk.job import Job
-from gansdk.processes import Processes
+from gansdk.registry.isolation import guarded
 from gansdk.result import CompressionResult, Ladder, joined
 from gansdk.session import Session, begin
 from gansdk.stages import (
@@ -36,6 +35,7 @@ from gansdk.stages import (
     warn_of_plan,
     why_unused,
 )
+from gansdk.training.processes import Processes
 from gansdk.validation.signatures import fitting
 
 

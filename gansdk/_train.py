@@ -17,20 +17,21 @@ from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, 
 from gansdk.evaluation.evaluate import Evaluation, evaluate
 from gansdk.events import Event, Finished
 from gansdk.files import replacing
-from gansdk.foreign import guarded
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk.images import Pixels, picture, to_uint8
 from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
-from gansdk.loop import Loop
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
-from gansdk.opening import check_pairing, open_adapter, open_generator, open_source
+from gansdk.opening import check_pairing, open_generator, open_source
 from gansdk.options import check_choices, check_numbers
-from gansdk.processes import Processes
-from gansdk.records import recorded_whole
+from gansdk.registry.isolation import guarded
+from gansdk.registry.parts import open_adapter
+from gansdk.registry.records import recorded_whole
 from gansdk.result import CompressionResult
-from gansdk.run_folder import open_run
 from gansdk.saving import check_target
+from gansdk.toolkit.images import Pixels, picture, to_uint8
+from gansdk.training.loop import Loop
+from gansdk.training.processes import Processes
+from gansdk.training.run_folder import open_run
 from gansdk.validation.paths import check_folder
 from gansdk.validation.signatures import fitting
 

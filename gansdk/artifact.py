@@ -29,7 +29,6 @@ from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
 from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
 from gansdk.files import LARGE, read_held, sha256, sha256_of
-from gansdk.foreign import guarded, origin_of
 from gansdk.generators.recognition import bound_adapter
 from gansdk.generators.wrapping import wrapped_adapter
 from gansdk.interfaces import Adapter, Generator
@@ -38,7 +37,8 @@ from gansdk.modules.inference import forget_statistics, inference_form, inferrin
 from gansdk.modules.programs.program import load_program
 from gansdk.modules.skeletons import at_most, hollow
 from gansdk.modules.weights import check_header
-from gansdk.opening import open_adapter
+from gansdk.registry.isolation import guarded, origin_of
+from gansdk.registry.parts import open_adapter
 from gansdk.text import one_line, quoted
 from gansdk.validation.json_fields import MOST_BYTES, Field, parse
 from gansdk.validation.paths import given_path

@@ -34,7 +34,7 @@ from gansdk.runtime.signals import stoppable
 from gansdk.text import quoted, readable, visible_json
 
 if TYPE_CHECKING:
-    from gansdk.registry import Registry, Row
+    from gansdk.registry.discovery import Registry, Row
 
 PLUGIN_CHECK_FAILED = 5
 READER_GONE = 1
@@ -374,7 +374,8 @@ def evaluate_student(
         from gansdk.evaluation.evaluate import evaluate
         from gansdk.evaluation.metrics import check_metrics
         from gansdk.generators.joint import the_only
-        from gansdk.opening import open_generator, open_metrics, open_source
+        from gansdk.opening import open_generator, open_source
+        from gansdk.registry.parts import open_metrics
 
         metrics = open_metrics(_parts(metric, metric_option))
         generator = the_only(open_generator(student))
@@ -432,7 +433,7 @@ def plugins(
     as_json: AsJson = False,
 ) -> None:
     """List what is installed: adapters, pruners, distillers, sources and metrics."""
-    from gansdk.registry import registry
+    from gansdk.registry.discovery import registry
 
     if compat and check:
         raise typer.BadParameter("--compat and --check are two lists; ask for one of them.")
@@ -534,7 +535,7 @@ def _failure(known: Registry, row: Row) -> str:
 
 
 def _combinations() -> list[dict[str, Any]]:
-    from gansdk.compatibility import matrix
+    from gansdk.registry.compatibility import matrix
 
     return [
         {**asdict(item), "missing": list(item.missing), "works": not item.missing, "verdict": item.verdict}

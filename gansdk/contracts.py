@@ -192,3 +192,7 @@ def _fit(data: Labels | Contract) -> None:
     given = {one.name: getattr(data, one.name) for one in fields(data)}
     for name, value in fitting(type(data), given, whose=type(data).__name__, error=ContractError).items():
         object.__setattr__(data, name, value)
+
+
+HISTORY_KEYS = frozenset({"step", "stage"})
+"""What every row of the history has besides metrics."""

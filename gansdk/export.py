@@ -18,12 +18,11 @@ from torch.export import ExportedProgram
 
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported, VerificationError
-from gansdk.files import put
-from gansdk.foreign import guarded, in_words
-from gansdk.images import fitted
+from gansdk.files import json_text, put
 from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
-from gansdk.result import json_text
+from gansdk.registry.isolation import guarded, in_words
+from gansdk.toolkit.images import fitted
 from gansdk.toolkit.options import one_of
 from gansdk.validation.paths import check_file
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gansdk.loop import HISTORY_KEYS
+from gansdk.contracts import HISTORY_KEYS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import json
+import math
 import os
 import platform
 import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from gansdk.errors import OutputError
 
 UNFINISHED = ".unfinished"
 """Ending of the names that files have while they are written."""
@@ -227,3 +231,46 @@ def _machine() -> str:
     except OSError:
         container = ""
     return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename what is at `path` to the first free NAME.old-N; nothing already made is ever deleted.
+
+    Raises:
+        OutputError: it cannot be renamed.
+    """
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return None
+    aside = free_name(path)
+    try:
+        path.rename(aside)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' cannot be moved aside to '{aside.name}': {error}. Choose another out_dir, or move it yourself."
+        ) from error
+    return aside
+
+
+def free_name(path: Path) -> Path:
+    """The first NAME.old-N beside `path` that nothing has."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
+        number += 1
+    return aside
+
+
+def to_json(value: Any) -> Any:
+    """The value as JSON data: tuples become lists, NaN and infinities null, anything unknown its text."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def json_text(value: Any) -> str:
+    """The value as an indented JSON document."""
+    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

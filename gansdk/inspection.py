@@ -17,11 +17,12 @@ from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
-from gansdk.foreign import guarded, returned
 from gansdk.generators.joint import student_of, task_of, teacher_of
 from gansdk.interfaces import Adapter, Generator, Pruner, Student, Task, Teacher
 from gansdk.interfaces.pruner import Item, Result
-from gansdk.opening import open_generator, open_pruner, transformed
+from gansdk.opening import open_generator, transformed
+from gansdk.registry.isolation import guarded, returned
+from gansdk.registry.parts import open_pruner
 from gansdk.stages import check_plan
 
 

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from gansdk.budget.budget import Budget
-from gansdk.compatibility import IMAGES, PAIRINGS, WRAPPED, check
-from gansdk.contracts import MAIN, Batch, Route
+from gansdk.contracts import HISTORY_KEYS, MAIN, Batch, Route
 from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
 from gansdk.evaluation.evaluate import Protocol
 from gansdk.evaluation.metrics import check_metrics
 from gansdk.evaluation.quality import QualityFloor
 from gansdk.evaluation.teacher_facts import facts_of, least_true
-from gansdk.foreign import returned
 from gansdk.generators.joint import source_of, task_of
 from gansdk.interfaces import (
     Adapter,
@@ -38,25 +36,16 @@ from gansdk.interfaces import (
     TeacherFacts,
     Teaching,
 )
-from gansdk.loop import HISTORY_KEYS
 from gansdk.modules.weights import fingerprint, read_state
-from gansdk.offline import OfflineRegime
-from gansdk.opening import (
-    asks_auto,
-    check_pairing,
-    from_json,
-    listed,
-    open_distillers,
-    open_generator,
-    open_pruner,
-    open_source,
-    transformed,
-    warn_without_targets,
-)
-from gansdk.processes import Processes
-from gansdk.records import described, recorded, recorded_whole
-from gansdk.registry import registry
+from gansdk.opening import check_pairing, open_generator, open_source, transformed, warn_without_targets
+from gansdk.registry.compatibility import IMAGES, PAIRINGS, WRAPPED, check
+from gansdk.registry.discovery import registry
+from gansdk.registry.isolation import returned
+from gansdk.registry.parts import asks_auto, from_json, listed, open_distillers, open_pruner
+from gansdk.registry.records import described, recorded, recorded_whole
 from gansdk.toolkit.terms import check_routes
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
 
 DEFAULT_STEPS = 2000
 FRESH = "fresh"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect as introspection
 import os.path
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from gansdk.contracts import Contract, Pairing
-from gansdk.distributions import FIRST_PARTY
 from gansdk.errors import (
     CheckpointError,
     ContractError,
@@ -23,22 +21,19 @@ from gansdk.errors import (
     IncompatibleParts,
     InvalidOption,
     NeedsContract,
-    PluginLoadError,
     Unsupported,
 )
-from gansdk.foreign import Origin, failed, guarded, left_out, mark, origin_of, passes
 from gansdk.generators.joint import View, the_only, together
 from gansdk.generators.patches import fitting_patch
 from gansdk.generators.recognition import bound_adapter, detect, recognise
 from gansdk.generators.wrapping import other_types, plain_module
-from gansdk.interfaces import AUTO, Adapter, DataSource, Distiller, Generator, Metric, Pruner
+from gansdk.interfaces import Adapter, DataSource, Generator
 from gansdk.modules.weights import read_weights
-from gansdk.options import read_json
-from gansdk.records import DEPTH, said
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
+from gansdk.registry.isolation import guarded, mark, origin_of
+from gansdk.registry.parts import _adapters, _made, _takes, from_json
 from gansdk.text import quoted
 from gansdk.validation.paths import as_utf8
-from gansdk.validation.signatures import fitting
 
 SIDES = {"direction", "input_column", "target_column"}
 """Options of sources by which a user says which side of the data goes in."""
@@ -158,189 +153,6 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
     )
 
 
-def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
-    """An adapter from its name, from {"name": ..., option: value}, or itself."""
-    made = _make("adapter", adapter, Adapter)
-    assert isinstance(made, Adapter)
-    asked = adapter if isinstance(adapter, str) else adapter["name"] if isinstance(adapter, Mapping) else None
-    if asked is not None and made.name != (known := registry().spec("adapter", asked).name):
-        raise PluginLoadError(
-            f"The adapter {known!r} calls itself {made.name!r}, so what its spec says would not be found. Give the "
-            f"class {type(made).__name__} the spec's name."
-        )
-    return made
-
-
-def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
-    if isinstance(adapter, str) and adapter == "auto":
-        opened: dict[str, Adapter] = {}
-        for name in registry().names("adapter"):
-            entry = registry().find("adapter", name)
-            who, of = f"adapter {name!r}", f"{entry.origin} {entry.version}"
-            with left_out(who, of, is_ours=entry.origin == FIRST_PARTY):
-                opened[name] = open_adapter(name)
-        return opened
-    made = open_adapter(adapter)
-    return {made.name or type(made).__name__: made}
-
-
-def open_pruner(pruner: str | Mapping[str, Any] | Pruner) -> Pruner:
-    """A pruner from its name, from {"name": ..., option: value}, or itself."""
-    made = _make("pruner", pruner, Pruner)
-    assert isinstance(made, Pruner)
-    return made
-
-
-def open_distillers(distiller: Any) -> list[Distiller]:
-    """Distillers from a name, a mapping, an instance, or a list of them; [] for None."""
-    if distiller is None:
-        return []
-    made = [_make("distiller", item, Distiller) for item in listed(distiller)]
-    return [item for item in made if isinstance(item, Distiller)]
-
-
-def asks_auto(distiller: Any) -> bool:
-    """Whether the family and its teacher shall say what a student learns from: "auto", alone and without options.
-
-    Raises:
-        InvalidOption: it stands beside other distillers, or has options.
-    """
-    names = [item.get("name") if isinstance(item, Mapping) else item for item in listed(distiller)]
-    if not any(isinstance(name, str) and name == AUTO for name in names):
-        return False
-    if len(names) > 1:
-        raise InvalidOption(
-            f"distiller={quoted(distiller)}: 'auto' chooses all distillers of a run. Leave the others out, or name all "
-            "that you want in its place."
-        )
-    only = listed(distiller)[0]
-    if isinstance(only, Mapping) and len(only) > 1:
-        raise InvalidOption(
-            f"distiller={quoted(distiller)}: 'auto' has no options. Name the distiller whose option you want to set."
-        )
-    return True
-
-
-def open_metrics(metrics: Any) -> list[Metric]:
-    """Metrics from a name, a mapping, an instance, or a list of them."""
-    made = [_make("metric", item, Metric) for item in listed(metrics)]
-    return [item for item in made if isinstance(item, Metric)]
-
-
-def listed(asked: Any) -> Sequence[Any]:
-    """What was asked for as a list; one thing alone is a list of one."""
-    return asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
-
-
-def _make(kind: Any, asked: Any, base: type) -> object:
-    if isinstance(asked, base):
-        for part in _parts(asked):
-            mark(part, origin_of(part))
-        return asked
-    options = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise GansdkError(
-            f"{kind}={quoted(asked)} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
-        )
-    return _made(kind, name, registry().load(kind, name), options, base)
-
-
-def _made(
-    kind: Any,
-    name: str,
-    factory: Callable[..., Any],
-    options: Mapping[str, Any],
-    base: type,
-    known: Mapping[str, Any] | None = None,
-) -> object:
-    """What a factory makes of the options that were given, and of those that are `known` without; it knows its origin.
-
-    Raises:
-        InvalidOption: it has no such option, or refuses a value.
-        PluginLoadError: it makes something else.
-        PluginFailed: it raised anything but an error of ours.
-    """
-    known = known or {}
-    given = _fitting_options(kind, name, factory, {**known, **options})
-    entry = registry().find(kind, name)
-    # Recorded before the factory has them, and given to it as copies: it may change what it is given.
-    options = {name: said(value) for name, value in {**_defaults(factory), **given}.items() if name not in known}
-    origin = Origin(
-        kind=kind,
-        name=entry.spec.name,
-        plugin=entry.origin,
-        version=entry.version,
-        options=options,
-    )
-    try:
-        made = factory(**{name: _copied(value) for name, value in given.items()})
-    except InvalidOption as error:  # several parts may have an option of that name
-        raise InvalidOption(f"The {kind} {name!r}: {error}") from error
-    except BaseException as error:  # a stranger's factory may raise anything
-        if passes(error) or entry.origin == FIRST_PARTY:
-            raise
-        raise failed(origin, "its factory", error) from error
-    if not isinstance(made, base):
-        raise PluginLoadError(f"The factory of {origin} made a {type(made).__name__}, not a {base.__name__}.")
-    for part in _parts(made):
-        mark(part, origin)
-    return made
-
-
-def _parts(made: object) -> Sequence[object]:
-    """A part, and what a distiller is made of."""
-    own = (*made.terms, made.regime) if isinstance(made, Distiller) else ()
-    return (made, *(part for part in own if part is not None))
-
-
-def _copied(value: Any, depth: int = DEPTH) -> Any:
-    """Lists and mappings anew, and those inside them; whatever else they hold stays the very same."""
-    if not depth:
-        return value
-    if type(value) is dict:
-        return {key: _copied(item, depth - 1) for key, item in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(_copied(item, depth - 1) for item in value)
-    return value
-
-
-def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
-    """What the options are where they are left out; a factory without a signature does not say."""
-    try:
-        parameters = introspection.signature(factory).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {option: p.default for option, p in parameters.items() if p.default is not p.empty}
-
-
-def _fitting_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]) -> dict[str, Any]:
-    """Options that exist, of the types that the factory states, and all that have no default.
-
-    A factory without a signature is simply called.
-    """
-    if strange := [option for option in options if not isinstance(option, str)]:
-        raise InvalidOption(f"The {kind} {name!r} has no option {quoted(strange[0])}: the names of options are text.")
-    try:
-        parameters = introspection.signature(factory).parameters
-    except (TypeError, ValueError):
-        return dict(options)
-    named = {option: p for option, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for option in options:
-        if option not in named and not takes_any:
-            raise InvalidOption(
-                f"The {kind} {name!r} has no option {quoted(option)}. Its options: {', '.join(named) or 'none'}."
-            )
-    missing = [option for option, p in named.items() if p.default is p.empty and option not in options]
-    if missing:
-        raise InvalidOption(
-            f"The {kind} {name!r} has no default for {', '.join(missing)}. Pass {{'name': {name!r}, "
-            f"{missing[0]!r}: value}}."
-        )
-    return fitting(factory, options, whose=f"The {kind} {name!r}")
-
-
 @guarded("opening the data")
 def open_source(
     data: Any, generator: Generator, *, split: str = "train", patch: int | None = None, seed: int = 0
@@ -380,20 +192,6 @@ def open_source(
     return view
 
 
-def from_json(given: Any, option: str) -> Any:
-    """The mapping of a command line's JSON text; anything else as it is.
-
-    Raises:
-        InvalidOption: it begins as one, but is none.
-    """
-    if not isinstance(given, str) or not given.lstrip().startswith("{"):
-        return given
-    try:
-        return read_json(given)
-    except ValueError as error:
-        raise InvalidOption(f'{option}={quoted(given)} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
-
-
 def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     """Name and options of a source plugin."""
     if isinstance(data, (str, Path)) and os.path.isdir(data):  # False for texts too long for a name
@@ -413,15 +211,6 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
         f"{shown}. Pass a folder of images, a DataSource, {{'name': ..., option: value}}, "
         f"or one of: {', '.join(names)}."
     )
-
-
-def _takes(factory: Callable[..., Any], option: str) -> bool:
-    """Whether a factory has such an option, or takes any; one without a signature is given all."""
-    try:
-        parameters = introspection.signature(factory).parameters
-    except (TypeError, ValueError):
-        return True
-    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def check_pairing(source: DataSource, family: str, *, needs_pairs: bool) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gansdk.evaluation.evaluate import Example
-from gansdk.images import Pixels
+from gansdk.toolkit.images import Pixels
 
 SHOWN_PX = 320
 """Side of the centre crop that is shown of every output image."""

@@ -45,7 +45,7 @@ def say(console: Console, text: str) -> None:
 
 def print_json(data: Any) -> None:
     """NaN and infinities become null."""
-    from gansdk.result import json_text
+    from gansdk.files import json_text
 
     print(visible_json(json_text(data)), end="")
 

@@ -16,9 +16,9 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluation.quality import protocols
 from gansdk.figures import front, losses, png
-from gansdk.files import put
+from gansdk.files import json_text, put, to_json
 from gansdk.pictures import compared
-from gansdk.result import CompressionResult, json_text, to_json
+from gansdk.result import CompressionResult
 from gansdk.text import readable
 from gansdk.validation.paths import check_file
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from gansdk.contracts import MAIN, Route
 from gansdk.errors import Unsupported
 from gansdk.evaluation.evaluate import Evaluation, joined_evaluation
 from gansdk.evaluation.self_checks import Finding
+from gansdk.files import to_json
 from gansdk.interfaces import Generator, Quality
 from gansdk.validation.paths import check_folder
 
@@ -290,19 +289,3 @@ def ratios(before: Cost, after: Cost) -> dict[str, float | None]:
     """Before / after of every cost; None where nothing is left to divide by."""
     spent = after.facts()
     return {metric: full / spent[metric] if spent[metric] else None for metric, full in before.facts().items()}
-
-
-def to_json(value: Any) -> Any:
-    """The value as JSON data: tuples become lists, NaN and infinities null, anything unknown its text."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
-
-
-def json_text(value: Any) -> str:
-    """The value as an indented JSON document."""
-    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -33,16 +33,24 @@ from gansdk.artifact import (
 )
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
-from gansdk.files import clear_unfinished, remove, sha256_of, sync_folder, sync_tree, unfinished_name
-from gansdk.foreign import guarded
+from gansdk.files import (
+    clear_unfinished,
+    free_name,
+    json_text,
+    remove,
+    sha256_of,
+    sync_folder,
+    sync_tree,
+    unfinished_name,
+)
 from gansdk.interfaces import Generator
 from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.file import read_program
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
 from gansdk.modules.weights import fingerprint
-from gansdk.registry import registry
-from gansdk.result import CompressionResult, json_text
-from gansdk.run_folder import free_name
+from gansdk.registry.discovery import registry
+from gansdk.registry.isolation import guarded
+from gansdk.result import CompressionResult
 from gansdk.validation.paths import check_file, check_folder
 from gansdk.warned import collected
 

@@ -21,14 +21,14 @@ from gansdk.generators.joint import source_of
 from gansdk.inspection import check_feasible
 from gansdk.interfaces import Metric, Student
 from gansdk.job import Job, check_images, check_measurable, prepare
-from gansdk.loop import Loop
-from gansdk.opening import open_metrics
 from gansdk.options import check_choices, check_numbers
-from gansdk.processes import Processes
-from gansdk.records import recorded, recorded_whole
+from gansdk.registry.parts import open_metrics
+from gansdk.registry.records import recorded, recorded_whole
 from gansdk.result import REPORTS, CompressionResult, Ladder
-from gansdk.run_folder import RunFolder, open_run
 from gansdk.saving import check_target
+from gansdk.training.loop import Loop
+from gansdk.training.processes import Processes
+from gansdk.training.run_folder import RunFolder, open_run
 from gansdk.validation.paths import check_file, check_folder
 from gansdk.warned import collected
 

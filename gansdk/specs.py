@@ -38,7 +38,7 @@ class Spec:
     source: str = ""
     """Paper or address."""
     needs: frozenset[str] = field(default=frozenset())
-    """Capabilities that adapter or data must provide; see `gansdk.compatibility`."""
+    """Capabilities that adapter or data must provide; see `gansdk.registry.compatibility`."""
     advice: str = ""
     """What to do where something it needs is missing: the end of the refusal."""
     install: str = ""

@@ -26,13 +26,13 @@ from gansdk.errors import (
 from gansdk.evaluation.evaluate import Evaluation, evaluate
 from gansdk.evaluation.self_checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.events import Carved, PlanFound
-from gansdk.foreign import returned
 from gansdk.generators.joint import source_of, student_of, teacher_of, views_of
 from gansdk.interfaces import Metric, State, Student
 from gansdk.job import Job
-from gansdk.loop import Loop, continuing
-from gansdk.run import CompressionRun
-from gansdk.run_folder import damaged
+from gansdk.registry.isolation import returned
+from gansdk.training.loop import Loop, continuing
+from gansdk.training.run import CompressionRun
+from gansdk.training.run_folder import damaged
 
 TRACED, CARVED = "teacher -> traced copy", "plan -> carved"
 EQUAL = 1e-4

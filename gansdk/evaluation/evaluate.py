@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluation.metrics import Measurement
-from gansdk.foreign import guarded, returned
-from gansdk.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 from gansdk.interfaces import GROUND_TRUTH, STUDENT, TEACHER, DataSource, Metric, Quality
 from gansdk.modules.inference import inferring
+from gansdk.registry.isolation import guarded, returned
+from gansdk.toolkit.images import Pixels, luma, pad_to_multiple, picture, resize_bicubic, to_tensor, to_uint8
 
 BICUBIC = "bicubic"
 SHOWN_ALONE = ("input", "target")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
-from gansdk.foreign import guarded, returned
-from gansdk.images import Pixels, to_uint8
 from gansdk.interfaces import GROUND_TRUTH, MIN_IMAGES, REAL, STUDENT, TEACHER, DataSource, Measured, Metric, Quality
+from gansdk.registry.isolation import guarded, returned
+from gansdk.toolkit.images import Pixels, to_uint8
 
 
 @guarded("the check of the metrics")

@@ -20,9 +20,9 @@ from torch import Tensor
 from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import DataError, StudentWarning
 from gansdk.evaluation.evaluate import BICUBIC, IDENTICAL_DB, Protocol
-from gansdk.foreign import returned
-from gansdk.images import Pixels, pad_to_multiple, picture, resize_bicubic, to_uint8
 from gansdk.interfaces import DataSource, Student, Teacher
+from gansdk.registry.isolation import returned
+from gansdk.toolkit.images import Pixels, pad_to_multiple, picture, resize_bicubic, to_uint8
 from gansdk.toolkit.synthetic import synthetic_input
 
 TEACHER, FINITE, RANGE, BASELINE, TRAINING, ACTIVATIONS = (

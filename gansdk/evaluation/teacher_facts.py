@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from gansdk.contracts import MAIN, Batch, Contract, Route
 from gansdk.errors import ContractError, DataError
 from gansdk.evaluation.evaluate import IDENTICAL_DB, Protocol
-from gansdk.foreign import guarded, returned
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.joint import views_of
-from gansdk.images import luma, pad_to_multiple
 from gansdk.interfaces import DataSource, Generator, TeacherFacts
+from gansdk.registry.isolation import guarded, returned
+from gansdk.toolkit.images import luma, pad_to_multiple
 from gansdk.toolkit.resampling import bicubic
 
 IMAGES = 8

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointMismatch, InvalidSpec
-from gansdk.foreign import is_own, left_out, mark, origin_of
 from gansdk.interfaces import Adapter, Generator, Task, Variant
 from gansdk.modules.skeletons import hollow
 from gansdk.modules.weights import COUNTER
+from gansdk.registry.isolation import is_own, left_out, mark, origin_of
 
 MOST_VARIANTS = 64
 """Networks that an adapter may take one state dict for."""

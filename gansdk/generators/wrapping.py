@@ -10,10 +10,10 @@ from torch.nn.parameter import is_lazy
 
 from gansdk.contracts import Batch, Contract, Metrics, Route
 from gansdk.errors import ContractError
-from gansdk.foreign import guarded
 from gansdk.interfaces import Adapter, Generator, Task
 from gansdk.modules import taps as tapping
 from gansdk.modules.fold import fold
+from gansdk.registry.isolation import guarded
 from gansdk.text import quoted
 from gansdk.toolkit.degradation import shrunk
 from gansdk.validation.signatures import fitting

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts
-from gansdk.foreign import returned
 from gansdk.interfaces import Stage, State, Student, Teacher, Term
+from gansdk.registry.isolation import returned
 
 
 def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:

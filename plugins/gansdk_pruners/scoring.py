@@ -13,7 +13,7 @@ from gansdk.budget.cost import Limits
 from gansdk.errors import GansdkWarning
 from gansdk.events import SearchStep
 from gansdk.interfaces import Run, Student
-from gansdk.run_folder import damaged
+from gansdk.training.run_folder import damaged
 from gansdk_pruners.evolution import pareto
 from gansdk_pruners.subnets import Config, Subnets
 

@@ -13,8 +13,8 @@ from gansdk.contracts import MAIN, Batch, Contract
 from gansdk.errors import InvalidOption, MissingData
 from gansdk.generators.online_teacher import OnlineTeacher
 from gansdk.interfaces import Optimisation, Training
-from gansdk.opening import open_adapter
-from gansdk.processes import Processes
+from gansdk.registry.parts import open_adapter
+from gansdk.training.processes import Processes
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 from gansdk_adapters.tasks.cycle import A2B, B2A, POOL, CycleTask, CycleTeacher, ImagePool
 from gansdk_adapters.tasks.losses import discriminator_loss, generator_loss

@@ -14,9 +14,9 @@ from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluation.evaluate import evaluate
 from gansdk.generators.recognition import recognise
-from gansdk.images import luma_pixels
 from gansdk.modules.weights import read_state
 from gansdk.testing import hostile
+from gansdk.toolkit.images import luma_pixels
 from gansdk_adapters.sources import store
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sr import SuperResolution

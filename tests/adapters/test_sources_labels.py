@@ -12,7 +12,7 @@ from PIL import Image
 
 from gansdk.contracts import Contract, Labels, Pairing
 from gansdk.errors import DataError, InvalidOption
-from gansdk.images import paint_labels, read_ids, to_tensor
+from gansdk.toolkit.images import paint_labels, read_ids, to_tensor
 from gansdk_adapters.sources import encoding
 from gansdk_adapters.sources.encoding import Encoding, edges
 from gansdk_adapters.sources.opening import open_folder

@@ -14,8 +14,9 @@ from PIL import Image
 from gansdk.contracts import Contract, Labels, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.generators.joint import source_of, together
-from gansdk.images import resize_bicubic
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
+from gansdk.toolkit.images import resize_bicubic
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.opening import open_folder
 from gansdk_adapters.sources.preparing import for_training

@@ -34,7 +34,7 @@ from gansdk.interfaces import Adapter, Generator
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
 from gansdk.opening import open_generator
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
 from gansdk.result import CompressionResult
 from gansdk.specs import AdapterSpec
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes

@@ -26,10 +26,11 @@ from gansdk.cli import main
 from gansdk.demo import check_against_bicubic, demo_checkpoint
 from gansdk.errors import QualityFloorMissed
 from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_generator
 from gansdk.printing import print_json, print_rows
 from gansdk.progress import ProgressObserver
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
+from gansdk.registry.parts import open_adapter
 from gansdk.specs import PrunerSpec
 
 SIZES = {"network": "msrresnet", "sizes": {"width": 4, "blocks": 1, "channels": 3, "scale": 2}}

@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 import gansdk
-from gansdk import foreign
 from gansdk.cli import app
-from gansdk.distributions import Offer, offers
 from gansdk.errors import PluginWarning
-from gansdk.registry import MOST_PARTS, Registry, registry
+from gansdk.registry import isolation as foreign
+from gansdk.registry.discovery import MOST_PARTS, Registry, registry
+from gansdk.registry.distributions import Offer, offers
 
 GOOD = """
 import gansdk
@@ -213,7 +213,7 @@ ENDLESS = {
 def test_a_plugin_that_does_not_come_to_an_end_is_skipped(
     write: Write, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gansdk.registry.DISCOVERY_S", 0.3)
+    monkeypatch.setattr("gansdk.registry.discovery.DISCOVERY_S", 0.3)
     code, reason = ENDLESS[case]
     write("acme-1.0", code=code)
     began = time.monotonic()

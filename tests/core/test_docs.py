@@ -15,7 +15,7 @@ import typer
 import gansdk
 from gansdk.cli import app
 from gansdk.errors import IncompatibleParts, InvalidOption
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
 from gansdk.evaluation.evaluate import Protocol, evaluate
-from gansdk.images import to_tensor
 from gansdk.interfaces import DataSource
 from gansdk.modules.inference import inferring
+from gansdk.toolkit.images import to_tensor
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -18,9 +18,9 @@ from gansdk import hooks
 from gansdk.cli import main
 from gansdk.contracts import MAIN, Batch
 from gansdk.errors import ContractError, NetworkError, OutOfMemory, PluginFailed
-from gansdk.foreign import guarded, in_words, is_interruption
 from gansdk.interfaces import Pruner
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
+from gansdk.registry.isolation import guarded, in_words, is_interruption
 from gansdk.runtime.deadline import Late, within
 from gansdk.runtime.signals import Stopped
 from gansdk.specs import PrunerSpec
@@ -200,7 +200,6 @@ def test_a_block_in_time_leaves_no_alarm_behind_and_other_threads_have_none() ->
 def test_the_guard_needs_no_torch() -> None:
     import subprocess
 
-    code = (
-        "import sys, gansdk.foreign, gansdk.distributions, gansdk.runtime.deadline; assert 'torch' not in sys.modules"
-    )
+    parts = "gansdk.registry.isolation, gansdk.registry.distributions, gansdk.runtime.deadline"
+    code = f"import sys, {parts}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

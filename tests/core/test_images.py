@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gansdk.errors import ContractError, DataError
-from gansdk.images import (
+from gansdk.testing import hostile
+from gansdk.toolkit.images import (
     image_size,
     luma,
     luma_pixels,
@@ -20,7 +21,6 @@ from gansdk.images import (
     to_tensor,
     to_uint8,
 )
-from gansdk.testing import hostile
 
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-2.5, 7.0)])
 

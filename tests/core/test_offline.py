@@ -22,9 +22,9 @@ from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Inherit, Optimisation, Stage, Student, Task, Teacher, Term
 from gansdk.modules.taps import observe, select
-from gansdk.offline import OfflineRegime
-from gansdk.registry import Registry
+from gansdk.registry.discovery import Registry
 from gansdk.toolkit.optim import warmup_cosine
+from gansdk.training.offline_regime import OfflineRegime
 
 PATHS = {"stem": "0", "body": "2"}
 STEPS = 8

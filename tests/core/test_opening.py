@@ -22,8 +22,9 @@ from gansdk.errors import (
 )
 from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import DataSource, Distiller, Pruner
-from gansdk.opening import open_adapter, open_distillers, open_generator, open_metrics, open_pruner, open_source
-from gansdk.registry import registry
+from gansdk.opening import open_generator, open_source
+from gansdk.registry.discovery import registry
+from gansdk.registry.parts import open_adapter, open_distillers, open_metrics, open_pruner
 from gansdk.specs import DistillerSpec, PrunerSpec
 from gansdk.testing import hostile
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gansdk
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
 
 HEAVY = ("torch", "numpy", "torchvision", "torchmetrics", "timm", "matplotlib", "onnx", "pywt", "skimage", "sklearn")
 
@@ -34,9 +34,10 @@ def run_fresh(code: str) -> None:
     [
         "import gansdk",
         "import gansdk; gansdk.hookimpl; gansdk.Budget.parse('10x'); gansdk.__version__; dir(gansdk)",
-        "from gansdk.registry import registry; registry().listing()",
-        "from gansdk.compatibility import matrix; assert matrix()",
-        "import gansdk.errors, gansdk.specs, gansdk.hooks, gansdk.events, gansdk.registry, gansdk.budget.budget",
+        "from gansdk.registry.discovery import registry; registry().listing()",
+        "from gansdk.registry.compatibility import matrix; assert matrix()",
+        "import gansdk.errors, gansdk.specs, gansdk.hooks, gansdk.events, gansdk.registry.discovery",
+        "import gansdk.budget.budget, gansdk.budget.order",
         "import gansdk_pruners.plugin, gansdk_distillers.plugin, gansdk_adapters.plugin, gansdk_metrics.plugin",
     ],
 )

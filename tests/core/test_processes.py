@@ -7,8 +7,8 @@ import torch
 
 from gansdk.contracts import MAIN, Batch
 from gansdk.errors import ProcessError
-from gansdk.processes import Processes
 from gansdk.runtime.launch import Launch
+from gansdk.training.processes import Processes
 
 
 class Placed(torch.Tensor):
@@ -63,8 +63,10 @@ def test_more_processes_than_gpus_are_refused_with_both_numbers(places, gpus, mo
 
 def test_processes_that_accelerate_does_not_see_are_refused_with_both_numbers(monkeypatch):
     """Each would be a run of its own, in one folder."""
-    monkeypatch.setattr("gansdk.processes._launched", lambda: Launch(count=2, rank=1, local_count=2, local_rank=1))
-    monkeypatch.setattr("gansdk.processes._join", lambda launch, *, on_cpu: None)
+    monkeypatch.setattr(
+        "gansdk.training.processes._launched", lambda: Launch(count=2, rank=1, local_count=2, local_rank=1)
+    )
+    monkeypatch.setattr("gansdk.training.processes._join", lambda launch, *, on_cpu: None)
     with pytest.raises(ProcessError, match=r"2 processes were started, but accelerate sees 1 .*device='cpu'"):
         Processes("auto")
 

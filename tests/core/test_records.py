@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.opening import open_adapter, open_distillers, open_pruner
-from gansdk.records import described, recorded, said
+from gansdk.registry.parts import open_adapter, open_distillers, open_pruner
+from gansdk.registry.records import described, recorded, said
 
 
 class Colour(enum.Enum):

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import gansdk
-from gansdk import compatibility, hooks
+from gansdk import hooks
 from gansdk.errors import (
     AmbiguousPlugin,
     IncompatibleParts,
@@ -22,7 +22,8 @@ from gansdk.errors import (
     PluginWarning,
 )
 from gansdk.events import Event, Finished, Warned
-from gansdk.registry import KINDS, Registry, check_api
+from gansdk.registry import compatibility
+from gansdk.registry.discovery import KINDS, Registry, check_api
 from gansdk.specs import AdapterSpec, DistillerSpec, PrunerSpec, SourceSpec
 
 Install = Callable[..., None]

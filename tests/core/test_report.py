@@ -20,9 +20,10 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluation.evaluate import Evaluation, Example
+from gansdk.files import to_json
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Quality
-from gansdk.result import CompressionResult, to_json
+from gansdk.result import CompressionResult
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

@@ -13,12 +13,13 @@ from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.joint import source_of, student_of, teacher_of, together
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import PROBE_STEP, DataSource, Regime
-from gansdk.loop import Loop
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator
-from gansdk.processes import Processes
-from gansdk.run import CompressionRun
-from gansdk.run_folder import RunFolder
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
+from gansdk.training.loop import Loop
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
+from gansdk.training.run import CompressionRun
+from gansdk.training.run_folder import RunFolder
 from gansdk_distillers.datafree.regime import DataFree
 from gansdk_distillers.online import OnlineTeachers
 

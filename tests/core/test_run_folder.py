@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch, RunInUse
-from gansdk.files import UNFINISHED, remove, unfinished_name
-from gansdk.run_folder import RunFolder, move_aside, open_run
+from gansdk.files import UNFINISHED, move_aside, remove, unfinished_name
+from gansdk.training.run_folder import RunFolder, open_run
 
 SETTINGS = {"seed": 0, "patch": (8, 8)}
 STATE = {"step": 3, "weights": {"a": torch.arange(4.0)}, "rng": torch.Generator().get_state(), "history": [{"x": 1.0}]}

@@ -22,9 +22,10 @@ from gansdk.errors import (
     RunInUse,
 )
 from gansdk.events import Event, StepDone, Warned
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
 from gansdk.runtime.folder_lock import FolderLock
+from gansdk.training.offline_regime import OfflineRegime
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STEPS = 6

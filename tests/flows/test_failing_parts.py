@@ -19,10 +19,10 @@ from gansdk.cli import main
 from gansdk.contracts import MAIN, Pairing
 from gansdk.errors import GansdkWarning, NetworkError, PluginFailed, PluginWarning, ResumeMismatch
 from gansdk.interfaces import Distiller, Term
-from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
-from gansdk.registry import registry
+from gansdk.registry.discovery import registry
 from gansdk.specs import AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec
+from gansdk.training.offline_regime import OfflineRegime
 
 CODE = """
 import torch

@@ -27,7 +27,7 @@ from gansdk.events import Finished, SearchStep, StageStarted, StepDone, Warned
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import Pruner
-from gansdk.opening import open_distillers
+from gansdk.registry.parts import open_distillers
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 
 BUDGETS = ["macs<=70%", "3x"]

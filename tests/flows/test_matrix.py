@@ -11,12 +11,12 @@ import torch
 
 import gansdk
 from gansdk.channels.carve import carve
-from gansdk.compatibility import CAPABILITIES, matrix
 from gansdk.errors import IncompatibleParts
 from gansdk.events import StepDone
 from gansdk.modules.fold import fold
 from gansdk.opening import open_generator
-from gansdk.registry import registry
+from gansdk.registry.compatibility import CAPABILITIES, matrix
+from gansdk.registry.discovery import registry
 from gansdk.testing.perceptual import made_up_vgg16
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*teachers learn beside both")]

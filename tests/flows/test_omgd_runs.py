@@ -12,7 +12,8 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import StepDone
-from gansdk.opening import open_adapter, open_distillers, open_generator
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter, open_distillers
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 
 OMGD = {"name": "omgd", "perceptual": None, "style_weight": 0, "feature_weight": 0}
@@ -269,12 +270,12 @@ told = {}
 def tell(event):
     told.update(getattr(event, "metrics", {}))
 
-adapter = gansdk.opening.open_adapter({"name": "pix2pix", "size": [32, 32], "discriminator_width": 4})
+adapter = gansdk.registry.parts.open_adapter({"name": "pix2pix", "size": [32, 32], "discriminator_width": 4})
 torch.manual_seed(int(os.environ["RANK"]))
 net = adapter.create("mobile-resnet", width=4, blocks=1)
 net.load_state_dict({name: tensor * 0 + 0.01 * torch.arange(tensor.numel()).view_as(tensor) % 0.1
                      for name, tensor in net.state_dict().items()})
-(made,) = gansdk.opening.open_distillers(
+(made,) = gansdk.registry.parts.open_distillers(
     {"name": "omgd", "perceptual": None, "style_weight": 0, "feature_weight": 0, "student_steps": 2}
 )
 result = gansdk.compress(

@@ -33,11 +33,12 @@ from gansdk.errors import (
     TrainingDiverged,
 )
 from gansdk.interfaces import Distiller, Term
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator
-from gansdk.registry import registry
+from gansdk.opening import open_generator
+from gansdk.registry.discovery import registry
+from gansdk.registry.parts import open_adapter
 from gansdk.specs import AdapterSpec, DistillerSpec
 from gansdk.testing import hostile
+from gansdk.training.offline_regime import OfflineRegime
 
 
 class Evil:

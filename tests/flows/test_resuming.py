@@ -17,8 +17,8 @@ from gansdk.errors import CheckpointError, GansdkWarning, OutputError, ResumeMis
 from gansdk.events import StepDone, Warned
 from gansdk.files import remove
 from gansdk.interfaces import Pruner
-from gansdk.sealing import seal, settings_key
 from gansdk.testing.perceptual import made_up_vgg16
+from gansdk.training.sealing import seal, settings_key
 
 STEPS = 6
 

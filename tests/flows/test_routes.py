@@ -14,9 +14,10 @@ from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
 from gansdk.generators.joint import source_of, student_of, task_of, teacher_of
 from gansdk.interfaces import Distiller, Regime, Stage
-from gansdk.offline import OfflineRegime
-from gansdk.opening import open_adapter, open_generator, open_source
-from gansdk.processes import Processes
+from gansdk.opening import open_generator, open_source
+from gansdk.registry.parts import open_adapter
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
 from gansdk_distillers.terms.wavelet import wavelet_distance
 from gansdk_distillers.wavelet import wavelet
 

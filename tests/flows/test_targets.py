@@ -14,8 +14,8 @@ from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, Missi
 from gansdk.events import DistillerChosen, StepDone
 from gansdk.generators.wrapping import EnlargingAdapter
 from gansdk.interfaces import Distiller, TeacherFacts, Teaching
-from gansdk.offline import OfflineRegime
 from gansdk.opening import open_generator
+from gansdk.training.offline_regime import OfflineRegime
 
 DEMO = {"budget": "4x", "data": "photos", "steps": 3, "batch_size": 2, "patch": 16, "device": "cpu"}
 

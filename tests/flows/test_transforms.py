@@ -9,7 +9,8 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import BudgetUnreachable, GansdkWarning, ResumeMismatch, Unsupported
 from gansdk.events import Carved
-from gansdk.opening import open_adapter, open_generator
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_adapter
 from gansdk_adapters.networks.resnet import SeparableConv
 
 pytestmark = pytest.mark.slow

@@ -135,7 +135,7 @@ PARTS = (
 @bounded(60)
 @given(data=st.data(), part=st.sampled_from(PARTS))
 def test_hostile_options_of_parts(data: st.DataObject, part: tuple[str, str]) -> None:
-    from gansdk.registry import registry
+    from gansdk.registry.discovery import registry
 
     argument, name = part
     kind: Any = {"data": "source", "metrics": "metric"}.get(argument, argument)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gansdk.registry import KINDS, Registry
+from gansdk.registry.discovery import KINDS, Registry
 from gansdk.testing.fuzzing import CANARY, HOSTILE_TEXTS, bounded, contained
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,8 +17,8 @@ from gansdk.errors import InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Training
 from gansdk.opening import open_generator
-from gansdk.processes import Processes
 from gansdk.toolkit.resampling import bicubic
+from gansdk.training.processes import Processes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.vdsr import VDSR
 from gansdk_distillers.datafree.growth import active_parameters, depth_at
@@ -252,5 +252,5 @@ def test_seeds_and_devices_leave_the_global_generator_alone():
 
 
 def test_the_plugin_is_listed_with_what_it_needs():
-    spec = gansdk.registry.registry().specs("distiller")["data-free"]
+    spec = gansdk.registry.discovery.registry().specs("distiller")["data-free"]
     assert (spec.kind, spec.data, spec.needs) == ("regime", False, frozenset({"degrade"}))

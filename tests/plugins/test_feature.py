@@ -18,9 +18,9 @@ from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.online_teacher import OnlineTeacher
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage
-from gansdk.offline import OfflineRegime
-from gansdk.registry import Registry
+from gansdk.registry.discovery import Registry
 from gansdk.toolkit.terms import TermSum
+from gansdk.training.offline_regime import OfflineRegime
 from gansdk_distillers.channel import channel
 from gansdk_distillers.feature import feature
 from gansdk_distillers.terms.features import Connector, feature_distance

@@ -465,7 +465,7 @@ def test_the_command_line_measures_kid(
 def test_the_project_offers_the_metrics_as_plugins() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["gansdk"]["metrics"] == "gansdk_metrics.plugin"
-    known = gansdk.registry.Registry.isolated()
+    known = gansdk.registry.discovery.Registry.isolated()
     from gansdk_metrics import plugin
 
     known.register(plugin)

@@ -14,10 +14,10 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage
-from gansdk.offline import OfflineRegime
-from gansdk.processes import Processes
 from gansdk.testing.perceptual import made_up_vgg16
 from gansdk.toolkit.terms import TermSum
+from gansdk.training.offline_regime import OfflineRegime
+from gansdk.training.processes import Processes
 from gansdk_distillers.channel import channel
 from gansdk_distillers.omgd import omgd
 from gansdk_distillers.perceptual import perceptual

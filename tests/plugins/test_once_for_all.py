@@ -34,10 +34,11 @@ from gansdk.errors import (
 from gansdk.events import SearchStep, StepDone
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import DataSource
-from gansdk.opening import open_distillers, open_generator, open_pruner
+from gansdk.opening import open_generator
+from gansdk.registry.parts import open_distillers, open_pruner
 from gansdk.report import render_html
-from gansdk.run import CompressionRun
 from gansdk.testing.networks import network
+from gansdk.training.run import CompressionRun
 from gansdk_adapters.cyclegan import CycleGAN
 from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.pix2pix import Pix2Pix

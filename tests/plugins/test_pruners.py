@@ -23,7 +23,7 @@ from gansdk.errors import (
 )
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.inspection import floor_plan
-from gansdk.opening import open_pruner
+from gansdk.registry.parts import open_pruner
 from gansdk.testing.networks import NETWORKS, network
 
 IMAGE_TO_IMAGE = [entry.name for entry in NETWORKS if len(entry.shape) == 4 and entry.name != "two-outputs"]

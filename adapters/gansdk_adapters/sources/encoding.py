@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gansdk.contracts import Contract, Labels
 from gansdk.errors import DataError, InvalidOption
-from gansdk.images import paint_labels, read_ids, to_tensor
 from gansdk.text import quoted
+from gansdk.toolkit.images import paint_labels, read_ids, to_tensor
 
 Ids = NDArray[np.int32]
 """(H, W) ids of labels or instances."""
@@ -32,7 +32,7 @@ class Encoding:
     With `contract.labels` the map is one-hot in that order of channels. Ids of pixels without a class,
     `unknown_ids`, share the unknown channel: 255 and the first id beyond the classes (as SPADE has it), if left out.
     Without `contract.labels`, three channels mean that the map is painted in PASCAL VOC's colours
-    (`gansdk.images.paint_labels`), and any other number C that it is one-hot with C classes.
+    (`gansdk.toolkit.images.paint_labels`), and any other number C that it is one-hot with C classes.
 
     Raises:
         InvalidOption: `unknown_ids` for a generator without that channel.

@@ -9,8 +9,8 @@ from typing import Literal
 
 from gansdk.contracts import Contract
 from gansdk.errors import DataError, InvalidOption
-from gansdk.images import image_size
 from gansdk.text import quoted
+from gansdk.toolkit.images import image_size
 from gansdk_adapters.sources.finding import HELD_OUT, TRAIN, Found, Role, by_first_folder, matched, splits
 from gansdk_adapters.sources.folder import image_files
 from gansdk_adapters.sources.metadata import has_metadata

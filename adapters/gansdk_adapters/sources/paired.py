@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gansdk.contracts import MAIN, Batch
-from gansdk.images import Pixels, to_tensor
+from gansdk.toolkit.images import Pixels, to_tensor
 from gansdk_adapters.sources.reading import Entry, Picture, Reader
 from gansdk_adapters.sources.store import Store
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gansdk.contracts import Contract, Pairing
 from gansdk.errors import ContractError, DataError, GansdkWarning
-from gansdk.images import Pixels, image_size, read_image, resize_bicubic, to_tensor, to_uint8
 from gansdk.text import quoted
+from gansdk.toolkit.images import Pixels, image_size, read_image, resize_bicubic, to_tensor, to_uint8
 
 Degrade = Callable[[Tensor], Tensor]
 """(N, channels_out, sH, sW) in output_range -> (N, channels_in, H, W) in input_range."""

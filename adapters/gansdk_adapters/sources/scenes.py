@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gansdk.contracts import Contract
 from gansdk.errors import DataError
-from gansdk.images import Pixels, image_size, read_ids, read_image, resize_bicubic, resize_nearest, to_tensor
+from gansdk.toolkit.images import Pixels, image_size, read_ids, read_image, resize_bicubic, resize_nearest, to_tensor
 from gansdk_adapters.sources.encoding import Encoding, Ids
 from gansdk_adapters.sources.preparing import Preparation
 from gansdk_adapters.sources.reading import Size

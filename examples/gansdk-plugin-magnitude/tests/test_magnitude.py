@@ -21,7 +21,7 @@ from gansdk.channels.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.errors import BudgetUnreachable
 from gansdk.interfaces import Inherit, Student
-from gansdk.registry import Registry
+from gansdk.registry.discovery import Registry
 
 
 class PlainStudent(Student):

@@ -240,7 +240,7 @@ def explained(
 
 def _owner(module: str) -> Origin | None:
     """The plugin that a module is part of, as one of its parts."""
-    from gansdk.registry import registry
+    from gansdk.registry.discovery import registry
 
     entry = registry().owner(module)
     if entry is None:

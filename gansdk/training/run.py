@@ -19,12 +19,12 @@ from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning
 from gansdk.events import Event, PlansCompared, SearchStep, StageStarted, Trial
-from gansdk.foreign import guarded, returned
 from gansdk.generators.patches import fitting_patch
 from gansdk.interfaces import DataSource, Generator, Pruner, Regime, Stage, State, Student, Task, Teacher, Term
 from gansdk.interfaces.pruner import Item, Result
-from gansdk.loop import Loop, continuing
+from gansdk.registry.isolation import guarded, returned
 from gansdk.toolkit.synthetic import synthetic_input
+from gansdk.training.loop import Loop, continuing
 
 
 class CompressionRun:

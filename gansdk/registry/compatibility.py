@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from gansdk.errors import IncompatibleParts
-from gansdk.registry import Registry, registry
+from gansdk.registry.discovery import Registry, registry
 from gansdk.specs import AdapterSpec, DistillerSpec, PrunerSpec
 
 IMAGES = "images"

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from gansdk.errors import CheckpointError, IntegrityError, OutputError, ResumeMismatch
-from gansdk.files import clear_unfinished, put, remove, replacing, sync_folder
+from gansdk.files import clear_unfinished, move_aside, put, remove, replacing
 from gansdk.modules.weights import UNREADABLE, first_line
 from gansdk.runtime.folder_lock import FolderLock
-from gansdk.sealing import Opened, open_row, open_sealed, read_text, seal, sealed_row, settings_key
+from gansdk.training.sealing import Opened, open_row, open_sealed, read_text, seal, sealed_row, settings_key
 
 MIN_FREE_BYTES = 16 * 2**20
 RUN = "run"
@@ -318,33 +318,6 @@ def _check_writable(out_dir: Path) -> None:
         raise OutputError(
             f"out_dir={str(out_dir)!r}: its disk has {free} bytes left. Free some or choose another folder."
         )
-
-
-def move_aside(path: Path) -> Path | None:
-    """Rename what is at `path` to the first free NAME.old-N; nothing already made is ever deleted.
-
-    Raises:
-        OutputError: it cannot be renamed.
-    """
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        return None
-    aside = free_name(path)
-    try:
-        path.rename(aside)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"'{path}' cannot be moved aside to '{aside.name}': {error}. Choose another out_dir, or move it yourself."
-        ) from error
-    return aside
-
-
-def free_name(path: Path) -> Path:
-    """The first NAME.old-N beside `path` that nothing has."""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
-        number += 1
-    return aside
 
 
 def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

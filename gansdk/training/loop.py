@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from gansdk.contracts import Batch, Metrics
 from gansdk.errors import TrainingDiverged
 from gansdk.events import Event, StageSaved, StageStarted, StepDone
-from gansdk.foreign import explained, observing, returned
 from gansdk.interfaces import DataSource, State
-from gansdk.processes import Processes
-from gansdk.registry import emit
-from gansdk.run_folder import RunFolder, damaged
+from gansdk.registry.discovery import emit
+from gansdk.registry.isolation import explained, observing, returned
+from gansdk.training.processes import Processes
+from gansdk.training.run_folder import RunFolder, damaged
 
 DIVERGED_FACTOR = 10.0
 """A loss this many times what it was at first, for three whole intervals, is not coming back."""
 FEWEST_STEPS = 8
 """Losses of fewer steps say more about their images than about the network."""
-HISTORY_KEYS = frozenset({"step", "stage"})
-"""What every row of the history has besides metrics."""
 SAVES = 20
 """Times a stage is saved, at least; a kill costs at most the steps since the last."""
 
