@@ -23,7 +23,7 @@ from gansdk.contracts import MAIN, Contract
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Stage
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.processes import Processes
 from gansdk_distillers.data_free import data_free

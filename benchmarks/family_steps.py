@@ -27,7 +27,7 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.joint import student_of, task_of, teacher_of, together
 from gansdk.interfaces import Generator, Stage, Training
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 
 WIDE = {16: 64, 12: 48, 8: 48, 24: 96, 4: 16}
 """ngf of the wider teacher by that of the student; 4 is for trials."""

@@ -26,7 +26,7 @@ from gansdk.contracts import MAIN, Batch
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Stage
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.testing.perceptual import STAGES, made_up_vgg16
 from gansdk.training.processes import Processes

@@ -32,7 +32,7 @@ from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource, Generator, Stage
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.toolkit.calibration import calibrated
 from gansdk.training.loop import Loop

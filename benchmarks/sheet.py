@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gansdk.contracts import MAIN
 from gansdk.modules.inference import inferring
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.toolkit.images import Pixels, picture, to_uint8
 
 GAP, TITLE = 4, 18

@@ -38,7 +38,7 @@ SLOW = (
     "torchmetrics",
 )
 """What commands import later; not onnxruntime, which starts a thread."""
-COMMAND_LINE = "from gansdk.cli import main; main()"
+COMMAND_LINE = "from gansdk.cli.app import main; main()"
 CHANGES = frozenset({"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink"})
 """Python's names of what changes files, as audit hooks are told."""
 GRACE_S = 30.0

@@ -23,7 +23,7 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Stage, Term
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.toolkit.terms import TermSum
 from gansdk.training.offline_regime import OfflineRegime

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import gansdk
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.training.offline_regime import OfflineRegime
 
 CAT = {"name": "one-step", "importance": "norm-scale", "selection": "threshold", "inherit": "none"}

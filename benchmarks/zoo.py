@@ -37,7 +37,7 @@ from torch.nn import functional as F
 import gansdk
 from gansdk.channels.trace import trace
 from gansdk.evaluation.evaluate import Protocol
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 
 SRGAN = "srgan_x4"
 ROWS: dict[str, dict[str, Any]] = {

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gansdk.demo import demo_checkpoint
 from gansdk.evaluation.evaluate import Evaluation, evaluate
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import demo_checkpoint, open_generator, open_source
 from gansdk.toolkit.images import Pixels
 
 CROPS = {"chelsea": (60, 120), "flower": (130, 210)}

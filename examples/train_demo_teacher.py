@@ -19,7 +19,7 @@ from torch import nn
 from gansdk import DataSource
 from gansdk.contracts import MAIN
 from gansdk.evaluation.evaluate import evaluate
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk_adapters.sr import SuperResolution
 
 DESCRIPTION = {"network": "msrresnet", "sizes": {"width": 32, "blocks": 6, "channels": 3, "scale": 2}}

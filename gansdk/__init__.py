@@ -9,11 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gansdk._compress import compress as compress
-    from gansdk._compress import ladder as ladder
-    from gansdk._train import TrainedTeacher as TrainedTeacher
-    from gansdk._train import train_teacher as train_teacher
-    from gansdk.artifact import load as load
     from gansdk.budget.budget import Budget as Budget
     from gansdk.budget.cost import Cost as Cost
     from gansdk.channels.groups import Plan as Plan
@@ -25,8 +20,6 @@ if TYPE_CHECKING:
     from gansdk.contracts import Pairing as Pairing
     from gansdk.generators.wrapping import wrap as wrap
     from gansdk.hooks import hookimpl as hookimpl
-    from gansdk.inspection import inspect as inspect
-    from gansdk.inspection import plan as plan
     from gansdk.interfaces import Adapter as Adapter
     from gansdk.interfaces import DataSource as DataSource
     from gansdk.interfaces import Distiller as Distiller
@@ -39,8 +32,15 @@ if TYPE_CHECKING:
     from gansdk.interfaces import Teacher as Teacher
     from gansdk.interfaces import Term as Term
     from gansdk.interfaces import Variant as Variant
-    from gansdk.result import CompressionResult as CompressionResult
-    from gansdk.result import Ladder as Ladder
+    from gansdk.pipeline.compress import compress as compress
+    from gansdk.pipeline.compress import ladder as ladder
+    from gansdk.pipeline.inspection import inspect as inspect
+    from gansdk.pipeline.inspection import plan as plan
+    from gansdk.pipeline.result import CompressionResult as CompressionResult
+    from gansdk.pipeline.result import Ladder as Ladder
+    from gansdk.pipeline.train_teacher import TrainedTeacher as TrainedTeacher
+    from gansdk.pipeline.train_teacher import train_teacher as train_teacher
+    from gansdk.saving.reading import load as load
     from gansdk.specs import PLUGIN_API as PLUGIN_API
 
 __version__ = "0.1.0"
@@ -48,15 +48,15 @@ __version__ = "0.1.0"
 
 # No submodule may have a public name: importing it would put the module in the name's place.
 _HOMES = {
-    "gansdk._compress": ("compress", "ladder"),
-    "gansdk._train": ("TrainedTeacher", "train_teacher"),
+    "gansdk.pipeline.compress": ("compress", "ladder"),
+    "gansdk.pipeline.train_teacher": ("TrainedTeacher", "train_teacher"),
     "gansdk.interfaces.adapter": ("Adapter", "Generator", "Variant", "wrap"),
-    "gansdk.artifact": ("load",),
+    "gansdk.saving.reading": ("load",),
     "gansdk.budget.budget": ("Budget", "Cost"),
     "gansdk.channels.groups": ("Plan", "Space"),
     "gansdk.contracts": ("Batch", "Contract", "Labels", "Observation", "Pairing"),
     "gansdk.hooks": ("hookimpl",),
-    "gansdk.inspection": ("inspect", "plan"),
+    "gansdk.pipeline.inspection": ("inspect", "plan"),
     "gansdk.interfaces.distiller": (
         "DataSource",
         "Distiller",
@@ -68,7 +68,7 @@ _HOMES = {
         "Term",
     ),
     "gansdk.evaluation.metrics": ("Metric",),
-    "gansdk.result": ("CompressionResult", "Ladder"),
+    "gansdk.pipeline.result": ("CompressionResult", "Ladder"),
     "gansdk.specs": ("PLUGIN_API",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -13,7 +13,7 @@ def main() -> None:
 
     with stoppable(sys.argv[1:], for_good=True):
         _hold_signals(False)
-        from gansdk.cli import main as run
+        from gansdk.cli.app import main as run
 
         run()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from gansdk.budget.cost import Cost
+from gansdk.errors import GansdkWarning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +150,21 @@ class Finished(Event):
     """Wall time of the whole run."""
     output: str = ""
     """The folder the student was saved to; empty if it was not saved."""
+
+
+@contextmanager
+def collected(told: list[str], tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Add every warning of ours to `told`, once, and call `tell` with it."""
+    show = warnings.showwarning
+
+    def note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, GansdkWarning):
+            if str(message) not in told:
+                told.append(str(message))
+            if tell is not None:
+                tell(str(message))
+        show(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = note
+        yield

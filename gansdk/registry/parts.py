@@ -8,7 +8,7 @@ from typing import Any
 
 from gansdk.errors import GansdkError, InvalidOption, PluginLoadError
 from gansdk.interfaces import AUTO, Adapter, Distiller, Metric, Pruner
-from gansdk.options import read_json
+from gansdk.pipeline.options import read_json
 from gansdk.registry.discovery import registry
 from gansdk.registry.distributions import FIRST_PARTY
 from gansdk.registry.isolation import Origin, failed, left_out, mark, origin_of, passes
@@ -19,7 +19,7 @@ from gansdk.validation.signatures import fitting
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
     """An adapter from its name, from {"name": ..., option: value}, or itself."""
-    made = _make("adapter", adapter, Adapter)
+    made = open_part("adapter", adapter, Adapter)
     assert isinstance(made, Adapter)
     asked = adapter if isinstance(adapter, str) else adapter["name"] if isinstance(adapter, Mapping) else None
     if asked is not None and made.name != (known := registry().spec("adapter", asked).name):
@@ -30,7 +30,7 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
     return made
 
 
-def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
+def open_adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
     if isinstance(adapter, str) and adapter == "auto":
         opened: dict[str, Adapter] = {}
         for name in registry().names("adapter"):
@@ -45,7 +45,7 @@ def _adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
 
 def open_pruner(pruner: str | Mapping[str, Any] | Pruner) -> Pruner:
     """A pruner from its name, from {"name": ..., option: value}, or itself."""
-    made = _make("pruner", pruner, Pruner)
+    made = open_part("pruner", pruner, Pruner)
     assert isinstance(made, Pruner)
     return made
 
@@ -54,7 +54,7 @@ def open_distillers(distiller: Any) -> list[Distiller]:
     """Distillers from a name, a mapping, an instance, or a list of them; [] for None."""
     if distiller is None:
         return []
-    made = [_make("distiller", item, Distiller) for item in listed(distiller)]
+    made = [open_part("distiller", item, Distiller) for item in listed(distiller)]
     return [item for item in made if isinstance(item, Distiller)]
 
 
@@ -82,7 +82,7 @@ def asks_auto(distiller: Any) -> bool:
 
 def open_metrics(metrics: Any) -> list[Metric]:
     """Metrics from a name, a mapping, an instance, or a list of them."""
-    made = [_make("metric", item, Metric) for item in listed(metrics)]
+    made = [open_part("metric", item, Metric) for item in listed(metrics)]
     return [item for item in made if isinstance(item, Metric)]
 
 
@@ -91,7 +91,7 @@ def listed(asked: Any) -> Sequence[Any]:
     return asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
 
 
-def _make(kind: Any, asked: Any, base: type) -> object:
+def open_part(kind: Any, asked: Any, base: type) -> object:
     if isinstance(asked, base):
         for part in _parts(asked):
             mark(part, origin_of(part))
@@ -102,10 +102,10 @@ def _make(kind: Any, asked: Any, base: type) -> object:
         raise GansdkError(
             f"{kind}={quoted(asked)} is neither a name, nor {{'name': ..., option: value}}, nor a {base.__name__}."
         )
-    return _made(kind, name, registry().load(kind, name), options, base)
+    return instantiate(kind, name, registry().load(kind, name), options, base)
 
 
-def _made(
+def instantiate(
     kind: Any,
     name: str,
     factory: Callable[..., Any],
@@ -214,7 +214,7 @@ def from_json(given: Any, option: str) -> Any:
         raise InvalidOption(f'{option}={quoted(given)} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
 
 
-def _takes(factory: Callable[..., Any], option: str) -> bool:
+def takes(factory: Callable[..., Any], option: str) -> bool:
     """Whether a factory has such an option, or takes any; one without a signature is given all."""
     try:
         parameters = introspection.signature(factory).parameters

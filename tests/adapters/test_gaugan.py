@@ -16,7 +16,7 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.recognition import recognise
 from gansdk.interfaces import Generator
 from gansdk.modules.weights import reset_parameters
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_pruner
 from gansdk_adapters.gaugan import GauGAN
 from gansdk_adapters.networks.inception_spade import InceptionSPADEGenerator, InceptionSPADESizes

@@ -8,7 +8,7 @@ import torch
 
 import gansdk
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, InvalidOption
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk_adapters.gaugan import GauGAN
 

@@ -23,7 +23,7 @@ from gansdk.channels.select import select_by_threshold
 from gansdk.channels.trace import trace
 from gansdk.errors import ContractError, InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.testing.strategies import DETERMINISTIC
 from gansdk.testing.weights import randomise
 from gansdk_adapters.cyclegan import CycleGAN

@@ -14,7 +14,7 @@ from PIL import Image
 from gansdk.contracts import Contract, Labels, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.generators.joint import source_of, together
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.toolkit.images import resize_bicubic
 from gansdk_adapters.sources.folder import ImageFolder

@@ -19,7 +19,7 @@ from gansdk.errors import CheckpointError, ContractError, InvalidOption, Unsuppo
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.recognition import recognise
 from gansdk.modules.weights import read_state
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.toolkit.resampling import bicubic
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes, upsampling_factors

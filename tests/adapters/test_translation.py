@@ -12,7 +12,7 @@ from torch import nn
 import gansdk
 from gansdk.errors import CheckpointError, CheckpointMismatch, InvalidOption, Unsupported
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk_adapters.cyclegan import CycleGAN
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
 from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes

@@ -14,8 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gansdk
-from gansdk import artifact, saving
-from gansdk.artifact import check_saved, load, load_generator, sealed
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import (
@@ -33,9 +31,12 @@ from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import Adapter, Generator
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
+from gansdk.pipeline.result import CompressionResult
 from gansdk.registry.discovery import registry
-from gansdk.result import CompressionResult
+from gansdk.saving import reading as artifact
+from gansdk.saving import writing as saving
+from gansdk.saving.reading import check_saved, load, load_generator, sealed
 from gansdk.specs import AdapterSpec
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes

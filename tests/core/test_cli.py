@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 
 import gansdk
 from gansdk.budget.cost import Cost
-from gansdk.cli import main
-from gansdk.demo import check_against_bicubic, demo_checkpoint
+from gansdk.cli.app import main
+from gansdk.cli.printing import print_json, print_rows
+from gansdk.cli.progress import ProgressObserver
 from gansdk.errors import QualityFloorMissed
 from gansdk.events import Carved, Event, Finished, PlanFound, SearchStep, StageStarted, StepDone
-from gansdk.opening import open_generator
-from gansdk.printing import print_json, print_rows
-from gansdk.progress import ProgressObserver
+from gansdk.pipeline.demo import check_against_bicubic
+from gansdk.pipeline.opening import demo_checkpoint, open_generator
 from gansdk.registry.discovery import registry
 from gansdk.registry.parts import open_adapter
 from gansdk.specs import PrunerSpec
@@ -85,7 +85,7 @@ def short_run(checkpoint: str, images: str, out: Path) -> list[str]:
 )
 def test_help_and_listing_import_no_torch(command: list[str]) -> None:
     code = (
-        "import sys\nfrom gansdk.cli import main\n"
+        "import sys\nfrom gansdk.cli.app import main\n"
         f"try:\n    main({command})\nexcept SystemExit as end:\n    assert not end.code\n"
         "assert not {'torch', 'numpy', 'matplotlib', 'onnx'} & set(sys.modules)"
     )
@@ -95,7 +95,7 @@ def test_help_and_listing_import_no_torch(command: list[str]) -> None:
 
 def test_the_installed_command_says_its_version() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from gansdk.cli import main; main()", "--version"],
+        [sys.executable, "-c", "from gansdk.cli.app import main; main()", "--version"],
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gansdk
-from gansdk.cli import app
+from gansdk.cli.app import app
 from gansdk.errors import PluginWarning
 from gansdk.registry import isolation as foreign
 from gansdk.registry.discovery import MOST_PARTS, Registry, registry

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 import gansdk
-from gansdk.cli import app
+from gansdk.cli.app import app
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.registry.discovery import registry
 

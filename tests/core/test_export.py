@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import gansdk.export as exporting
+import gansdk.saving.export as exporting
 from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported, VerificationError
-from gansdk.export import export
 from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.program import trace_program
+from gansdk.saving.export import export
 
 
 def fresh(make) -> nn.Module:

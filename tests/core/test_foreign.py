@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import gansdk
 from gansdk import hooks
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.contracts import MAIN, Batch
 from gansdk.errors import ContractError, NetworkError, OutOfMemory, PluginFailed
 from gansdk.interfaces import Pruner

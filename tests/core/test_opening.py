@@ -22,7 +22,7 @@ from gansdk.errors import (
 )
 from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import DataSource, Distiller, Pruner
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.registry.discovery import registry
 from gansdk.registry.parts import open_adapter, open_distillers, open_metrics, open_pruner
 from gansdk.specs import DistillerSpec, PrunerSpec

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gansdk.errors import InvalidOption
-from gansdk.options import check_numbers, read_json
+from gansdk.pipeline.options import check_numbers, read_json
 from gansdk.testing import hostile
 from gansdk.toolkit import options
 

@@ -51,7 +51,7 @@ def test_patches_are_multiples_where_the_network_wants_them():
 
 
 def test_a_family_says_its_own_and_a_source_gets_it_unless_another_is_asked_for(tmp_path):
-    from gansdk.opening import open_generator, open_source
+    from gansdk.pipeline.opening import open_generator, open_source
 
     known = open_generator(SRResNet(SRResNetSizes(width=4, blocks=1, scale=2)))
     assert fitting_patch(known) == known.adapter.patch == 24

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gansdk
-from gansdk import figures, ladder_report, pictures, report
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption, OutputError
@@ -23,7 +22,9 @@ from gansdk.evaluation.evaluate import Evaluation, Example
 from gansdk.files import to_json
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Quality
-from gansdk.result import CompressionResult
+from gansdk.pipeline.result import CompressionResult
+from gansdk.reporting import curves as figures
+from gansdk.reporting import ladder_report, pictures, report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

@@ -13,7 +13,7 @@ from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.generators.joint import source_of, student_of, teacher_of, together
 from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import PROBE_STEP, DataSource, Regime
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.loop import Loop
 from gansdk.training.offline_regime import OfflineRegime

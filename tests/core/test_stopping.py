@@ -9,8 +9,8 @@ import sys
 import pytest
 from rich.console import Console
 
+from gansdk.cli.progress import ProgressObserver
 from gansdk.events import Finished, StageSaved, StageStarted
-from gansdk.progress import ProgressObserver
 from gansdk.runtime.signals import Stopped, stoppable
 
 CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM")}

@@ -17,7 +17,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Labels, Pairing
 from gansdk.errors import ContractError
 from gansdk.evaluation.teacher_facts import IMAGES, facts_of, least_true
 from gansdk.interfaces import TRUE_DETAIL, TeacherFacts, Teaching, by_images
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.registry.parts import open_adapter
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import gansdk
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes

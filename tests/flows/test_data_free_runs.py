@@ -9,7 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import gansdk
-from gansdk.cli import app
+from gansdk.cli.app import app
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import (
     GansdkError,
@@ -22,7 +22,7 @@ from gansdk.errors import (
     RunInUse,
 )
 from gansdk.events import Event, StepDone, Warned
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.runtime.folder_lock import FolderLock
 from gansdk.training.offline_regime import OfflineRegime
@@ -243,7 +243,7 @@ def test_a_training_whose_sample_sheet_finds_no_space_stops_in_words_and_continu
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("gansdk._train.replacing", full)
+        broken.setattr("gansdk.pipeline.train_teacher.replacing", full)
         with pytest.raises(OutputError, match="sample sheet"):
             gansdk.train_teacher("sr", str(photos), **asked)
     assert (tmp_path / "run" / "teach.pt").exists()

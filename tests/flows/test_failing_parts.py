@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 import gansdk
 from gansdk import hooks
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.contracts import MAIN, Pairing
 from gansdk.errors import GansdkWarning, NetworkError, PluginFailed, PluginWarning, ResumeMismatch
 from gansdk.interfaces import Distiller, Term
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.discovery import registry
 from gansdk.specs import AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec
 from gansdk.training.offline_regime import OfflineRegime

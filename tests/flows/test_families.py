@@ -7,7 +7,7 @@ from PIL import Image
 import gansdk
 from gansdk.contracts import MAIN, Pairing
 from gansdk.errors import DataError, InvalidOption, MissingData
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 
 pytestmark = pytest.mark.slow

@@ -479,7 +479,7 @@ def start(photos: Path, out: Path, **environment: str) -> subprocess.CompletedPr
         "--out",
         str(out),
     ]
-    code = f"import gansdk.training.processes as p; p.JOIN_S = 2; from gansdk.cli import main; main({run})"
+    code = f"import gansdk.training.processes as p; p.JOIN_S = 2; from gansdk.cli.app import main; main({run})"
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )

@@ -14,7 +14,7 @@ from gansdk.channels.carve import carve
 from gansdk.errors import IncompatibleParts
 from gansdk.events import StepDone
 from gansdk.modules.fold import fold
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.compatibility import CAPABILITIES, matrix
 from gansdk.registry.discovery import registry
 from gansdk.testing.perceptual import made_up_vgg16

@@ -12,7 +12,7 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import DataError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import StepDone
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter, open_distillers
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 
@@ -293,7 +293,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_train_one_student_on_teachers_that_stay_the_same_in_both(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT.replace("import os,", "import gansdk.opening, os,"))
+    (tmp_path / "script.py").write_text(SCRIPT.replace("import os,", "import gansdk.pipeline.opening, os,"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     out = tmp_path / "out"
     done = subprocess.run([*torchrun, str(tmp_path / "script.py"), str(out)], capture_output=True, text=True)

@@ -33,7 +33,7 @@ from gansdk.errors import (
     TrainingDiverged,
 )
 from gansdk.interfaces import Distiller, Term
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.discovery import registry
 from gansdk.registry.parts import open_adapter
 from gansdk.specs import AdapterSpec, DistillerSpec

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 import gansdk
-from gansdk.artifact import sealed
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData, Unsupported
 from gansdk.generators.joint import source_of, student_of, task_of, teacher_of
 from gansdk.interfaces import Distiller, Regime, Stage
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.registry.parts import open_adapter
+from gansdk.saving.reading import sealed
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
 from gansdk_distillers.terms.wavelet import wavelet_distance

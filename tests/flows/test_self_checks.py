@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import gansdk
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import GansdkWarning, MissingData, QualityFloorMissed, StudentWarning
 from gansdk.evaluation.self_checks import CHECKS
 from gansdk.events import StepDone, Warned
 from gansdk.interfaces import Distiller, Term
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk_pruners.uniform import Uniform
 
 CONTRACT = gansdk.Contract(

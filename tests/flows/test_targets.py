@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk import job as jobs
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.contracts import MAIN
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, MissingData, ResumeMismatch
 from gansdk.events import DistillerChosen, StepDone
 from gansdk.generators.wrapping import EnlargingAdapter
 from gansdk.interfaces import Distiller, TeacherFacts, Teaching
-from gansdk.opening import open_generator
+from gansdk.pipeline import job as jobs
+from gansdk.pipeline.opening import open_generator
 from gansdk.training.offline_regime import OfflineRegime
 
 DEMO = {"budget": "4x", "data": "photos", "steps": 3, "batch_size": 2, "patch": 16, "device": "cpu"}

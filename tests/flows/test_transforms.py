@@ -9,7 +9,7 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import BudgetUnreachable, GansdkWarning, ResumeMismatch, Unsupported
 from gansdk.events import Carved
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk_adapters.networks.resnet import SeparableConv
 

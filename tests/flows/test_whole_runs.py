@@ -14,7 +14,7 @@ from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning
 from gansdk.events import Carved, DistillerChosen, Finished, PlanFound, PlansCompared, StageStarted, StepDone, Warned
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk.stages import why_unused
+from gansdk.pipeline.stages import why_unused
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes
 from gansdk_pruners.uniform import Uniform
 

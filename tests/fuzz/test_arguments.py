@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gansdk
-from gansdk.cli import main
+from gansdk.cli.app import main
 from gansdk.testing.fuzzing import HOSTILE_TEXTS, bounded, contained, hostile_values
 from gansdk.testing.weights import randomise
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gansdk.interfaces import Generator
-from gansdk.opening import open_generator, open_source
+from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.testing.fuzzing import HOSTILE_TEXTS, bounded, contained, damaged
 from gansdk.testing.weights import randomise
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes

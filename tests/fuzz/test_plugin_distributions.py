@@ -154,7 +154,7 @@ def test_no_distribution_takes_the_others_down(
 def test_texts_of_specs_are_shown_as_they_are(
     text: str, field: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gansdk.printing import print_rows
+    from gansdk.cli.printing import print_rows
 
     folder = tmp_path_factory.mktemp("site")
     body = f"yield PrunerSpec(**{{'name': 'acme', 'factory': 'a:b', 'summary': 'x', {field!r}: {text!r}}})"

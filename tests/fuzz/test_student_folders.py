@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gansdk
-from gansdk.artifact import load_generator
+from gansdk.saving.reading import load_generator
 from gansdk.testing.fuzzing import CANARY, bounded, changed_json, contained, damaged, hostile_values
 from gansdk.testing.weights import randomise
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes

@@ -68,7 +68,7 @@ def test_golden_cases_have_the_recorded_threshold_widths_and_costs(
 
 def test_the_golden_student_really_has_the_recorded_parameters():
     report = plan("instance-affine", "2.6G")
-    student = ElasticStudent.of(gansdk.opening.open_generator(teacher("instance-affine")))
+    student = ElasticStudent.of(gansdk.pipeline.opening.open_generator(teacher("instance-affine")))
     assert measured_params(carve(student.module, student.space, report.plan)) == 442_818
 
 
@@ -88,7 +88,7 @@ def test_branches_with_small_scales_are_emptied_and_their_block_passes_its_input
         if parameter.ndim == 1 and name.endswith("weight"):
             dead = name.startswith(("features.0.", "features.1.res_ops.2."))
             parameter.data.copy_(torch.linspace(0.9, 1.0, len(parameter)) * (1e-3 if dead else 1.0))
-    full = ElasticStudent.of(gansdk.opening.open_generator(module))
+    full = ElasticStudent.of(gansdk.pipeline.opening.open_generator(module))
     report = gansdk.plan(module, "macs<=70%", CAT)
     student = carve(full.module, full.space, report.plan)
     assert student.features[0].pw_bn is None

@@ -16,7 +16,7 @@ from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Distiller, Generator, Stage, Term
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.training.processes import Processes
 from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes

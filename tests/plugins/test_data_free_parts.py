@@ -16,7 +16,7 @@ from gansdk.contracts import MAIN, Contract
 from gansdk.errors import InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Training
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.toolkit.resampling import bicubic
 from gansdk.training.processes import Processes
 from gansdk_adapters.networks.sizes import Sizes
@@ -232,7 +232,7 @@ def test_the_users_images_are_what_is_scored(tmp_path):
     for i in range(3):
         pixels = (255 * torch.rand(24, 24, 3)).byte().numpy()
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    from gansdk.opening import open_source
+    from gansdk.pipeline.opening import open_source
 
     given = open_source(str(tmp_path), open_generator(VDSR(Sizes(width=4, blocks=1, channels=1))), split="all")
     made = GeneratedImages(source().passage, {2: (12, 12)}, latent=6, data=given)

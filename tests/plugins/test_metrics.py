@@ -447,7 +447,7 @@ def test_the_command_line_measures_kid(
 ) -> None:
     from PIL import Image
 
-    from gansdk.cli import main
+    from gansdk.cli.app import main
 
     rng = np.random.default_rng(0)
     for i in range(2):

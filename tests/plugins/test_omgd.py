@@ -19,7 +19,7 @@ from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Missi
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import Distiller, Stage, Training
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.processes import Processes
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, share_stages

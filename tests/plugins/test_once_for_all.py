@@ -34,9 +34,9 @@ from gansdk.errors import (
 from gansdk.events import SearchStep, StepDone
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import DataSource
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_distillers, open_pruner
-from gansdk.report import render_html
+from gansdk.reporting.report import render_html
 from gansdk.testing.networks import network
 from gansdk.training.run import CompressionRun
 from gansdk_adapters.cyclegan import CycleGAN

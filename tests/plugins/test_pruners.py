@@ -22,7 +22,7 @@ from gansdk.errors import (
     NothingPruned,
 )
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk.inspection import floor_plan
+from gansdk.pipeline.checks import floor_plan
 from gansdk.registry.parts import open_pruner
 from gansdk.testing.networks import NETWORKS, network
 

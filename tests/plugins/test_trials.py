@@ -60,7 +60,7 @@ def test_the_best_of_what_was_measured_is_taken_and_it_is_never_worse_than_the_b
 
 def test_the_student_is_the_one_that_was_measured(result):
     """What is validated is what is used: the same probes, the same error, to the last digit."""
-    from gansdk.opening import open_generator, open_source
+    from gansdk.pipeline.opening import open_generator, open_source
 
     generator = open_generator(network())
     source = open_source("photos", generator, patch=16)
@@ -77,7 +77,7 @@ def test_a_guarded_refit_is_never_worse_on_what_guards_it_than_none():
     losses = {}
     for recovery in ("none", "guarded"):
         student = compressed({"allocation": "per-layer", "recovery": recovery})
-        from gansdk.opening import open_generator, open_source
+        from gansdk.pipeline.opening import open_generator, open_source
 
         source = open_source("photos", open_generator(network()), patch=16)
         probes = [source.probe(16 + i, seed=0).inputs["main"] for i in range(4)]

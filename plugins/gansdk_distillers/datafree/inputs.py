@@ -13,7 +13,7 @@ from gansdk.generators.joint import the_only
 from gansdk.generators.patches import fitting_patch
 from gansdk.interfaces import Generator, Teacher
 from gansdk.modules.weights import fingerprint
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 from gansdk_distillers.datafree.network import GRID
 
 ENLARGED_PATCH = 48

@@ -16,21 +16,21 @@ from gansdk.budget.cost import Cost, Limits
 from gansdk.budget.order import check_order
 from gansdk.errors import IncompatibleParts, QualityFloorMissed
 from gansdk.evaluation.quality import QualityFloor
-from gansdk.events import DistillerChosen, Event, Finished, Warned
+from gansdk.events import DistillerChosen, Event, Finished, Warned, collected
 from gansdk.generators.joint import source_of
-from gansdk.inspection import check_feasible
 from gansdk.interfaces import Metric, Student
-from gansdk.job import Job, check_images, check_measurable, prepare
-from gansdk.options import check_choices, check_numbers
+from gansdk.pipeline.checks import check_feasible, check_images, check_measurable
+from gansdk.pipeline.job import Job
+from gansdk.pipeline.options import check_choices, check_numbers
+from gansdk.pipeline.prepare import prepare
+from gansdk.pipeline.result import REPORTS, CompressionResult, Ladder
 from gansdk.registry.parts import open_metrics
 from gansdk.registry.records import recorded, recorded_whole
-from gansdk.result import REPORTS, CompressionResult, Ladder
-from gansdk.saving import check_target
+from gansdk.saving.writing import check_target
 from gansdk.training.loop import Loop
 from gansdk.training.processes import Processes
 from gansdk.training.run_folder import RunFolder, open_run
 from gansdk.validation.paths import check_file, check_folder
-from gansdk.warned import collected
 
 STUDENT = "student"
 """A student's folder in the folder that is its own."""
@@ -187,7 +187,7 @@ def begin(
     """Open and check what `gansdk.compress` or `gansdk.ladder` was given; its docstring says what that may be.
 
     `run_in` is the folder to keep the run in, which no other run can use until the block ends, and `asked` goes to
-    `gansdk.job.prepare`.
+    `gansdk.pipeline.prepare.prepare`.
 
     Raises:
         RunInUse: another run is under way in the output folder.

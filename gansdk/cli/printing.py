@@ -18,7 +18,7 @@ from gansdk.text import readable, visible_json
 if TYPE_CHECKING:
     from gansdk.budget.cost import Cost
     from gansdk.interfaces import Quality
-    from gansdk.result import CompressionResult, Ladder
+    from gansdk.pipeline.result import CompressionResult, Ladder
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def shown_if_poor(*, as_json: bool) -> Iterator[None]:
 
 def print_made(made: CompressionResult | Ladder, *, as_json: bool) -> None:
     """One student or several: costs, scores, where they are."""
-    from gansdk.result import Ladder
+    from gansdk.pipeline.result import Ladder
 
     if isinstance(made, Ladder):
         _print_ladder(made, as_json=as_json)
@@ -115,7 +115,7 @@ def _print_result(result: CompressionResult, *, as_json: bool) -> None:
     """Costs, scores and where the student is."""
     if as_json:
         return print_json(_facts(result))
-    from gansdk.report import used_text
+    from gansdk.reporting.report import used_text
 
     console = Console()
     console.print(cost_table(result.before, result.after, "student"))

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gansdk.errors import QualityFloorMissed
 from gansdk.events import Event
+from gansdk.pipeline.opening import demo_checkpoint
 
 if TYPE_CHECKING:
-    from gansdk.result import CompressionResult
+    from gansdk.pipeline.result import CompressionResult
 
 BUDGET = "4x"
 STEPS = 400
 METRIC = "psnr-y"
-
-
-def demo_checkpoint() -> Path:
-    """The weights of the demo's teacher: an SRResNet without norms, 32 channels, 6 blocks, enlarging twice.
-
-    examples/train_demo_teacher.py made them; flower and chelsea were not among its images.
-    """
-    return Path(str(files("gansdk") / "assets" / "demo_teacher.safetensors"))
 
 
 def run_demo(
@@ -34,7 +26,7 @@ def run_demo(
     Raises:
         QualityFloorMissed: bicubic enlargement is as good as the student. It is saved all the same.
     """
-    from gansdk._compress import compress
+    from gansdk.pipeline.compress import compress
 
     result = compress(
         demo_checkpoint(),

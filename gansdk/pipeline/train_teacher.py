@@ -21,13 +21,14 @@ from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
 from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
-from gansdk.opening import check_pairing, open_generator, open_source
-from gansdk.options import check_choices, check_numbers
+from gansdk.pipeline.checks import check_pairing
+from gansdk.pipeline.opening import open_generator, open_source
+from gansdk.pipeline.options import check_choices, check_numbers
+from gansdk.pipeline.result import CompressionResult
 from gansdk.registry.isolation import guarded
 from gansdk.registry.parts import open_adapter
 from gansdk.registry.records import recorded_whole
-from gansdk.result import CompressionResult
-from gansdk.saving import check_target
+from gansdk.saving.writing import check_target
 from gansdk.toolkit.images import Pixels, picture, to_uint8
 from gansdk.training.loop import Loop
 from gansdk.training.processes import Processes

@@ -16,11 +16,10 @@ from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.events import Event
 from gansdk.files import temporary_folder
 from gansdk.interfaces import Adapter, Distiller, Pruner
-from gansdk.job import Job
-from gansdk.registry.isolation import guarded
-from gansdk.result import CompressionResult, Ladder, joined
-from gansdk.session import Session, begin
-from gansdk.stages import (
+from gansdk.pipeline.job import Job
+from gansdk.pipeline.result import CompressionResult, Ladder, joined
+from gansdk.pipeline.session import Session, begin
+from gansdk.pipeline.stages import (
     CARVED,
     TRACED,
     carve,
@@ -35,6 +34,7 @@ from gansdk.stages import (
     warn_of_plan,
     why_unused,
 )
+from gansdk.registry.isolation import guarded
 from gansdk.training.processes import Processes
 from gansdk.validation.signatures import fitting
 

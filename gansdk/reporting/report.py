@@ -15,10 +15,10 @@ from gansdk.channels.carve import carve_space
 from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluation.quality import protocols
-from gansdk.figures import front, losses, png
 from gansdk.files import json_text, put, to_json
-from gansdk.pictures import compared
-from gansdk.result import CompressionResult
+from gansdk.pipeline.result import CompressionResult
+from gansdk.reporting.curves import front, losses, png
+from gansdk.reporting.pictures import compared
 from gansdk.text import readable
 from gansdk.validation.paths import check_file
 
@@ -126,7 +126,7 @@ def rendered(template: str, context: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("gansdk", "."),
+        loader=PackageLoader("gansdk.reporting", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

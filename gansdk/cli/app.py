@@ -15,9 +15,7 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
-from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
-from gansdk.options import read_json
-from gansdk.printing import (
+from gansdk.cli.printing import (
     add_row,
     cost_table,
     new_table,
@@ -29,6 +27,8 @@ from gansdk.printing import (
     shown_if_poor,
     working,
 )
+from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
+from gansdk.pipeline.options import read_json
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
 from gansdk.text import quoted, readable, visible_json
@@ -159,8 +159,8 @@ def demo(
 
     About two minutes on two CPU cores. Exits with 4 if the student is no better than bicubic enlargement.
     """
-    from gansdk.demo import STEPS, run_demo
-    from gansdk.progress import ProgressObserver
+    from gansdk.cli.progress import ProgressObserver
+    from gansdk.pipeline.demo import STEPS, run_demo
 
     with shown_if_poor(as_json=as_json):
         with working() as told, ProgressObserver(told) as progress:
@@ -179,7 +179,7 @@ def inspect(
 ) -> None:
     """Say what a generator costs, what can shrink, what is frozen and why. Trains nothing, needs no data."""
     with working():
-        from gansdk.inspection import inspect as look
+        from gansdk.pipeline.inspection import inspect as look
 
         found = look(model, budget, adapter=_adapter(adapter, adapter_option), transform=transform)
     if as_json:
@@ -214,7 +214,7 @@ def plan(
 ) -> None:
     """Choose channels for a budget by the weights alone. `compress` with data ranks them better."""
     with working():
-        from gansdk.inspection import plan as choose
+        from gansdk.pipeline.inspection import plan as choose
 
         found = choose(
             model,
@@ -277,7 +277,7 @@ def compress(
 ) -> None:
     """Make a small student of a generator, or several, and write them with a report."""
     from gansdk.budget.order import read_budgets
-    from gansdk.progress import ProgressObserver
+    from gansdk.cli.progress import ProgressObserver
 
     budgets = read_budgets(budget)
     with shown_if_poor(as_json=as_json):
@@ -331,10 +331,10 @@ def train_teacher(
     as_json: AsJson = False,
 ) -> None:
     """Train a generator by its family's own losses, as a teacher to compress."""
-    from gansdk.progress import ProgressObserver
+    from gansdk.cli.progress import ProgressObserver
 
     with working() as told, ProgressObserver(told) as progress:
-        from gansdk._train import train_teacher as train
+        from gansdk.pipeline.train_teacher import train_teacher as train
 
         trained = train(
             _part(family, adapter_option),
@@ -374,7 +374,7 @@ def evaluate_student(
         from gansdk.evaluation.evaluate import evaluate
         from gansdk.evaluation.metrics import check_metrics
         from gansdk.generators.joint import the_only
-        from gansdk.opening import open_generator, open_source
+        from gansdk.pipeline.opening import open_generator, open_source
         from gansdk.registry.parts import open_metrics
 
         metrics = open_metrics(_parts(metric, metric_option))
@@ -408,11 +408,11 @@ def export(
     They are made of held-out images that a run left in the student's folder, or of noise where there are none.
     """
     with working():
-        from gansdk.artifact import inputs_of
-        from gansdk.export import check_format
-        from gansdk.export import export as write
         from gansdk.generators.joint import the_only
-        from gansdk.opening import open_generator
+        from gansdk.pipeline.opening import open_generator
+        from gansdk.saving.export import check_format
+        from gansdk.saving.export import export as write
+        from gansdk.saving.reading import inputs_of
 
         check_format(format)
         generator = the_only(open_generator(student))

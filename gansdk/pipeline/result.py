@@ -100,7 +100,7 @@ class CompressionResult:
             OutputError: the folder cannot be written, or holds something that is not a student.
             VerificationError: the saved student, read back, gives other images.
         """
-        from gansdk.saving import save
+        from gansdk.saving.writing import save
 
         return save(self, directory)
 
@@ -111,7 +111,7 @@ class CompressionResult:
             InvalidOption: the path has another extension.
             OutputError: the file cannot be written.
         """
-        from gansdk.report import write_report
+        from gansdk.reporting.report import write_report
 
         return write_report(self, path)
 
@@ -127,7 +127,7 @@ class CompressionResult:
             Unsupported: there are students of several routes.
             VerificationError: the exported student gives other images, and `check` is on.
         """
-        from gansdk.export import export
+        from gansdk.saving.export import export
 
         if self.routes:
             raise Unsupported(
@@ -215,7 +215,7 @@ class Ladder:
             OutputError: a folder cannot be written, or holds something that is not a student.
             VerificationError: a saved student, read back, gives other images.
         """
-        from gansdk.ladder_report import write_ladder
+        from gansdk.reporting.ladder_report import write_ladder
 
         root = check_folder(directory, "directory")
         for result in self.results:
@@ -233,7 +233,7 @@ class Ladder:
             InvalidOption: the path has another extension.
             OutputError: the file cannot be written.
         """
-        from gansdk.ladder_report import write_ladder
+        from gansdk.reporting.ladder_report import write_ladder
 
         return write_ladder(self, path, students=self.out_dir)
 

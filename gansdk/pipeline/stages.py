@@ -28,7 +28,7 @@ from gansdk.evaluation.self_checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.events import Carved, PlanFound
 from gansdk.generators.joint import source_of, student_of, teacher_of, views_of
 from gansdk.interfaces import Metric, State, Student
-from gansdk.job import Job
+from gansdk.pipeline.job import Job
 from gansdk.registry.isolation import returned
 from gansdk.training.loop import Loop, continuing
 from gansdk.training.run import CompressionRun

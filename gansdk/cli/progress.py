@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gansdk.budget.cost import Cost
+from gansdk.cli.printing import say
 from gansdk.events import (
     Carved,
     DistillerChosen,
@@ -22,7 +23,6 @@ from gansdk.events import (
     StepDone,
     Trial,
 )
-from gansdk.printing import say
 from gansdk.runtime.signals import Stopped
 from gansdk.text import readable
 

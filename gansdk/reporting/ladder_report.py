@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from gansdk.budget.cost import short
 from gansdk.evaluation.quality import protocols
-from gansdk.figures import png, quality_curve
 from gansdk.files import json_text
 from gansdk.interfaces import TEACHER
-from gansdk.pictures import side_by_side
-from gansdk.report import network_name, rendered, score_text, times, write_text
-from gansdk.result import Ladder
+from gansdk.pipeline.result import Ladder
+from gansdk.reporting.curves import png, quality_curve
+from gansdk.reporting.pictures import side_by_side
+from gansdk.reporting.report import network_name, rendered, score_text, times, write_text
 
 
 def write_ladder(ladder: Ladder, path: str | Path, *, students: Path | None) -> Path:

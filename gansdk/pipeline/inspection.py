@@ -7,23 +7,22 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from gansdk.budget.budget import Budget
-from gansdk.budget.cost import ADVICE, Cost, Limits, short
-from gansdk.channels.groups import Plan, Space
-from gansdk.channels.select import FLOOR_SHARE, check_floor, check_scores, floor_of
+from gansdk.budget.cost import Cost, short
+from gansdk.channels.groups import Plan
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import MissingData
 from gansdk.events import Event
 from gansdk.generators.joint import student_of, task_of, teacher_of
 from gansdk.interfaces import Adapter, Generator, Pruner, Student, Task, Teacher
 from gansdk.interfaces.pruner import Item, Result
-from gansdk.opening import open_generator, transformed
+from gansdk.pipeline.checks import check_feasible, floor_plan
+from gansdk.pipeline.opening import open_generator, transformed
+from gansdk.pipeline.stages import check_plan
 from gansdk.registry.isolation import guarded, returned
 from gansdk.registry.parts import open_pruner
-from gansdk.stages import check_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +84,6 @@ class PlanReport:
             "used": self.used,
             "importance": self.importance,
         }
-
-
-def floor_plan(space: Space, floor_share: float = FLOOR_SHARE) -> Plan:
-    """The smallest plan that default pruning may choose, or that may keep `floor_share` of every group."""
-    full = dict(space.full_plan())
-    full |= {group.name: tuple(range(floor_of(group, floor_share))) for group in space.prunable}
-    return Plan(full)
-
-
-def check_feasible(student: Student, limits: Limits, floor_share: float = FLOOR_SHARE) -> None:
-    """Raise before any work if nothing can be pruned, or if not even the smallest plan fits."""
-    space = student.space
-    check_scores(space, {group.name: np.ones(group.size) for group in space.prunable})
-    if not limits.fits(student.cost(space.full_plan())):
-        advice = ADVICE if floor_share else "start from a smaller generator, since no plan of this one is smaller"
-        check_floor(space, limits, student.cost(floor_plan(space, floor_share)), advice)
 
 
 @guarded("inspect")

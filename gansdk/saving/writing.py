@@ -1,4 +1,4 @@
-"""Writing a student's folder, whole or not at all; `gansdk.artifact` says what is in it and reads it back."""
+"""Writing a student's folder, whole or not at all; `gansdk.saving.reading` says what is in it and reads it back."""
 
 from __future__ import annotations
 
@@ -13,26 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gansdk.artifact import (
-    CARD,
-    CONFIG,
-    DISCRIMINATOR,
-    FOLDER_VERSION,
-    INPUTS,
-    PLAN,
-    PROGRAM,
-    REPORTS,
-    WEIGHTS,
-    Carving,
-    Form,
-    SavedStudent,
-    check_saved,
-    named_slots,
-    packed_inputs,
-    sealed,
-)
 from gansdk.contracts import Route
 from gansdk.errors import GansdkWarning, OutputError, Unsupported, VerificationError
+from gansdk.events import collected
 from gansdk.files import (
     clear_unfinished,
     free_name,
@@ -48,11 +31,26 @@ from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.file import read_program
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
 from gansdk.modules.weights import fingerprint
+from gansdk.pipeline.result import CompressionResult
 from gansdk.registry.discovery import registry
 from gansdk.registry.isolation import guarded
-from gansdk.result import CompressionResult
+from gansdk.saving.layout import (
+    CARD,
+    CONFIG,
+    DISCRIMINATOR,
+    FOLDER_VERSION,
+    INPUTS,
+    PLAN,
+    PROGRAM,
+    REPORTS,
+    WEIGHTS,
+    Carving,
+    Form,
+    SavedStudent,
+    named_slots,
+)
+from gansdk.saving.reading import check_saved, packed_inputs, sealed
 from gansdk.validation.paths import check_file, check_folder
-from gansdk.warned import collected
 
 RELOAD_CHECK = "saved -> loaded"
 """Name of the check that `save` adds to the result."""
@@ -80,7 +78,7 @@ def save(result: CompressionResult, directory: str | Path) -> Path:
 
 
 def _save_routes(result: CompressionResult, target: Path) -> Path:
-    from gansdk.report import write_report
+    from gansdk.reporting.report import write_report
 
     check_target(target, result.routes)
     for route, part in result.routes.items():
@@ -119,7 +117,7 @@ def check_target(target: Path, routes: Iterable[Route] = ()) -> None:
 
 
 def _write(result: CompressionResult, folder: Path) -> None:
-    from gansdk.report import model_card, write_report
+    from gansdk.reporting.report import model_card, write_report
 
     generator = result.generator
     form, program = _form(result)

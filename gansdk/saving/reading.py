@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gansdk.channels.carve import carve
-from gansdk.channels.groups import LONGEST_SIDE, Plan, Space
+from gansdk.channels.groups import LONGEST_SIDE, Space
 from gansdk.contracts import Contract, Labels, Way
 from gansdk.errors import CheckpointError, ContractError, GansdkWarning, IntegrityError, InvalidOption
 from gansdk.files import LARGE, read_held, sha256, sha256_of
@@ -39,29 +39,28 @@ from gansdk.modules.skeletons import at_most, hollow
 from gansdk.modules.weights import check_header
 from gansdk.registry.isolation import guarded, origin_of
 from gansdk.registry.parts import open_adapter
+from gansdk.saving.layout import (
+    CONFIG,
+    DECISIVE,
+    DISCRIMINATOR,
+    FOLDER_VERSION,
+    INPUTS,
+    PLAN,
+    PROGRAM,
+    SPARE,
+    WEIGHTS,
+    Carving,
+    Form,
+    SavedStudent,
+    named_slots,
+)
 from gansdk.text import one_line, quoted
 from gansdk.validation.json_fields import MOST_BYTES, Field, parse
 from gansdk.validation.paths import given_path
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-PLAN = "plan.json"
-DISCRIMINATOR = "discriminator.safetensors"
-PROGRAM = "model.pt2"
-INPUTS = "inputs.safetensors"
-CARD = "README.md"
-REPORTS = ("report.json", "report.html")
-TEXTS = (CARD, *REPORTS)
-"""Files for people, which decide nothing."""
-DECISIVE = (WEIGHTS, PLAN, DISCRIMINATOR, PROGRAM)
-"""Files that decide what the student is."""
-SPARE = (INPUTS, *TEXTS)
-"""Files that the student is whole without."""
 MOST_INPUTS, INPUT_SIDE = 4, 64
 """Crops that are kept, and the pixels of their sides: some hundred kilobytes."""
 
-FOLDER_VERSION = 3
-"""Of the folder's layout; version 1 had no checksums, and version 2 no inputs."""
 VERIFY = "GANSDK_VERIFY"
 """Environment variable that, set to 0, skips the comparison with checksums."""
 MOST_TENSORS = 20_000
@@ -70,34 +69,6 @@ MOST_ELEMENTS = 2**27
 """Of a network whose values an adapter must compute, and of an image of the contract's size."""
 
 T = TypeVar("T")
-Form = Literal["builder", "program", "weights"]
-"""What a student is loaded from: its adapter's builder, its traced program, or only with the network at hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Carving:
-    """One removal of channels: the groups of the network before it, and what of them was kept."""
-
-    space: Space
-    plan: Plan
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return {"plan": self.plan.to_dict(), "space": self.space.to_dict()}
-
-    @classmethod
-    def from_field(cls, data: Field) -> Carving:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: the data describe no removal of channels; the message names the field.
-        """
-        carving = cls(Space.from_dict(data["space"]), Plan.from_dict(data["plan"]))
-        try:
-            carving.plan.check(carving.space)
-        except ContractError as error:
-            raise ValueError(f"{data['plan'].name}: {error}") from error
-        return carving
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +137,6 @@ class _Files:
             f"'{self.path / name}' {how}. Copy or save the student again. If you changed it on purpose, skip this "
             f"check by gansdk.load(directory, verify=False), or for commands by the environment variable {VERIFY}=0."
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedStudent(Generator):
-    """A student that was read back, as a generator that can be compressed again."""
-
-    carvings: tuple[Carving, ...] = ()
-    """How the adapter's network became the module, in order."""
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    """Crops of held-out images by name, (1, channels_in, H, W), for exports to be compared on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -576,9 +537,3 @@ def _fill(module: nn.Module, saved: Mapping[str, Tensor], shared: Mapping[str, s
 
 def _like(old: Tensor, tensor: Tensor) -> Tensor:
     return nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
-
-
-def named_slots(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every place that holds a parameter or a buffer, under its name."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)

@@ -1,15 +1,12 @@
-"""What a compression was asked for, opened and checked before any compute is spent."""
+"""From what was asked for to a job: everything opened, then everything checked."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from itertools import product
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,108 +14,27 @@ import torch
 from torch import Tensor
 
 from gansdk.budget.budget import Budget
-from gansdk.contracts import HISTORY_KEYS, MAIN, Batch, Route
-from gansdk.errors import ContractError, GansdkWarning, IncompatibleParts, InvalidOption, MissingData
-from gansdk.evaluation.evaluate import Protocol
-from gansdk.evaluation.metrics import check_metrics
-from gansdk.evaluation.quality import QualityFloor
+from gansdk.contracts import MAIN, Route
+from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
 from gansdk.evaluation.teacher_facts import facts_of, least_true
 from gansdk.generators.joint import source_of, task_of
-from gansdk.interfaces import (
-    Adapter,
-    DataSource,
-    Distiller,
-    Generator,
-    Metric,
-    Pruner,
-    Regime,
-    Task,
-    TeacherFacts,
-    Teaching,
+from gansdk.interfaces import Adapter, DataSource, Distiller, Generator, Pruner, Regime, Task, TeacherFacts, Teaching
+from gansdk.modules.weights import read_state
+from gansdk.pipeline.checks import (
+    check_pairing,
+    check_parts,
+    check_regime,
+    check_terms,
+    check_values,
+    warn_without_targets,
 )
-from gansdk.modules.weights import fingerprint, read_state
-from gansdk.opening import check_pairing, open_generator, open_source, transformed, warn_without_targets
-from gansdk.registry.compatibility import IMAGES, PAIRINGS, WRAPPED, check
-from gansdk.registry.discovery import registry
+from gansdk.pipeline.job import DEFAULT_STEPS, FRESH, Job, name_of
+from gansdk.pipeline.opening import open_generator, open_source, transformed
 from gansdk.registry.isolation import returned
 from gansdk.registry.parts import asks_auto, from_json, listed, open_distillers, open_pruner
 from gansdk.registry.records import described, recorded, recorded_whole
-from gansdk.toolkit.terms import check_routes
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
-
-DEFAULT_STEPS = 2000
-FRESH = "fresh"
-"""As `discriminator`: a new one, even where the generator brings its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One student that was asked for: everything opened and checked, before any compute is spent."""
-
-    generator: Generator
-    """The teacher, whose cost budgets are relative to."""
-    origin: Generator
-    """What the student is carved from: the teacher, or what a transform made of it."""
-    budget: Budget
-    pruner: Pruner
-    distillers: tuple[Distiller, ...]
-    regime: Regime
-    task: Task
-    discriminator: str | dict[Route, str] | None
-    """Whether the student's is "inherited" or "fresh", by route for several; None where there is none."""
-    source: DataSource | None
-    scored_on: DataSource | None
-    """Whose images the student is scored on."""
-    steps: int
-    seed: int
-    learning_rate: float
-    asked: dict[str, Any] = field(default_factory=dict)
-    trains_on_given: bool = False
-    """Whether the student learns from the user's images, rather than from those that a regime makes."""
-    facts: Mapping[Route, TeacherFacts] = field(default_factory=dict)
-    """What was measured of the teacher on the user's images; empty without images, and for teachers that learn."""
-    teaching: Teaching | None = None
-    """What distiller="auto" came to; None where distillers were named."""
-
-    @property
-    def learns_by_task(self) -> bool:
-        """Whether the student is trained by the family's task, so that the discriminator goes with it."""
-        trains = self.steps > 0 or self.pruner.trains
-        return bool(self.distillers) and self.regime.uses_task and trains
-
-    @property
-    def keeps_discriminators(self) -> bool:
-        """Whether the generator's own discriminator is still the student's: not once it was trained without one."""
-        return self.learns_by_task or not self.distillers or not (self.steps or self.pruner.trains)
-
-    def taught(self) -> dict[str, Any]:
-        """JSON for the report: what the student learns from, who chose that, and what was measured of the teacher.
-
-        No settings, which are compared when a run is continued: figures may differ in their last digits.
-        """
-        facts = {route: found.to_dict() for route, found in self.facts.items()}
-        return {
-            "chosen": "given" if self.teaching is None else "auto",
-            "reason": "" if self.teaching is None else self.teaching.reason,
-            "task_weight": self.asked.get("task_weight"),
-            "teacher": facts if self.generator.routes else facts.get(MAIN),
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """JSON facts that decide the result."""
-        return {
-            "model": self.generator.source or type(self.generator.module).__name__,
-            "weights": fingerprint(self.generator.module),
-            "budget": str(self.budget),
-            "counting": self.budget.counting,
-            "steps": self.steps if self.distillers else 0,
-            "discriminator": self.discriminator,
-            "seed": self.seed,
-            "adapter": {"name": self.generator.adapter.name, **self.generator.adapter.options()},
-            **self.asked,
-            "learning_rate": self.learning_rate,
-        }
 
 
 def prepare(
@@ -196,7 +112,7 @@ def _opened(
     """The jobs of distillers that are known; scored on what they are trained on."""
     parts = [_open_parts(pruner, distiller, task_weight) for _ in budgets]
     generator = open_generator(model, adapter)
-    _check_values(generator)
+    check_values(generator)
     chosen, distillers, regime = parts[0]
     if chosen.trains and regime.trains_teachers:
         warnings.warn(
@@ -206,12 +122,12 @@ def _opened(
             GansdkWarning,
             stacklevel=2,
         )
-    _check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
+    check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
     given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
-    _check_parts(generator, pruner, distiller, distillers, given)
+    check_parts(generator, pruner, distiller, distillers, given)
     origin = transformed(generator, transform, seed)
     trained_against = _trained_against(discriminator, generator)
-    _check_terms(generator, distillers, regime)
+    check_terms(generator, distillers, regime)
     jobs = []
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
         task = _task(generator, trained_against if regime.uses_task else {}, seed)
@@ -303,36 +219,6 @@ def _chosen(
     return replace(teaching, task_weight=task_weight, reason=reason)
 
 
-def check_images(job: Job, batch_size: int) -> None:
-    """Show task and terms what the student will see and make in a step, for them to refuse before any compute."""
-    if job.source is None or not job.distillers:
-        return
-    terms = [term for item in job.distillers for term in item.terms]
-    source = source_of(job.source, job.generator)
-    examples = [returned(batch, Batch, job.source, "examples") for batch in source.examples(seed=job.seed)]
-    for batch in examples if job.learns_by_task else ():
-        job.task.check(batch.of(batch_size))
-    for batch, (route, part) in product(examples, job.generator.parts.items()):
-        height, width = (part.contract.scale * side for side in batch.inputs[route].shape[2:])
-        for term in terms:
-            if term.holds_for(route):
-                term.check((batch_size, part.contract.channels_out, height, width))
-
-
-def check_measurable(floor: QualityFloor | None, metrics: Sequence[Metric], job: Job) -> None:
-    """Say before the training if the metrics cannot be measured, or the floor not be checked, after it."""
-    contract, source = job.generator.contract, job.scored_on
-    check_metrics(metrics, contract, source)
-    if floor is None:
-        return
-    floor.check(Protocol.of(contract).metrics, [metric.name for metric in metrics])
-    if floor.needs_images and (source is None or next(iter(source.images("eval")), None) is None):
-        raise MissingData(
-            f"quality asks for {' and '.join(floor.needs_images)}, but there are no images to measure it on: data is "
-            "None, or has too few to hold some out of training. Pass eval_data='folder/'."
-        )
-
-
 def _task(generator: Generator, trained_against: Mapping[Route, Mapping[str, Tensor]], seed: int) -> Task:
     """The family's task, with the given discriminators or fresh ones that follow the seed."""
     with torch.random.fork_rng(devices=[]):
@@ -401,79 +287,7 @@ def _open_parts(pruner: Any, distiller: Any, task_weight: float | None) -> tuple
 def _regimes(asked: Any, distillers: Sequence[Distiller]) -> list[str]:
     """The distillers that bring a regime, by the names they were asked for by, quoted; instances by their classes."""
     return [
-        repr(_name(given)) if _name(given) else type(made.regime).__name__
+        repr(name_of(given)) if name_of(given) else type(made.regime).__name__
         for given, made in zip(listed(asked), distillers, strict=False)
         if made.regime is not None
     ]
-
-
-def _check_regime(generator: Generator, regime: Regime, names: Sequence[str], discriminator: Any) -> None:
-    """Whether it trains as many generators as there are, and has a use for a discriminator that was given."""
-    own = f"distiller {' and '.join(names)}" if names else f"regime {type(regime).__name__}"
-    if generator.routes and not regime.joint:
-        raise IncompatibleParts(
-            f"The {own} trains one generator, but there are {' and '.join(generator.routes)}. Compress one "
-            "after the other, each by its own folder, or use a distiller without a regime of its own."
-        )
-    if not regime.uses_task and discriminator not in (None, FRESH):
-        raise IncompatibleParts(
-            f"A discriminator was given, but the {own} trains the student without one. Leave it out, choose another "
-            "distiller, or a task_weight above zero."
-        )
-
-
-def _check_values(generator: Generator) -> None:
-    """A module on the meta device can be inspected and planned, but there is nothing in it to compress."""
-    if any(tensor.is_meta for tensor in (*generator.module.parameters(), *generator.module.buffers())):
-        raise ContractError(
-            f"{type(generator.module).__name__} is on the meta device, so its weights have no values. Load them first."
-        )
-
-
-def _check_parts(
-    generator: Generator, pruner: Any, distiller: Any, opened: Sequence[Distiller], source: DataSource | None
-) -> None:
-    """Needs against what adapter and data provide, for every part that was asked for by name."""
-    known = registry()
-    adapters, name = known.specs("adapter"), generator.adapter.name
-    namesakes = [spec for spec in adapters.values() if spec.name == name]
-    spec = adapters.get(name) or next(iter(namesakes), WRAPPED)
-    provides, given = spec.provides | generator.adapter.capabilities, {IMAGES}
-    if source is not None:
-        # What pairs there are is no longer the family's habit but the data's.
-        provides -= PAIRINGS
-        given |= PAIRINGS & {source.pairing.value}
-    named = [(_name(item), made) for item, made in zip(listed(distiller), opened, strict=False)]
-    asked = [(known.spec("distiller", name), made.needs) for name, made in named if name]
-    check(
-        replace(spec, provides=provides),
-        known.spec("pruner", _name(pruner)) if _name(pruner) else None,
-        [spec if needs is None else replace(spec, needs=needs) for spec, needs in asked],
-        frozenset(given),
-    )
-
-
-def _check_terms(generator: Generator, distillers: Sequence[Distiller], regime: Regime) -> None:
-    """Routes and taps that terms ask for, and what the regime wants of both."""
-    if not distillers:
-        return
-    terms = [term for item in distillers for term in item.terms]
-    for term in terms:
-        if term.name in regime.tells | HISTORY_KEYS or "/" in term.name:
-            raise InvalidOption(
-                f"A term is called {term.name!r}, which is the name of a metric of the run itself. Give the class "
-                f"{type(term).__name__} another name."
-            )
-        if not isinstance(term.weight, Real) or not math.isfinite(term.weight):
-            raise InvalidOption(f"The term {term.name!r} has the weight {term.weight!r}; give it a finite number.")
-    regime.check(terms, generator.parts)
-    check_routes(terms, generator.parts)
-    for route, part in generator.parts.items():
-        for term in terms:
-            if term.holds_for(route):
-                term.taps(tuple(part.taps))
-
-
-def _name(asked: Any) -> str:
-    name = asked.get("name") if isinstance(asked, Mapping) else asked
-    return name if isinstance(name, str) else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os.path
-import warnings
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,8 +17,6 @@ from gansdk.errors import (
     ContractError,
     DataError,
     GansdkError,
-    GansdkWarning,
-    IncompatibleParts,
     InvalidOption,
     NeedsContract,
     Unsupported,
@@ -31,9 +29,12 @@ from gansdk.interfaces import Adapter, DataSource, Generator
 from gansdk.modules.weights import read_weights
 from gansdk.registry.discovery import registry
 from gansdk.registry.isolation import guarded, mark, origin_of
-from gansdk.registry.parts import _adapters, _made, _takes, from_json
+from gansdk.registry.parts import from_json, instantiate, open_adapters, takes
 from gansdk.text import quoted
 from gansdk.validation.paths import as_utf8
+
+if TYPE_CHECKING:
+    pass
 
 SIDES = {"direction", "input_column", "target_column"}
 """Options of sources by which a user says which side of the data goes in."""
@@ -62,7 +63,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         # Which options there are only the family knows, so it is recognised without them first.
         adapter = {**adapter, "name": open_generator(model).adapter.name}
     if isinstance(model, nn.Module):
-        adapters = _adapters(adapter)
+        adapters = open_adapters(adapter)
         model = plain_module(model)
         found = detect(model, adapters)
         if found is None:
@@ -83,7 +84,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
             "saved student, or a generator from gansdk.wrap."
         )
     if str(model) == "demo":
-        from gansdk.demo import demo_checkpoint
+        from gansdk.pipeline.opening import demo_checkpoint
 
         model = demo_checkpoint()
     path = Path(model)
@@ -95,7 +96,7 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
         )
     state, container = read_weights(path)
     name = as_utf8(path.name)
-    return recognise(state, _adapters(adapter), source=f"{name} ({container})" if container else name)
+    return recognise(state, open_adapters(adapter), source=f"{name} ({container})" if container else name)
 
 
 def _check_routes(model: Mapping[Any, Any]) -> None:
@@ -116,7 +117,8 @@ def _is_folder(model: object) -> bool:
 
 def _open_folder(path: Path, adapter: str | Mapping[str, Any] | Adapter) -> Generator:
     """The student in a folder, or those of all routes below it that its family trains together."""
-    from gansdk.artifact import CONFIG, load_generator
+    from gansdk.saving.layout import CONFIG
+    from gansdk.saving.reading import load_generator
 
     if not (path / CONFIG).is_file():
         names = [folder.name for folder in sorted(path.iterdir()) if (folder / CONFIG).is_file()]
@@ -178,12 +180,12 @@ def open_source(
     if patch is not None:
         known["patch"] = patch
     trains = split != "all"  # else no patch is cut, and what fits the network need not be found out
-    if trains and "patch" not in {*known, *options} and _takes(factory, "default_patch"):
+    if trains and "patch" not in {*known, *options} and takes(factory, "default_patch"):
         known["default_patch"] = fitting_patch(generator)
-    known = {option: value for option, value in known.items() if option not in options and _takes(factory, option)}
+    known = {option: value for option, value in known.items() if option not in options and takes(factory, option)}
     if not isinstance(options.get("contract", generator.contract), Contract):
         raise InvalidOption(f"The source {name!r}: contract={quoted(options['contract'])} must be a gansdk.Contract.")
-    made = _made("source", name, factory, options, DataSource, known)
+    made = instantiate("source", name, factory, options, DataSource, known)
     assert isinstance(made, DataSource)
     if not backward or made.pairing is Pairing.INPUTS_ONLY:
         return made
@@ -213,30 +215,6 @@ def _asked_source(data: Any) -> tuple[str, dict[str, Any]]:
     )
 
 
-def check_pairing(source: DataSource, family: str, *, needs_pairs: bool) -> None:
-    """Refuse unpaired images where a target must show what its input should become.
-
-    Raises:
-        IncompatibleParts: they are.
-    """
-    if needs_pairs and source.pairing is Pairing.UNPAIRED:
-        raise IncompatibleParts(
-            f"The family {family!r} learns from pairs of inputs and targets, but these images are of two domains "
-            "without pairs. Give paired images, or take it for a generator of an unpaired family (adapter='cyclegan')."
-        )
-
-
-def warn_without_targets(source: DataSource, family: str, *, needs_pairs: bool) -> None:
-    """Say what a student can learn from inputs alone, which may be pairs that nobody took for pairs."""
-    if needs_pairs and source.pairing is Pairing.INPUTS_ONLY:
-        warnings.warn(
-            f"The images have no targets, which the family {family!r} learns from, so the student only imitates the "
-            "teacher. If every file holds input and target side by side, give {'name': 'aligned', 'path': ...}.",
-            GansdkWarning,
-            stacklevel=2,
-        )
-
-
 def _degrade(generator: Generator) -> Any:
     """The adapter's way from images back to inputs, if it has one."""
     if type(generator.adapter).degrade is Adapter.degrade:
@@ -245,3 +223,11 @@ def _degrade(generator: Generator) -> Any:
         return generator.adapter.degrade
     except Unsupported:
         return None
+
+
+def demo_checkpoint() -> Path:
+    """The weights of the demo's teacher: an SRResNet without norms, 32 channels, 6 blocks, enlarging twice.
+
+    examples/train_demo_teacher.py made them; flower and chelsea were not among its images.
+    """
+    return Path(str(files("gansdk") / "assets" / "demo_teacher.safetensors"))

@@ -1,0 +1,1 @@
+"""Reports: JSON and HTML of a run, its curves and its images."""

@@ -1,0 +1,1 @@
+"""Students on disk: the folder, its writer, its reader, and exports."""
