@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +19,16 @@ from gansdk.channels.groups import Op, Plan, Space, is_within
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RIDGE = 1e-3
-"""Pull towards the inherited weights, relative to the mean square of the inputs."""
+RIDGE = 1e-2
+"""Pull towards the inherited weights, relative to the mean square of the inputs; biases are free."""
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""What cross-validation chooses from."""
+FOLDS = 4
+"""Parts of the images, each of which is left out once."""
+FREE = 1e-6
+"""What the pull on a bias is of that on a weight: enough to have one solution."""
+SOLUTIONS = FOLDS * len(RIDGES) + 1
+"""Of a layer with cross-validation."""
 MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
 SLOWER = 2
@@ -40,7 +50,7 @@ def least_squares(
     plan: Plan,
     images: Sequence[Tensor],
     *,
-    ridge: float = RIDGE,
+    ridge: float | None = RIDGE,
     run_full: Forward | None = None,
     run_carved: Forward | None = None,
     error: Callable[[], float] | None = None,
@@ -54,12 +64,13 @@ def least_squares(
     that the other's solution changes.
 
     `images`: (N, C, H, W) each. `ridge` pulls towards the inherited weights, relative to the mean square of a layer's
-    inputs. `run_full` and `run_carved` say how the networks make an image; left out, the modules' own calls. `error` is
-    the distance of the student's images to what they should be: given, a solution is kept only where it falls.
+    inputs; None chooses it for every layer by cross-validation over the images, in closed form. `run_full` and
+    `run_carved` say how the networks make an image; left out, the modules' own calls. `error` is the distance of the
+    student's images to what they should be: given, a solution is kept only where it falls.
     """
     run_full, run_carved = run_full or full, run_carved or carved
     ops = _refittable(carved, space, plan)
-    waiting = [_Fit(full, carved, space, plan, op, len(images)) for op in ops]
+    waiting = [_Fit(full, carved, space, plan, op, len(images), 1 if ridge is not None else FOLDS) for op in ops]
     least = math.inf if error is None else error()
     kept = 0
     while waiting:
@@ -69,7 +80,7 @@ def least_squares(
             for number, x in enumerate(images):
                 with fit.watching_carved(number), suppress(_Reached):
                     run_carved(x)
-            fit.solve(ridge)
+            fit.solve(RIDGES if ridge is None else (ridge,))
             if error is not None:
                 found = error()
                 if not found < least:
@@ -80,17 +91,20 @@ def least_squares(
     return kept
 
 
-def recovery_macs(full: nn.Module, space: Space, plan: Plan, images: int, share: float) -> tuple[int, float]:
+def recovery_macs(
+    full: nn.Module, space: Space, plan: Plan, images: int, share: float, *, solutions: int = 1
+) -> tuple[int, float]:
     """How many layers `least_squares` would refit, and about how many MACs their equations take.
 
-    `share`: pixels of an image over those at which the positions of `space` were counted.
+    `share`: pixels of an image over those at which the positions of `space` were counted. `solutions`: how often the
+    equations of a layer are solved, `SOLUTIONS` with cross-validation.
     """
     total = 0.0
     ops = _refittable(full, space, plan)
     for op in ops:
         columns, outputs = _unknowns(space, plan, op)
         rows = min(MAX_ROWS, ROWS_PER_COLUMN * columns, op.positions * share * images)
-        total += SLOWER * (rows * columns * (columns + outputs) + columns**3)
+        total += SLOWER * (rows * columns * (columns + outputs) + solutions * columns**3)
     return len(ops), total
 
 
@@ -143,10 +157,44 @@ def _unknowns(space: Space, plan: Plan, op: Op) -> tuple[int, int]:
     return math.prod(shape) // shape[op.out_dim] + (op.bias is not None), shape[op.out_dim]
 
 
-class _Fit:
-    """The normal equations of one layer, summed over images."""
+@dataclass
+class _Equations:
+    """The normal equations of a layer over some positions, and the mean square of what they should give."""
 
-    def __init__(self, full: nn.Module, carved: nn.Module, space: Space, plan: Plan, op: Op, images: int) -> None:
+    gram: Tensor
+    moment: Tensor
+    energy: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, wanted: Tensor) -> _Equations:
+        # Products of one image keep their seven digits, and the sum over images is in double precision.
+        return cls((rows.T @ rows).double(), (rows.T @ wanted).double(), wanted.double().square().sum())
+
+    def __add__(self, other: _Equations) -> _Equations:
+        return _Equations(self.gram + other.gram, self.moment + other.moment, self.energy + other.energy)
+
+    def __sub__(self, other: _Equations) -> _Equations:
+        return _Equations(self.gram - other.gram, self.moment - other.moment, self.energy - other.energy)
+
+    def solved(self, ridge: float, old: Tensor, has_bias: bool) -> Tensor:
+        """The weights that fit best, pulled towards `old`: (columns, outputs)."""
+        pull = ridge * self.gram.diagonal().mean() * torch.ones_like(self.gram[0])
+        if has_bias:
+            pull[-1] *= FREE
+        weights: Tensor = torch.linalg.solve(self.gram + pull.diag(), self.moment + pull[:, None] * old)
+        return weights
+
+    def error(self, weights: Tensor) -> float:
+        """Squared error of the weights over the positions."""
+        return float((weights * (self.gram @ weights - 2 * self.moment)).sum() + self.energy)
+
+
+class _Fit:
+    """The normal equations of one layer, summed over images, in as many parts as are left out in turn."""
+
+    def __init__(
+        self, full: nn.Module, carved: nn.Module, space: Space, plan: Plan, op: Op, images: int, folds: int
+    ) -> None:
         self._theirs = full.get_submodule(op.module)
         self._layer = carved.get_submodule(op.module)
         self._kept = kept_entries(space, plan, op.weight, op.out_dim)
@@ -156,8 +204,7 @@ class _Fit:
         self._wanted: list[list[Tensor]] = []
         """By image and call: (positions, channels kept)."""
         self._seen = 0
-        self._gram: Tensor | None = None
-        self._moment: Tensor | None = None
+        self._folds: list[_Equations | None] = [None] * folds
         self._old: tuple[Tensor, Tensor | None] | None = None
 
     @property
@@ -200,10 +247,10 @@ class _Fit:
             self._seen += 1
             step = self._step(output if isinstance(layer, nn.Linear) else output.movedim(1, -1))
             rows = _rows(layer, args[0], self._bias is not None, step)
-            # Products of one image keep their seven digits, and the sum over images is in double precision.
-            gram, moment = (rows.T @ rows).double(), (rows.T @ wanted).double()
-            self._gram = gram if self._gram is None else self._gram.add_(gram)
-            self._moment = moment if self._moment is None else self._moment.add_(moment)
+            parts = zip(rows.tensor_split(len(self._folds)), wanted.tensor_split(len(self._folds)), strict=True)
+            for place, (x, y) in enumerate(parts):
+                found, before = _Equations.of(x, y), self._folds[place]
+                self._folds[place] = found if before is None else before + found
             if self._seen == len(self._wanted[number]):
                 raise _Reached
 
@@ -218,16 +265,23 @@ class _Fit:
         most = min(MAX_ROWS, ROWS_PER_COLUMN * self._columns)
         return max(1, values[..., 0].numel() * self._images // most)
 
-    def solve(self, ridge: float) -> None:
-        """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution."""
+    def solve(self, ridges: Sequence[float]) -> None:
+        """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution.
+
+        Of several ridges the one whose solutions err least on the parts that they were not solved on.
+        """
         self._wanted = []
-        if self._gram is None or self._moment is None:
+        folds = [fold for fold in self._folds if fold is not None]
+        self._folds = [None] * len(self._folds)
+        if not folds:
             return
-        matrix = _as_matrix(self._layer, self._bias)
-        strength = ridge * self._gram.diagonal().mean()
-        eye = torch.eye(len(self._gram), dtype=self._gram.dtype, device=self._gram.device)
-        solved = torch.linalg.solve(self._gram + strength * eye, self._moment + strength * matrix)
-        self._gram = self._moment = None
+        matrix, has_bias = _as_matrix(self._layer, self._bias), self._bias is not None
+        total = reduce(_Equations.__add__, folds)
+
+        def left_out(ridge: float) -> float:
+            return sum(fold.error((total - fold).solved(ridge, matrix, has_bias)) for fold in folds)
+
+        solved = total.solved(ridges[0] if len(ridges) == 1 else min(ridges, key=left_out), matrix, has_bias)
         if torch.isfinite(solved).all():
             weight = self._layer.weight
             assert isinstance(weight, Tensor)

@@ -22,11 +22,11 @@ from gansdk.evaluation.metrics import check_metrics
 from gansdk.evaluation.quality import QualityFloor
 from gansdk.generators.joint import source_of
 from gansdk.interfaces import DataSource, Distiller, Generator, Metric, Regime, Student
-from gansdk.pipeline.job import FRESH, Job, name_of
+from gansdk.pipeline.job import FRESH, Job
 from gansdk.registry.compatibility import IMAGES, PAIRINGS, WRAPPED, check
 from gansdk.registry.discovery import registry
 from gansdk.registry.isolation import returned
-from gansdk.registry.parts import listed
+from gansdk.registry.parts import listed, name_of
 from gansdk.toolkit.terms import check_routes
 
 

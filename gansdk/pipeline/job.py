@@ -83,8 +83,3 @@ class Job:
             **self.asked,
             "learning_rate": self.learning_rate,
         }
-
-
-def name_of(asked: Any) -> str:
-    name = asked.get("name") if isinstance(asked, Mapping) else asked
-    return name if isinstance(name, str) else ""

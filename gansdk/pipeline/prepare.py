@@ -28,10 +28,10 @@ from gansdk.pipeline.checks import (
     check_values,
     warn_without_targets,
 )
-from gansdk.pipeline.job import DEFAULT_STEPS, FRESH, Job, name_of
+from gansdk.pipeline.job import DEFAULT_STEPS, FRESH, Job
 from gansdk.pipeline.opening import open_generator, open_source, transformed
 from gansdk.registry.isolation import returned
-from gansdk.registry.parts import asks_auto, from_json, listed, open_distillers, open_pruner
+from gansdk.registry.parts import asks_auto, from_json, listed, name_of, open_distillers, open_pruner
 from gansdk.registry.records import described, recorded, recorded_whole
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes

@@ -31,6 +31,7 @@ def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
 
 
 def open_adapters(adapter: str | Mapping[str, Any] | Adapter) -> dict[str, Adapter]:
+    """Name -> adapter: every installed one for "auto", else the one that is given."""
     if isinstance(adapter, str) and adapter == "auto":
         opened: dict[str, Adapter] = {}
         for name in registry().names("adapter"):
@@ -91,7 +92,14 @@ def listed(asked: Any) -> Sequence[Any]:
     return asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
 
 
+def name_of(part: Any) -> str:
+    """The name that a part was requested by; "" for an instance."""
+    name = part.get("name") if isinstance(part, Mapping) else part
+    return name if isinstance(name, str) else ""
+
+
 def open_part(kind: Any, asked: Any, base: type) -> object:
+    """A part from its name, from {"name": ..., option: value}, or itself."""
     if isinstance(asked, base):
         for part in _parts(asked):
             mark(part, origin_of(part))

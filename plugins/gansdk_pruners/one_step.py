@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from gansdk_pruners.importance import IMPORTANCES, scores_by
 from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
 
 Ask = Literal["auto", "cost", "global", "per-layer"]
-Repair = Literal["auto", "least-squares", "guarded", "none"]
+Repair = Literal["auto", "least-squares", "cross-validated", "guarded", "none"]
 
 NOTE = "plans"
 WITHOUT_DATA = (
@@ -50,9 +50,9 @@ class OneStep(Pruner):
         floor_share: least share of any group that stays, for selection "rank"; 0 lets branches be emptied.
         floor_width: fewest channels that stay, for selection "threshold" (CAT's scripts: 16). Branches that the
             network does without, as its adapter says, may be emptied.
-        recovery: "least-squares" refits the carved layers on images before distillation; "guarded" keeps a layer's
-            solution only where images that it was not solved on come nearer to the teacher's; "none" does neither;
-            "auto" tries all three.
+        recovery: "least-squares" refits the carved layers on images before distillation; "cross-validated" chooses for
+            every layer how far its solution may leave the inherited weights; "guarded" keeps a layer's solution only
+            where images that it was not solved on come nearer to the teacher's; "none" does neither; "auto" tries all.
         trials: what trying out may cost, in training steps of 8 images; 0 takes "cost" and "guarded" unseen.
         inherit: which weights the student takes along (CAT: "none"); where not all, there is nothing to refit or try.
     """
@@ -78,9 +78,7 @@ class OneStep(Pruner):
         self.multiple_of = count(multiple_of, "multiple_of")
         self.floor_share = share(floor_share, "floor_share")
         self.floor_width = count(floor_width, "floor_width")
-        self.recovery: Literal["auto", "least-squares", "guarded", "none"] = one_of(
-            ("auto", "least-squares", "guarded", "none"), recovery, "recovery"
-        )
+        self.recovery: Repair = one_of(get_args(Repair), recovery, "recovery")
         self.trials = count(trials, "trials", least=0)
         self.inherit: Inherit = one_of(("none", "norms", "all"), inherit, "inherit")
 
@@ -142,7 +140,9 @@ class OneStep(Pruner):
         found += [Recipe(one, "none") for one in allocations]
         if self.allocation == "auto":
             found += [Recipe("uniform", "none"), Recipe("magnitude", "none")]
+        found.append(Recipe(allocations[0], "cross-validated"))
         found += [Recipe(one, "least-squares") for one in allocations]
+        found += [Recipe(one, "cross-validated") for one in allocations]
         found += [Recipe(one, "guarded") for one in allocations]
         if "cost" in allocations:
             found.append(Recipe("cost", "guarded", rounds=2))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gansdk.budget.cost import Cost, Limits
 from gansdk.channels.groups import Plan
-from gansdk.channels.recover import least_squares, recovery_macs
+from gansdk.channels.recover import RIDGE, SOLUTIONS, least_squares, recovery_macs
 from gansdk.channels.select import Compare, Scores, select
 from gansdk.contracts import Batch, Route
 from gansdk.events import PlansCompared, Trial
@@ -32,7 +32,7 @@ STEP_IMAGES = 8
 """Images of the training step that the time for trials is counted in: the default batch."""
 
 Allocation = Literal["cost", "global", "per-layer", "uniform", "magnitude"]
-Recovery = Literal["none", "least-squares", "guarded"]
+Recovery = Literal["none", "least-squares", "cross-validated", "guarded"]
 
 _COMPARE: dict[Allocation, Compare] = {
     "cost": "cost", "global": "unequal", "per-layer": "layers", "magnitude": "layers",
@@ -50,7 +50,12 @@ class Recipe:
 
     def __str__(self) -> str:
         rounds = " in two rounds" if self.rounds == 2 else ""
-        repaired = {"none": "not refitted", "least-squares": "refitted", "guarded": "refitted where images gain"}
+        repaired = {
+            "none": "not refitted",
+            "least-squares": "refitted",
+            "cross-validated": "refitted with cross-validation",
+            "guarded": "refitted where images gain",
+        }
         return f"{self.allocation}{rounds}, {repaired[self.recovery]}"
 
 
@@ -167,6 +172,7 @@ class Bench:
                 run_full=partial(full.observe, route=next(iter(full.contracts))),
                 run_carved=partial(own.observe, route=next(iter(own.contracts))),
                 error=error if recovery == "guarded" else None,
+                ridge=None if recovery == "cross-validated" else RIDGE,
             )
         return carved
 
@@ -179,7 +185,10 @@ class Bench:
             plans = student.split(cut.plan)
             for route, part in student.parts().items():
                 side = self._ratio_of(route)
-                layers, solving = recovery_macs(part.module, part.space, plans[route], REPAIR, side)
+                solutions = SOLUTIONS if recovery == "cross-validated" else 1
+                layers, solving = recovery_macs(
+                    part.module, part.space, plans[route], REPAIR, side, solutions=solutions
+                )
                 passes = REPAIR / 2 + (GUARD if recovery == "guarded" else 0)
                 total += REPAIR * full + layers * passes * NARROW * small + solving
         return total
