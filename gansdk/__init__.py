@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gansdk import moved
+
 if TYPE_CHECKING:
     from gansdk.budget.budget import Budget as Budget
     from gansdk.budget.cost import Cost as Cost
@@ -48,30 +50,35 @@ __version__ = "0.1.0"
 
 # No submodule may have a public name: importing it would put the module in the name's place.
 _HOMES = {
-    "gansdk.pipeline.compress": ("compress", "ladder"),
-    "gansdk.pipeline.train_teacher": ("TrainedTeacher", "train_teacher"),
-    "gansdk.interfaces.adapter": ("Adapter", "Generator", "Variant", "wrap"),
-    "gansdk.saving.reading": ("load",),
-    "gansdk.budget.budget": ("Budget", "Cost"),
+    "gansdk.budget": ("Budget", "Cost"),
     "gansdk.channels.groups": ("Plan", "Space"),
     "gansdk.contracts": ("Batch", "Contract", "Labels", "Observation", "Pairing"),
+    "gansdk.generators.wrapping": ("wrap",),
     "gansdk.hooks": ("hookimpl",),
-    "gansdk.pipeline.inspection": ("inspect", "plan"),
-    "gansdk.interfaces.distiller": (
+    "gansdk.interfaces": (
+        "Adapter",
         "DataSource",
         "Distiller",
+        "Generator",
+        "Metric",
         "Pruner",
         "Regime",
         "Student",
         "Task",
         "Teacher",
         "Term",
+        "Variant",
     ),
-    "gansdk.evaluation.metrics": ("Metric",),
+    "gansdk.pipeline.compress": ("compress", "ladder"),
+    "gansdk.pipeline.inspection": ("inspect", "plan"),
     "gansdk.pipeline.result": ("CompressionResult", "Ladder"),
+    "gansdk.pipeline.train_teacher": ("TrainedTeacher", "train_teacher"),
+    "gansdk.saving.reading": ("load",),
     "gansdk.specs": ("PLUGIN_API",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
