@@ -17,7 +17,7 @@ from torch import nn
 from gansdk.budget.budget import Budget
 from gansdk.channels.cost import CostModel
 from gansdk.channels.select import select
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 
 ROUNDS = 5
 

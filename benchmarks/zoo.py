@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gansdk
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.evaluation.evaluate import Protocol
 from gansdk.pipeline.opening import open_generator
 

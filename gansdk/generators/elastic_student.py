@@ -17,7 +17,7 @@ from gansdk.channels.carve import carve, carve_space, kept_entries
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.interfaces import Generator, Inherit, Student
 from gansdk.modules import taps as tapping

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import Counting
 from gansdk.channels.groups import ChannelGroup, Plan, Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.testing import blocks, layers
 from gansdk.testing.published import Trunk
 from gansdk.testing.weights import randomise

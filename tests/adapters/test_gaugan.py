@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gansdk
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.errors import CheckpointError, CheckpointMismatch, ContractError, InvalidOption, Unsupported
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.recognition import recognise

@@ -20,7 +20,7 @@ from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.knobs import SHARES, widths_at
 from gansdk.channels.select import select_by_threshold
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.errors import ContractError, InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.pipeline.opening import open_generator

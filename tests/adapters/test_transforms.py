@@ -5,7 +5,7 @@ import torch
 
 import gansdk
 from gansdk.channels.cost import CostModel
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import Contract
 from gansdk.errors import Unsupported
 from gansdk.generators.elastic_student import ElasticStudent

@@ -14,7 +14,7 @@ from gansdk.channels.carve import carve
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.errors import CheckpointError, ContractError
 from gansdk.testing.oracles import relative_error, zero_consumers
 from gansdk.testing.strategies import DETERMINISTIC, plans

@@ -13,7 +13,7 @@ from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.recover import least_squares
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.errors import ContractError
 from gansdk.testing.blocks import InceptionBlock
 from gansdk.testing.oracles import measured_bytes, measured_macs, measured_params, relative_error, zero_consumers

@@ -10,7 +10,7 @@ from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import ChannelGroup, Plan, Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.modules.fold import copy_module, fold
 from gansdk.testing.networks import NETWORKS, Network, network
 from gansdk.testing.oracles import (

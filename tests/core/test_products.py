@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.modules.meta_device import LIGHT, LightMeta
 from gansdk.testing.published import Trunk
 from gansdk.testing.sequences import LearnedBasis, MultiHead, PositionAttention, Scanlines
@@ -62,7 +62,8 @@ def test_convolutions_that_can_be_pruned_are_not_counted_as_fixed():
 
 def test_tracing_a_generator_imports_neither_pytorchs_compiler_nor_sympy():
     code = (
-        "import sys, torch; from gansdk.channels.trace import trace; from gansdk.testing.networks import network\n"
+        "import sys, torch; from gansdk.channels.tracing.trace import trace; "
+        "from gansdk.testing.networks import network\n"
         "entry = network('resnet-in'); trace(entry.build(), entry.example())\n"
         "assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
     )

@@ -7,7 +7,7 @@ from torch import nn
 from gansdk.channels.carve import carve
 from gansdk.channels.groups import Plan
 from gansdk.channels.recover import _as_matrix, _rows, least_squares
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 
 
 def images(count=3, side=12):

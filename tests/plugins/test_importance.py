@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gansdk
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import MAIN
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk_pruners.importance import IMPORTANCES

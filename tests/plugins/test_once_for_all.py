@@ -17,7 +17,7 @@ from gansdk.budget.budget import Budget
 from gansdk.channels.configs import config_of, plan_of, spelled
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Knob, Plan
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import (
     BudgetUnreachable,

@@ -11,7 +11,7 @@ from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.testing.oracles import outputs_of, relative_error, spread, zero_consumers
 from gansdk.testing.strategies import DETERMINISTIC, Carving, carvings, example, generators, plans
 

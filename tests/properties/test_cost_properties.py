@@ -8,7 +8,7 @@ from gansdk.budget.cost import Cost
 from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Plan
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.testing.oracles import convolution_macs, measured_bytes, measured_macs, measured_params
 from gansdk.testing.strategies import DETERMINISTIC, Carving, carvings, example, plans
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gansdk.channels.carve import carve
 from gansdk.channels.groups import Plan, Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.modules.fold import fold
 from gansdk.testing.blocks import ConvBlock, Padding, conv
 from gansdk.testing.networks import Network, network

@@ -18,7 +18,7 @@ from gansdk.channels.carve import carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import ChannelGroup, Plan, Space
 from gansdk.channels.select import Compare, savings, select
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.errors import BudgetUnreachable
 from gansdk.testing import networks as zoo
 from gansdk.testing.strategies import DETERMINISTIC, budgets, scores

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gansdk.channels.carve import carve, carve_space
 from gansdk.channels.cost import CostModel
 from gansdk.channels.groups import Space
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.testing.published import Trunk
 from gansdk.testing.strategies import DETERMINISTIC, Carving, carvings, example, generators
 

@@ -17,7 +17,7 @@ from gansdk.channels.carve import carve
 from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan
-from gansdk.channels.trace import trace
+from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import MAIN, Contract, Observation, Route
 from gansdk.errors import BudgetUnreachable
 from gansdk.interfaces import Inherit, Student

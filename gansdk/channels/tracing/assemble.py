@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from gansdk.channels.groups import Attribute, Axis, ChannelGroup, NormOp, Space
-
-if TYPE_CHECKING:
-    from gansdk.channels.trace import Tracer
+from gansdk.channels.tracing.recorder import Recorder
 
 INPUT_REASON = "it is the image input"
 OUTPUT_REASON = "it is the image output"
@@ -24,17 +21,17 @@ Run = tuple[int, int, int]
 """(unit root, first index, number of entries)."""
 
 
-def assemble(tracer: Tracer, module: nn.Module, state: Mapping[str, Tensor]) -> Space:
+def assemble(recorder: Recorder, module: nn.Module, state: Mapping[str, Tensor]) -> Space:
     """The space of a finished trace."""
-    roots = {entry: tracer.unions.roots(ids) for entry, ids in tracer.axes.items()}
-    members = _groups_of_units(tracer, roots)
+    roots = {entry: recorder.unions.roots(ids) for entry, ids in recorder.axes.items()}
+    members = _groups_of_units(recorder, roots)
     group_of = {root: (index, place) for index, units in enumerate(members) for place, root in enumerate(units)}
     axes = _axes(roots, members, group_of)
-    outputs = {op.weight: op.out_dim for op in tracer.ops}
+    outputs = {op.weight: op.out_dim for op in recorder.ops}
     makers = [
         [axis.tensor.rpartition(".")[0] for axis in rows if outputs.get(axis.tensor) == axis.dim] for rows in axes
     ]
-    reasons = [tracer.unions.reason(units[0]) for units in members]
+    reasons = [recorder.unions.reason(units[0]) for units in members]
     names = _names(axes, makers, reasons)
     frozen = [
         JOINED_REASON if made and reason == INPUT_REASON else reason
@@ -48,15 +45,15 @@ def assemble(tracer: Tracer, module: nn.Module, state: Mapping[str, Tensor]) -> 
         return constant, tuple((names[index], n // len(members[index])) for index, n in sorted(counts.items()))
 
     attributes = []
-    for (path, name), ids in tracer.attributes.items():
-        constant, parts = widths(tracer.unions.roots(ids))
+    for (path, name), ids in recorder.attributes.items():
+        constant, parts = widths(recorder.unions.roots(ids))
         attributes.append(Attribute(module=path, name=name, constant=constant, widths=parts))
     norms = []
-    for positions, ids, path in tracer.norms:
-        constant, parts = widths(tracer.unions.roots(ids))
+    for positions, ids, path in recorder.norms:
+        constant, parts = widths(recorder.unions.roots(ids))
         norms.append(NormOp(positions=positions, constant=constant, widths=parts, module=path))
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    shapes |= {f"tap:{tap}": shape for tap, shape in tracer.tap_shapes.items()}
+    shapes |= {f"tap:{tap}": shape for tap, shape in recorder.tap_shapes.items()}
     return Space(
         groups=tuple(
             ChannelGroup(
@@ -67,30 +64,30 @@ def assemble(tracer: Tracer, module: nn.Module, state: Mapping[str, Tensor]) -> 
             )
             for index, units in enumerate(members)
         ),
-        ops=tuple(tracer.ops),
+        ops=tuple(recorder.ops),
         norms=tuple(norms),
         attributes=tuple(attributes),
         shapes=shapes,
         trainable=frozenset(name for name, _ in module.named_parameters()),
         item_bytes={name: tensor.element_size() for name, tensor in state.items()},
-        fixed_macs=tracer.fixed_macs,
-        notes=tuple(tracer.notes),
+        fixed_macs=recorder.fixed_macs,
+        notes=tuple(recorder.notes),
     )
 
 
-def _groups_of_units(tracer: Tracer, roots: Mapping[Entry, list[int]]) -> list[list[int]]:
+def _groups_of_units(recorder: Recorder, roots: Mapping[Entry, list[int]]) -> list[list[int]]:
     """Units that occur in the same places, for the same reason, cut so that every axis is contiguous."""
     places: dict[int, list[tuple[Entry, int]]] = defaultdict(list)
     for entry, row in roots.items():
         for root, count in Counter(row).items():
             places[root].append((entry, count))
     attribute_places: dict[int, list[tuple[Entry, int]]] = defaultdict(list)
-    for number, ids in enumerate([*tracer.attributes.values(), *(ids for _, ids, _ in tracer.norms)]):
-        for root, count in Counter(tracer.unions.roots(ids)).items():
+    for number, ids in enumerate([*recorder.attributes.values(), *(ids for _, ids, _ in recorder.norms)]):
+        for root, count in Counter(recorder.unions.roots(ids)).items():
             attribute_places[root].append((("", number), count))
     by_signature: dict[object, list[int]] = defaultdict(list)
     for root, where in places.items():  # in order of first appearance
-        signature = (tuple(where), tuple(attribute_places[root]), tracer.unions.reason(root))
+        signature = (tuple(where), tuple(attribute_places[root]), recorder.unions.reason(root))
         by_signature[signature].append(root)
     groups = list(by_signature.values())
     while True:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from gansdk.channels.labels import Labels, set_labels, state_name
-
-if TYPE_CHECKING:
-    from gansdk.channels.trace import Tracer
+from gansdk.channels.tracing.labels import Labels, set_labels, state_name
+from gansdk.channels.tracing.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +36,25 @@ class Call:
         return [leaf for leaf in tree_iter([self.args, self.kwargs]) if isinstance(leaf, Tensor)]
 
 
-Rule = Callable[["Tracer", Call], None]
+Rule = Callable[[Recorder, Call], None]
 
 
-def unknown(tracer: Tracer, call: Call, why: str = "is an operator without a rule") -> None:
+def unknown(recorder: Recorder, call: Call, why: str = "is an operator without a rule") -> None:
     """Freeze what the call reads, and what is read of its result, with a reason in words."""
-    reason = f"'{call.name}' in {tracer.where()} {why}"
-    tracer.freeze([call.args, call.kwargs], f"{reason} and reads it")
+    reason = f"'{call.name}' in {recorder.where()} {why}"
+    recorder.freeze([call.args, call.kwargs], f"{reason} and reads it")
     for tensor in tree_iter(call.result):
         if isinstance(tensor, Tensor):
             set_labels(tensor, None)
             tensor._gansdk_origin = f"{reason} and makes it"  # type: ignore[attr-defined]
 
 
-def state_labels(tracer: Tracer, tensor: Tensor) -> Labels | None:
+def state_labels(recorder: Recorder, tensor: Tensor) -> Labels | None:
     """Of a parameter used outside a layer, if only one of its dimensions is wider than one."""
     wide = [dim for dim, side in enumerate(tensor.shape) if side > 1]
     if state_name(tensor) is None or len(wide) != 1:
         return None
-    ids = tracer.axes.get((str(state_name(tensor)), wide[0]))
-    ids = tracer.unions.fresh(tensor.shape[wide[0]]) if ids is None else ids
-    tracer.record_axis(tensor, wide[0], ids)
+    ids = recorder.axes.get((str(state_name(tensor)), wide[0]))
+    ids = recorder.unions.fresh(tensor.shape[wide[0]]) if ids is None else ids
+    recorder.record_axis(tensor, wide[0], ids)
     return Labels(ids, wide[0])

@@ -12,113 +12,35 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from gansdk.channels.assemble import INPUT_REASON, OUTPUT_REASON, assemble
 from gansdk.channels.branches import with_branches, without_branches
-from gansdk.channels.groups import Knob, Op, Plan, Space
+from gansdk.channels.elastic import Elastic
+from gansdk.channels.groups import Knob, Plan, Space
 from gansdk.channels.knobs import with_knobs
-from gansdk.channels.labels import Ids, Labels, Unions, Width, labels_of, set_labels, set_state_name, state_name
+from gansdk.channels.tracing.assemble import INPUT_REASON, OUTPUT_REASON, assemble
+from gansdk.channels.tracing.labels import Labels, Width, labels_of, set_labels, set_state_name
+from gansdk.channels.tracing.operators import apply_rule
+from gansdk.channels.tracing.recorder import Recorder, Shapes, tensors_in
 from gansdk.errors import ContractError
-from gansdk.modules.meta_device import ProductCounter
 from gansdk.modules.slots import Slots, keeping_attributes
-
-Shapes = list[tuple[int, ...]]
 
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """What a forward pass raises on inputs or widths it was not made for."""
 
 
-class Tracer(TorchFunctionMode):
-    """Records, while a forward runs, which tensor axes carry which labels. Rules call its methods."""
+class Tracer(Recorder, TorchFunctionMode):
+    """The recorder as the mode under which a forward runs."""
 
     def __init__(self, module: nn.Module, example: Tensor, taps: Mapping[str, str], device: str) -> None:
-        super().__init__()
-        self.module = module
-        self.batch = example.shape[0]
+        Recorder.__init__(self, module, example)
+        TorchFunctionMode.__init__(self)
         self.device = device
-        self.unions = Unions()
-        self.axes: dict[tuple[str, int], Ids] = {}
-        self.attributes: dict[tuple[str, str], Ids] = {}
-        self.ops: list[Op] = []
-        self.norms: list[tuple[int, Ids, str]] = []
-        self.products = ProductCounter()
-        self._modelled_macs = 0
-        self.notes: list[str] = []
-        self.tap_shapes: dict[str, tuple[int, ...]] = {}
-        self.output_shapes: Shapes = []
-        self._paths = {part: path for path, part in module.named_modules()}
         self._taps = {path: tap for tap, path in taps.items()}
-        self._stack: list[nn.Module] = []
-
-    @property
-    def fixed_macs(self) -> int:
-        """MACs of one image that `ops` do not hold: they read frozen channels only, so no plan changes them."""
-        return (self.products.macs - self._modelled_macs) // self.batch
-
-    # What rules use.
-
-    @property
-    def here(self) -> str:
-        """Path of the module that is running."""
-        return self._paths.get(self._stack[-1], "") if self._stack else ""
-
-    def read(self, tensor: Tensor, dim: int) -> Ids:
-        """The labels of `tensor` along `dim`; fresh frozen ones if it has none there."""
-        labels = labels_of(tensor)
-        if labels is not None and labels.dim == dim:
-            return labels.ids
-        origin = getattr(tensor, "_gansdk_origin", None)
-        if labels is not None:
-            self.unions.freeze(labels.ids, f"its channels are not where {self.where()} expects them")
-        elif origin is None and not hasattr(tensor, "_gansdk_seen") and state_name(tensor) is None:
-            self._freeze_all(
-                f"{self.where()} got a tensor that no followed operation made; register constants as buffers"
-            )
-        ids = self.unions.fresh(tensor.shape[dim], origin or f"it reads what {self.where()} was given from outside")
-        set_labels(tensor, Labels(ids, dim))
-        return ids
-
-    def where(self) -> str:
-        return f"'{self.here}'" if self.here else "the generator's own forward"
-
-    def record_axis(self, tensor: Tensor | None, dim: int, ids: Ids) -> None:
-        """`tensor`, if it is a parameter or buffer, carries `ids` along `dim`; a second use is united."""
-        name = state_name(tensor)
-        if name is None:
-            return
-        known = self.axes.setdefault((name, dim), ids)
-        if known is not ids:
-            self.unions.unite(known, ids)
-
-    def record_attribute(self, path: str, name: str, ids: Ids) -> None:
-        """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number.
-
-        Properties are ignored too: they follow by themselves.
-        """
-        owner = self.module.get_submodule(path)
-        kept = not isinstance(getattr(type(owner), name, None), property)
-        if kept and getattr(owner, name, None) == len(ids):
-            known = self.attributes.setdefault((path, name), ids)
-            if known is not ids:
-                self.unions.unite(known, ids)
-
-    def freeze(self, args: Iterable[Any], reason: str) -> None:
-        """Freeze the labels of every tensor among `args`."""
-        for tensor in _tensors(args):
-            labels = labels_of(tensor)
-            if labels is not None:
-                self.unions.freeze(labels.ids, reason)
-
-    def _freeze_all(self, reason: str) -> None:
-        self.unions.freeze(np.arange(len(self.unions), dtype=np.int64), reason)
-
-    # The mode itself.
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -136,15 +58,13 @@ class Tracer(TorchFunctionMode):
             return _size_of(args[0], dim % args[0].ndim, result)
         if name == "__setitem__":
             self.freeze(args, f"{self.where()} overwrites a part of it")
-        outputs = _tensors([result])
+        outputs = tensors_in([result])
         if not outputs:
             return result
-        from gansdk.channels.operators import apply_rule
-
         fresh = [tensor for tensor in outputs if labels_of(tensor) is None]
         apply_rule(self, name, args, kwargs, result)
         if len(self.ops) > ops_before:
-            self._modelled_macs += macs
+            self.modelled_macs += macs
         for tensor in fresh:
             if labels_of(tensor) is None and getattr(tensor, "_gansdk_origin", None) is None:
                 tensor._gansdk_seen = True  # type: ignore[attr-defined]
@@ -175,7 +95,7 @@ class Tracer(TorchFunctionMode):
                 handle.remove()
 
     def _left(self, part: nn.Module, args: Any, output: Any) -> None:
-        outputs = _tensors([output])
+        outputs = tensors_in([output])
         for tensor in outputs:
             if labels_of(tensor) is None and not hasattr(tensor, "_gansdk_seen"):
                 reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be followed"
@@ -242,7 +162,7 @@ def _run_on(device: str, module: nn.Module, slots: Slots, example: Tensor, taps:
     kept, marked = keeping_attributes(module), slots.holding(named)
     with torch.no_grad(), kept, marked, tracer.watching(), tracer, tracer.products:
         output = module(x)
-    for tensor in _tensors([output]):
+    for tensor in tensors_in([output]):
         tracer.output_shapes.append(tuple(tensor.shape))
         labels = labels_of(tensor)
         if labels is not None:
@@ -289,13 +209,11 @@ def _checked_branches(module: nn.Module, space: Space, example: Tensor, expected
 
 def _shapes(module: nn.Module, space: Space, plan: Plan, example: Tensor) -> Shapes | str:
     """Shapes of the outputs under the plan, or in words why the forward does not run."""
-    from gansdk.channels.elastic import Elastic
-
     try:
         output = Elastic(module, space).dry_run(plan, example)
     except FORWARD_ERRORS as error:
         return str(error).strip().splitlines()[0]
-    return [tuple(tensor.shape) for tensor in _tensors([output])]
+    return [tuple(tensor.shape) for tensor in tensors_in([output])]
 
 
 def _size_of(tensor: Tensor, dim: int, side: int) -> Width:
@@ -305,7 +223,3 @@ def _size_of(tensor: Tensor, dim: int, side: int) -> Width:
     if labels is not None and labels.dim == dim:
         width.ids = labels.ids
     return width
-
-
-def _tensors(tree: Iterable[Any]) -> list[Tensor]:
-    return [leaf for leaf in tree_iter(list(tree)) if isinstance(leaf, Tensor)]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from gansdk.channels.calls import Call, state_labels, unknown
-from gansdk.channels.labels import Ids, Labels, Width, labels_of, set_labels, state_name
-
-if TYPE_CHECKING:
-    from gansdk.channels.trace import Tracer
+from gansdk.channels.tracing.calls import Call, state_labels, unknown
+from gansdk.channels.tracing.labels import Ids, Labels, Width, labels_of, set_labels, state_name
+from gansdk.channels.tracing.recorder import Recorder
 
 
-def cat(tracer: Tracer, call: Call) -> None:
+def cat(recorder: Recorder, call: Call) -> None:
     """Channels one behind the other along the cut, united otherwise."""
     parts = [tensor for tensor in call.get(0, "tensors") if tensor.numel() or tensor.ndim > 1]
     y = call.result
@@ -25,17 +23,17 @@ def cat(tracer: Tracer, call: Call) -> None:
     if not found:
         return None
     if len(found) > 1:
-        return unknown(tracer, call, "joins tensors whose channels lie on different dimensions")
+        return unknown(recorder, call, "joins tensors whose channels lie on different dimensions")
     (dim,) = found
-    ids = [tracer.read(part, dim) for part in parts]
+    ids = [recorder.read(part, dim) for part in parts]
     if cut == dim:
         return set_labels(y, Labels(np.concatenate(ids), dim))
     for other in ids[1:]:
-        tracer.unions.unite(ids[0], other)
+        recorder.unions.unite(ids[0], other)
     return set_labels(y, Labels(ids[0], dim))
 
 
-def stack(tracer: Tracer, call: Call) -> None:
+def stack(recorder: Recorder, call: Call) -> None:
     """Channels are united, and move behind a new dimension that is put in front of them."""
     parts, y = list(call.get(0, "tensors")), call.result
     new = int(call.get(1, "dim", 0)) % y.ndim
@@ -43,15 +41,15 @@ def stack(tracer: Tracer, call: Call) -> None:
     if not found:
         return None
     if len(found) > 1:
-        return unknown(tracer, call, "stacks tensors whose channels lie on different dimensions")
+        return unknown(recorder, call, "stacks tensors whose channels lie on different dimensions")
     (dim,) = found
-    ids = [tracer.read(part, dim) for part in parts]
+    ids = [recorder.read(part, dim) for part in parts]
     for other in ids[1:]:
-        tracer.unions.unite(ids[0], other)
+        recorder.unions.unite(ids[0], other)
     return set_labels(y, Labels(ids[0], dim + (new <= dim)))
 
 
-def glu(tracer: Tracer, call: Call) -> None:
+def glu(recorder: Recorder, call: Call) -> None:
     """The first half of the channels times a gate from the second: halves live or die together."""
     labels = labels_of(call.x)
     if labels is None:
@@ -59,24 +57,24 @@ def glu(tracer: Tracer, call: Call) -> None:
     ids = labels.ids
     if int(call.get(1, "dim", -1)) % call.x.ndim == labels.dim:
         ids, gates = np.split(ids, 2)
-        tracer.unions.unite(ids, gates)
+        recorder.unions.unite(ids, gates)
     return set_labels(call.result, Labels(ids, labels.dim))
 
 
-def chunk(tracer: Tracer, call: Call) -> None:
+def chunk(recorder: Recorder, call: Call) -> None:
     """Equal parts at any width."""
-    _pieces(tracer, call, int(call.get(2, "dim", 0)), follows=True)
+    _pieces(recorder, call, int(call.get(2, "dim", 0)), follows=True)
 
 
-def split(tracer: Tracer, call: Call) -> None:
+def split(recorder: Recorder, call: Call) -> None:
     """Equal parts where the size of one was computed from the width; sizes fixed in the code fit one width only."""
     size = call.get(1, "split_size_or_sections", call.kwargs.get("split_size"))
     labels = labels_of(call.x)
-    follows = labels is not None and isinstance(size, Width) and size.parts > 1 and _counts(tracer, size, labels.ids)
-    _pieces(tracer, call, int(call.get(2, "dim", 0)), follows=follows)
+    follows = labels is not None and isinstance(size, Width) and size.parts > 1 and _counts(recorder, size, labels.ids)
+    _pieces(recorder, call, int(call.get(2, "dim", 0)), follows=follows)
 
 
-def _pieces(tracer: Tracer, call: Call, dim: int, *, follows: bool) -> None:
+def _pieces(recorder: Recorder, call: Call, dim: int, *, follows: bool) -> None:
     labels = labels_of(call.x)
     if labels is None:
         return None
@@ -86,15 +84,15 @@ def _pieces(tracer: Tracer, call: Call, dim: int, *, follows: bool) -> None:
             set_labels(piece, labels)
         return None
     if not follows or len({piece.shape[labels.dim] for piece in pieces}) > 1:
-        return unknown(tracer, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+        return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
     parts = np.split(labels.ids, len(pieces))
     for piece, ids in zip(pieces, parts, strict=True):
-        tracer.unions.unite(parts[0], ids)
+        recorder.unions.unite(parts[0], ids)
         set_labels(piece, Labels(ids, labels.dim))
     return None
 
 
-def getitem(tracer: Tracer, call: Call) -> None:
+def getitem(recorder: Recorder, call: Call) -> None:
     """Keep the channels where the index leaves them whole, or takes half of them."""
     x, y = call.x, call.result
     labels = labels_of(x)
@@ -102,7 +100,7 @@ def getitem(tracer: Tracer, call: Call) -> None:
         return None
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     if any(isinstance(part, (Tensor, list, bool)) for part in index):
-        return unknown(tracer, call, "picks entries by a list")
+        return unknown(recorder, call, "picks entries by a list")
     used = sum(part is not None and part is not Ellipsis for part in index)
     if Ellipsis in index:
         at = index.index(Ellipsis)
@@ -114,16 +112,16 @@ def getitem(tracer: Tracer, call: Call) -> None:
             target += 1
             continue
         if source == labels.dim:
-            ids = _sliced(tracer, labels.ids, part)
+            ids = _sliced(recorder, labels.ids, part)
             if ids is None:
-                return unknown(tracer, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+                return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
             return set_labels(y, Labels(ids, target))
         source += 1
         target += isinstance(part, slice)
     return None
 
 
-def _sliced(tracer: Tracer, ids: Ids, part: Any) -> Ids | None:
+def _sliced(recorder: Recorder, ids: Ids, part: Any) -> Ids | None:
     """The labels of `x[:, part]` if that cut follows the width, else None."""
     if not isinstance(part, slice) or part.step not in (None, 1):
         return None
@@ -132,40 +130,40 @@ def _sliced(tracer: Tracer, ids: Ids, part: Any) -> Ids | None:
         return ids
     bounds = [bound for bound in (start, stop) if bound not in (0, len(ids))]
     parts = {getattr(bound, "parts", 1) for bound in bounds}
-    if len(bounds) != 1 or parts != {2} or 2 * bounds[0] != len(ids) or not _counts(tracer, bounds[0], ids):
+    if len(bounds) != 1 or parts != {2} or 2 * bounds[0] != len(ids) or not _counts(recorder, bounds[0], ids):
         return None
     halves = np.split(ids, 2)
-    tracer.unions.unite(halves[0], halves[1])
+    recorder.unions.unite(halves[0], halves[1])
     return halves[0] if start == 0 else halves[1]
 
 
-def _counts(tracer: Tracer, size: object, ids: Ids) -> bool:
+def _counts(recorder: Recorder, size: object, ids: Ids) -> bool:
     """Whether a size was read from channels that have, or from now on have, the widths of `ids`."""
     if not isinstance(size, Width) or size.ids is None or len(size.ids) != len(ids):
         return False
-    tracer.unions.unite(size.ids, ids)
+    recorder.unions.unite(size.ids, ids)
     return True
 
 
-def pixel_shuffle(tracer: Tracer, call: Call) -> None:
+def pixel_shuffle(recorder: Recorder, call: Call) -> None:
     """Every factor^2 channels are one channel of the result."""
     factor = int(call.get(1, "upscale_factor"))
     dim = call.x.ndim - 3
-    ids = tracer.unions.unite_rows(tracer.read(call.x, dim), factor * factor)
+    ids = recorder.unions.unite_rows(recorder.read(call.x, dim), factor * factor)
     set_labels(call.result, Labels(ids, dim))
 
 
-def pixel_unshuffle(tracer: Tracer, call: Call) -> None:
+def pixel_unshuffle(recorder: Recorder, call: Call) -> None:
     """Every channel becomes factor^2."""
     factor = int(call.get(1, "downscale_factor"))
     dim = call.x.ndim - 3
-    set_labels(call.result, Labels(np.repeat(tracer.read(call.x, dim), factor * factor), dim))
+    set_labels(call.result, Labels(np.repeat(recorder.read(call.x, dim), factor * factor), dim))
 
 
 # Shapes.
 
 
-def reshape(tracer: Tracer, call: Call) -> None:
+def reshape(recorder: Recorder, call: Call) -> None:
     """A shape follows the width with -1, or with a size that was read from these channels."""
     shape = call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], int) else call.args[1:]
     if isinstance(shape, Tensor) or not shape:  # a shape given by keyword
@@ -176,33 +174,33 @@ def reshape(tracer: Tracer, call: Call) -> None:
         if dim >= len(asked):
             return False
         whole = isinstance(asked[dim], Width) and asked[dim].parts == 1
-        return bool(asked[dim] == -1 or (whole and _counts(tracer, asked[dim], ids)))
+        return bool(asked[dim] == -1 or (whole and _counts(recorder, asked[dim], ids)))
 
-    _relabel(tracer, call, follows)
+    _relabel(recorder, call, follows)
 
 
-def reshape_as(tracer: Tracer, call: Call) -> None:
+def reshape_as(recorder: Recorder, call: Call) -> None:
     """The shape of another tensor follows the width if its channels are as many, in the same place."""
     model = labels_of(call.get(1, "other"))
 
     def follows(dim: int, ids: Ids) -> bool:
         if model is None or model.dim != dim or len(model.ids) != len(ids):
             return False
-        tracer.unions.unite(model.ids, ids)
+        recorder.unions.unite(model.ids, ids)
         return True
 
-    _relabel(tracer, call, follows)
+    _relabel(recorder, call, follows)
 
 
-def flatten(tracer: Tracer, call: Call) -> None:
+def flatten(recorder: Recorder, call: Call) -> None:
     """Whatever the width, it is merged whole."""
-    _relabel(tracer, call, lambda dim, ids: True)
+    _relabel(recorder, call, lambda dim, ids: True)
 
 
-def _relabel(tracer: Tracer, call: Call, follows: Callable[[int, Ids], bool]) -> None:
+def _relabel(recorder: Recorder, call: Call, follows: Callable[[int, Ids], bool]) -> None:
     """Follow channels through a change of shape; `follows(dim, ids)`: the asked size of `dim` fits any width."""
     x, y = call.x, call.result
-    labels = labels_of(x) or state_labels(tracer, x)
+    labels = labels_of(x) or state_labels(recorder, x)
     if labels is None:
         return None
     before, count = math.prod(x.shape[: labels.dim]), len(labels.ids)
@@ -215,8 +213,8 @@ def _relabel(tracer: Tracer, call: Call, follows: Callable[[int, Ids], bool]) ->
         if side % count == 0 and (side // count == 1 or _merges(x, labels.dim, side // count)):
             return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))
         if count % side == 0 and _merges(y, dim, count // side):
-            return set_labels(y, Labels(tracer.unions.unite_rows(labels.ids, count // side), dim))
-    return unknown(tracer, call, "is given a fixed number of channels (write -1 or x.shape[1] there)")
+            return set_labels(y, Labels(recorder.unions.unite_rows(labels.ids, count // side), dim))
+    return unknown(recorder, call, "is given a fixed number of channels (write -1 or x.shape[1] there)")
 
 
 def _merges(tensor: Tensor, dim: int, factor: int) -> bool:
@@ -229,12 +227,12 @@ def _merges(tensor: Tensor, dim: int, factor: int) -> bool:
     return False
 
 
-def squeeze(tracer: Tracer, call: Call) -> None:
+def squeeze(recorder: Recorder, call: Call) -> None:
     """Dimensions of one come or go."""
-    _relabel(tracer, call, lambda dim, ids: True)
+    _relabel(recorder, call, lambda dim, ids: True)
 
 
-def permute(tracer: Tracer, call: Call) -> None:
+def permute(recorder: Recorder, call: Call) -> None:
     """Channels move with their dimension."""
     labels = labels_of(call.x)
     if labels is None:
@@ -244,7 +242,7 @@ def permute(tracer: Tracer, call: Call) -> None:
     return set_labels(call.result, labels.moved(order.index(labels.dim)))
 
 
-def transpose(tracer: Tracer, call: Call) -> None:
+def transpose(recorder: Recorder, call: Call) -> None:
     """Channels move with their dimension."""
     labels = labels_of(call.x)
     if labels is None:
@@ -253,12 +251,12 @@ def transpose(tracer: Tracer, call: Call) -> None:
     return set_labels(call.result, labels.moved({a: b, b: a}.get(labels.dim, labels.dim)))
 
 
-def expand(tracer: Tracer, call: Call) -> None:
+def expand(recorder: Recorder, call: Call) -> None:
     """Broadcast along other dimensions than the channels."""
-    labels = labels_of(call.x) or state_labels(tracer, call.x)
+    labels = labels_of(call.x) or state_labels(recorder, call.x)
     if labels is None:
         return None
     dim = labels.dim + call.result.ndim - call.x.ndim
     if call.result.shape[dim] == len(labels.ids) and len(labels.ids) > 1:
         return set_labels(call.result, labels.moved(dim))
-    return unknown(tracer, call, "repeats channels")
+    return unknown(recorder, call, "repeats channels")

@@ -1,0 +1,1 @@
+"""How channel groups are found: one forward pass with a label on every channel."""
