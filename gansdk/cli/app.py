@@ -28,10 +28,10 @@ from gansdk.cli.printing import (
     working,
 )
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
-from gansdk.pipeline.options import read_json
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
 from gansdk.text import quoted, readable, visible_json
+from gansdk.validation.json_fields import read_json
 
 if TYPE_CHECKING:
     from gansdk.registry.discovery import Registry, Row

@@ -16,7 +16,8 @@ from gansdk.errors import CheckpointMismatch, InvalidSpec
 from gansdk.interfaces import Adapter, Generator, Task, Variant
 from gansdk.modules.skeletons import hollow
 from gansdk.modules.weights import COUNTER
-from gansdk.registry.isolation import is_own, left_out, mark, origin_of
+from gansdk.registry.isolation import left_out, mark
+from gansdk.registry.origins import is_own, origin_of
 
 MOST_VARIANTS = 64
 """Networks that an adapter may take one state dict for."""

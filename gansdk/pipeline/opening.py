@@ -28,7 +28,8 @@ from gansdk.generators.wrapping import other_types, plain_module
 from gansdk.interfaces import Adapter, DataSource, Generator
 from gansdk.modules.weights import read_weights
 from gansdk.registry.discovery import registry
-from gansdk.registry.isolation import guarded, mark, origin_of
+from gansdk.registry.isolation import guarded, mark
+from gansdk.registry.origins import origin_of
 from gansdk.registry.parts import from_json, instantiate, open_adapters, takes
 from gansdk.text import quoted
 from gansdk.validation.paths import as_utf8

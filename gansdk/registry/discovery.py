@@ -18,7 +18,7 @@ from gansdk import hooks
 from gansdk.errors import AmbiguousPlugin, InvalidSpec, PluginLoadError, PluginNotFound, PluginWarning, suggestion
 from gansdk.events import Event
 from gansdk.registry.distributions import FIRST_PARTY, Offer, Unreadable, canonical, offers
-from gansdk.registry.isolation import in_words, is_interruption, is_own
+from gansdk.registry.origins import in_words, is_interruption, is_own
 from gansdk.runtime.deadline import Late, within
 from gansdk.specs import PLUGIN_API, AdapterSpec, DistillerSpec, MetricSpec, PrunerSpec, SourceSpec, Spec
 from gansdk.text import one_line, quoted

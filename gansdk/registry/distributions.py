@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint, PackageNotFoundError, distribution
 
 from gansdk import __version__
-from gansdk.registry.isolation import BUILT_IN, in_words, is_own
+from gansdk.registry.origins import BUILT_IN, in_words, is_own
 from gansdk.text import one_line
 
 FIRST_PARTY = "gansdk"

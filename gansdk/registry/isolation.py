@@ -7,21 +7,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
-from gansdk.errors import GansdkError, GansdkWarning, NetworkError, OutOfMemory, PluginFailed, PluginWarning
-from gansdk.runtime.signals import Stopped
+from gansdk.errors import GansdkError, NetworkError, OutOfMemory, PluginFailed, PluginWarning
+from gansdk.registry.discovery import registry
+from gansdk.registry.origins import MARK, PASSES, Origin, in_words, is_interruption, is_own, origin_of, passes, text_of
 from gansdk.text import one_line
-
-BUILT_IN = {
-    "adapters": "gansdk_adapters.plugin",
-    "distillers": "gansdk_distillers.plugin",
-    "metrics": "gansdk_metrics.plugin",
-    "pruners": "gansdk_pruners.plugin",
-}
-"""Name -> module of the plugins that are part of this very distribution, whatever other ones call themselves."""
 
 Returned = TypeVar("Returned")
 
@@ -29,32 +21,6 @@ _in_play: dict[str, None] = {}
 """Strangers' parts in the call that is under way, in words."""
 _depth = 0
 """Doors that are inside one another."""
-
-_OWN = frozenset({"gansdk", *(module.partition(".")[0] for module in BUILT_IN.values())})
-_MARK = "_gansdk_origin_of_part"
-_PASSES = "_gansdk_passes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """The plugin that a part came from, and how it was asked for."""
-
-    kind: str
-    name: str
-    """Of the part, as its spec says it."""
-    plugin: str
-    """The distribution."""
-    version: str
-    options: dict[str, Any]
-    """As they were given, in JSON, with the defaults of those that were not."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r} ({' '.join(filter(None, (self.plugin, self.version)))})"
-
-
-def is_own(module: str) -> bool:
-    """Whether a module is part of this distribution."""
-    return module.partition(".")[0] in _OWN
 
 
 def mark(part: object, origin: Origin | None) -> None:
@@ -67,48 +33,13 @@ def mark(part: object, origin: Origin | None) -> None:
     if origin is None:
         return
     try:
-        object.__setattr__(part, _MARK, origin)
+        object.__setattr__(part, MARK, origin)
     except (AttributeError, TypeError):
         return
 
 
 def _called(part: object, origin: Origin | None) -> str:
     return str(origin or f"the {_kind(part) or 'part'} {type(part).__qualname__} (module {type(part).__module__})")
-
-
-def origin_of(part: object) -> Origin | None:
-    """What `mark` noted; None of what a user made and passed."""
-    found = getattr(part, "__dict__", {}).get(_MARK)
-    return found if isinstance(found, Origin) else None
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says; nothing where even that fails."""
-    try:
-        return str(error)
-    except BaseException as failure:  # a stranger's __str__
-        if is_interruption(failure):
-            raise
-        return ""
-
-
-def in_words(error: BaseException) -> str:
-    """One line; our own errors explain themselves, others need their class."""
-    text = text_of(error)
-    if isinstance(error, GansdkError):
-        return one_line(text, 3000)
-    return f"{type(error).__name__}: {one_line(text)}".rstrip(": ")
-
-
-def passes(error: BaseException) -> bool:
-    """Whether an exception goes on as it is: our own errors, a caller's, and interruptions."""
-    ours = isinstance(error, (GansdkError, GansdkWarning)) or getattr(error, _PASSES, False)
-    return ours or is_interruption(error)
-
-
-def is_interruption(error: BaseException) -> bool:
-    """Whether somebody wants the program to end: Ctrl-C or a signal, never a SystemExit."""
-    return isinstance(error, (KeyboardInterrupt, Stopped))
 
 
 @contextmanager
@@ -156,7 +87,7 @@ def observing(observer: object) -> Iterator[None]:
             "run, raise KeyboardInterrupt or an exception of your own."
         ) from error
     except Exception as error:
-        setattr(error, _PASSES, True)  # it is the caller's own, so no part is blamed for it
+        setattr(error, PASSES, True)  # it is the caller's own, so no part is blamed for it
         raise
 
 
@@ -240,8 +171,6 @@ def explained(
 
 def _owner(module: str) -> Origin | None:
     """The plugin that a module is part of, as one of its parts."""
-    from gansdk.registry.discovery import registry
-
     entry = registry().owner(module)
     if entry is None:
         return None
@@ -256,14 +185,14 @@ def _passed_part_failed(kind: str, part: type, stage: str, error: BaseException)
 
 
 _PARTS = (
-    ("pruner", "gansdk.interfaces.distiller", "Pruner"),
-    ("term", "gansdk.interfaces.distiller", "Term"),
-    ("regime", "gansdk.interfaces.distiller", "Regime"),
-    ("data source", "gansdk.interfaces.distiller", "DataSource"),
-    ("task", "gansdk.interfaces.distiller", "Task"),
-    ("teacher", "gansdk.interfaces.distiller", "Teacher"),
-    ("adapter", "gansdk.interfaces.adapter", "Adapter"),
-    ("metric", "gansdk.evaluation.metrics", "Metric"),
+    ("pruner", "gansdk.interfaces", "Pruner"),
+    ("term", "gansdk.interfaces", "Term"),
+    ("regime", "gansdk.interfaces", "Regime"),
+    ("data source", "gansdk.interfaces", "DataSource"),
+    ("task", "gansdk.interfaces", "Task"),
+    ("teacher", "gansdk.interfaces", "Teacher"),
+    ("adapter", "gansdk.interfaces", "Adapter"),
+    ("metric", "gansdk.interfaces", "Metric"),
 )
 """What a part is called, and where its interface is."""
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from gansdk.errors import GansdkError, InvalidOption, PluginLoadError
 from gansdk.interfaces import AUTO, Adapter, Distiller, Metric, Pruner
-from gansdk.pipeline.options import read_json
 from gansdk.registry.discovery import registry
 from gansdk.registry.distributions import FIRST_PARTY
-from gansdk.registry.isolation import Origin, failed, left_out, mark, origin_of, passes
+from gansdk.registry.isolation import failed, left_out, mark
+from gansdk.registry.origins import Origin, origin_of, passes
 from gansdk.registry.records import DEPTH, said
 from gansdk.text import quoted
+from gansdk.validation.json_fields import read_json
 from gansdk.validation.signatures import fitting
 
 

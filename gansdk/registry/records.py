@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gansdk.registry.isolation import origin_of
+from gansdk.registry.origins import origin_of
 from gansdk.validation.paths import as_utf8
 
 DEPTH = 8

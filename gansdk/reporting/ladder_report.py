@@ -12,13 +12,13 @@ from gansdk.budget.cost import short
 from gansdk.evaluation.quality import protocols
 from gansdk.files import json_text
 from gansdk.interfaces import TEACHER
-from gansdk.pipeline.result import Ladder
 from gansdk.reporting.curves import png, quality_curve
+from gansdk.reporting.outcome import LadderOutcome
 from gansdk.reporting.pictures import side_by_side
 from gansdk.reporting.report import network_name, rendered, score_text, times, write_text
 
 
-def write_ladder(ladder: Ladder, path: str | Path, *, students: Path | None) -> Path:
+def write_ladder(ladder: LadderOutcome, path: str | Path, *, students: Path | None) -> Path:
     """Write the report as HTML or JSON, by the extension; see `Ladder.report`.
 
     `students` is the folder that has one for every student, None if nothing was written.
@@ -29,7 +29,7 @@ def write_ladder(ladder: Ladder, path: str | Path, *, students: Path | None) -> 
     )
 
 
-def _links(ladder: Ladder, students: Path, start: Path) -> dict[str, str]:
+def _links(ladder: LadderOutcome, students: Path, start: Path) -> dict[str, str]:
     """Name of a student -> where its report is, as seen from the folder `start`."""
     place = Path(os.path.relpath(students, start))
     return {
@@ -37,7 +37,7 @@ def _links(ladder: Ladder, students: Path, start: Path) -> dict[str, str]:
     }
 
 
-def _context(ladder: Ladder, links: Mapping[str, str]) -> dict[str, Any]:
+def _context(ladder: LadderOutcome, links: Mapping[str, str]) -> dict[str, Any]:
     first = ladder.results[0]
     height, width = first.generator.contract.size
     return {
@@ -60,12 +60,12 @@ def _context(ladder: Ladder, links: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _metrics(ladder: Ladder) -> list[tuple[str, str]]:
+def _metrics(ladder: LadderOutcome) -> list[tuple[str, str]]:
     """(metric, reference) of everything that was measured of a student."""
     return list(dict.fromkeys((item.metric, item.reference) for result in ladder.results for item in result.quality))
 
 
-def _rows(ladder: Ladder, links: Mapping[str, str]) -> list[dict[str, Any]]:
+def _rows(ladder: LadderOutcome, links: Mapping[str, str]) -> list[dict[str, Any]]:
     points = ladder.curve()
     full = points[0]["macs"]
     return [
@@ -87,7 +87,7 @@ def _value(point: dict[str, Any], metric: str, reference: str) -> float | None:
     return found[0] if found else None
 
 
-def _curves(ladder: Ladder) -> Iterator[tuple[str, Any]]:
+def _curves(ladder: LadderOutcome) -> Iterator[tuple[str, Any]]:
     """(title, figure) of every metric: the students' values, and those of teacher and baselines as lines."""
     points = ladder.curve()
     for metric, reference in _metrics(ladder):

@@ -16,8 +16,8 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluation.quality import protocols
 from gansdk.files import json_text, put, to_json
-from gansdk.pipeline.result import CompressionResult
 from gansdk.reporting.curves import front, losses, png
+from gansdk.reporting.outcome import Outcome
 from gansdk.reporting.pictures import compared
 from gansdk.text import readable
 from gansdk.validation.paths import check_file
@@ -73,7 +73,7 @@ report.html holds all figures, images and settings. The licence of the teacher's
 """
 
 
-def write_report(result: CompressionResult, path: str | Path) -> Path:
+def write_report(result: Outcome, path: str | Path) -> Path:
     """Write report.json or report.html, by the extension; see `CompressionResult.report`."""
     return write_text(path, lambda: render_html(result), lambda: json_text(report_data(result)))
 
@@ -99,7 +99,7 @@ def write_text(path: str | Path, html: Callable[[], str], json: Callable[[], str
     return path
 
 
-def report_data(result: CompressionResult) -> dict[str, Any]:
+def report_data(result: Outcome) -> dict[str, Any]:
     """JSON: the summary, and every module, group, image and logged loss."""
     data: dict[str, Any] = to_json(
         {
@@ -116,7 +116,7 @@ def report_data(result: CompressionResult) -> dict[str, Any]:
     return data
 
 
-def render_html(result: CompressionResult) -> str:
+def render_html(result: Outcome) -> str:
     """One HTML document with its style and its images inside."""
     return rendered("report.html", _context(result))
 
@@ -135,7 +135,7 @@ def rendered(template: str, context: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(**context)
 
 
-def model_card(result: CompressionResult, *, loads_alone: bool) -> str:
+def model_card(result: Outcome, *, loads_alone: bool) -> str:
     """README.md of the student's folder; `loads_alone` if it can be read without its network's class."""
     from jinja2 import Environment, StrictUndefined
 
@@ -150,7 +150,7 @@ def model_card(result: CompressionResult, *, loads_alone: bool) -> str:
 # Figures.
 
 
-def _figures(result: CompressionResult) -> dict[str, Any]:
+def _figures(result: Outcome) -> dict[str, Any]:
     """What both the card and the report print, formatted."""
     height, width = result.generator.contract.size
     summary = result.summary()
@@ -193,7 +193,7 @@ def _figures(result: CompressionResult) -> dict[str, Any]:
     }
 
 
-def _transformed(result: CompressionResult) -> str:
+def _transformed(result: Outcome) -> str:
     """What the student was carved from, if not from the teacher as it was given; else ""."""
     made = result.transformed
     if made is None:
@@ -204,7 +204,7 @@ def _transformed(result: CompressionResult) -> str:
     )
 
 
-def _context(result: CompressionResult) -> dict[str, Any]:
+def _context(result: Outcome) -> dict[str, Any]:
     data = report_data(result)
     return {
         **_figures(result),
@@ -232,13 +232,13 @@ def _context(result: CompressionResult) -> dict[str, Any]:
     }
 
 
-def _search(result: CompressionResult) -> dict[str, Any] | None:
+def _search(result: Outcome) -> dict[str, Any] | None:
     """The last row a search told of, with its Pareto front drawn; None where none was run."""
     last = result.search[-1] if result.search else None
     return last and {**last, "front": png(front(last["front"], best=(last["macs"], last["best"])))}
 
 
-def _modules(result: CompressionResult) -> Iterator[dict[str, Any]]:
+def _modules(result: Outcome) -> Iterator[dict[str, Any]]:
     """Every convolution and linear layer in order of execution: channels and MACs, before and after."""
     carved = carve_space(result.space, result.plan)
     calls: dict[tuple[str, str], list[Op]] = {}
@@ -269,7 +269,7 @@ def _channels(space: Space, op: Op) -> str:
     return f"{shape[op.out_dim]}" if op.in_dim is None else f"{shape[op.in_dim]} to {shape[op.out_dim]}"
 
 
-def _groups(result: CompressionResult) -> Iterator[dict[str, Any]]:
+def _groups(result: Outcome) -> Iterator[dict[str, Any]]:
     for group in result.space.groups:
         yield {
             "group": group.name,
@@ -283,32 +283,32 @@ def _groups(result: CompressionResult) -> Iterator[dict[str, Any]]:
 # Text.
 
 
-def network_name(result: CompressionResult) -> str:
+def network_name(result: Outcome) -> str:
     """The student's class; of several routes, their names too."""
     kinds = " and ".join(dict.fromkeys(type(part.student).__name__ for part in result.parts.values()))
     return f"{kinds} ({' and '.join(result.routes)})" if result.routes else kinds
 
 
-def made_text(result: CompressionResult) -> str:
+def made_text(result: Outcome) -> str:
     """What was done to it; a teacher that was trained is saved as a student that nothing was taken from."""
     if result.after != result.before:
         return f"compressed ({result.budget})"
     return "nothing removed" if _is_compressed(result) else "trained teacher"
 
 
-def _is_compressed(result: CompressionResult) -> bool:
+def _is_compressed(result: Outcome) -> bool:
     """Whether it was made within a budget, of a teacher."""
     return result.after != result.before or result.teacher is not None
 
 
-def used_text(result: CompressionResult) -> str:
+def used_text(result: Outcome) -> str:
     """One line: how much of the budget is used, and why not more; empty if that is not known."""
     if result.used is None:
         return ""
     return f"{result.used:.1%} of the budget {result.budget} is used{f': {result.unused}' if result.unused else ''}."
 
 
-def taught_text(result: CompressionResult) -> str:
+def taught_text(result: Outcome) -> str:
     """One line: what distiller="auto" came to, and why; empty where distillers were named."""
     teaching = result.settings.get("teaching", {})
     return f"Distiller chosen automatically: {teaching['reason']}" if teaching.get("chosen") == "auto" else ""

@@ -21,7 +21,8 @@ from gansdk.errors import GansdkWarning, InvalidOption, OutputError, Unsupported
 from gansdk.files import json_text, put
 from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
-from gansdk.registry.isolation import guarded, in_words
+from gansdk.registry.isolation import guarded
+from gansdk.registry.origins import in_words
 from gansdk.toolkit.images import fitted
 from gansdk.toolkit.options import one_of
 from gansdk.validation.paths import check_file

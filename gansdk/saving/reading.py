@@ -37,7 +37,8 @@ from gansdk.modules.inference import forget_statistics, inference_form, inferrin
 from gansdk.modules.programs.program import load_program
 from gansdk.modules.skeletons import at_most, hollow
 from gansdk.modules.weights import check_header
-from gansdk.registry.isolation import guarded, origin_of
+from gansdk.registry.isolation import guarded
+from gansdk.registry.origins import origin_of
 from gansdk.registry.parts import open_adapter
 from gansdk.saving.layout import (
     CONFIG,

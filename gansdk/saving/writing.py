@@ -31,9 +31,9 @@ from gansdk.modules.inference import inference_form
 from gansdk.modules.programs.file import read_program
 from gansdk.modules.programs.program import save_program, takes_other_sizes, trace_program
 from gansdk.modules.weights import fingerprint
-from gansdk.pipeline.result import CompressionResult
 from gansdk.registry.discovery import registry
 from gansdk.registry.isolation import guarded
+from gansdk.reporting.outcome import Outcome
 from gansdk.saving.layout import (
     CARD,
     CONFIG,
@@ -57,7 +57,7 @@ RELOAD_CHECK = "saved -> loaded"
 
 
 @guarded("save")
-def save(result: CompressionResult, directory: str | Path) -> Path:
+def save(result: Outcome, directory: str | Path) -> Path:
     """Write the student's folder and prove it by reading it back; see `CompressionResult.save`."""
     target = check_folder(directory, "directory").absolute()
     if result.routes:
@@ -77,7 +77,7 @@ def save(result: CompressionResult, directory: str | Path) -> Path:
     return Path(directory)
 
 
-def _save_routes(result: CompressionResult, target: Path) -> Path:
+def _save_routes(result: Outcome, target: Path) -> Path:
     from gansdk.reporting.report import write_report
 
     check_target(target, result.routes)
@@ -116,7 +116,7 @@ def check_target(target: Path, routes: Iterable[Route] = ()) -> None:
         raise OutputError(f"'{target}' holds files that are not a student. Choose a new or an empty folder.")
 
 
-def _write(result: CompressionResult, folder: Path) -> None:
+def _write(result: Outcome, folder: Path) -> None:
     from gansdk.reporting.report import model_card, write_report
 
     generator = result.generator
@@ -147,7 +147,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     _write_text(folder / CONFIG, json_text(sealed(json.loads(json_text(config)), files)))
 
 
-def _form(result: CompressionResult) -> tuple[Form, bytes | None]:
+def _form(result: Outcome) -> tuple[Form, bytes | None]:
     """What the student will be loaded from, and its program if it is that."""
     if _description(result.generator) is not None:
         return "builder", None
@@ -208,7 +208,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     return to_bytes(plain, metadata={"format": "pt"})
 
 
-def _config(result: CompressionResult, form: Form, shared: Mapping[str, str]) -> dict[str, Any]:
+def _config(result: Outcome, form: Form, shared: Mapping[str, str]) -> dict[str, Any]:
     summary, generator = result.summary(), result.generator
     teacher = generator.module if result.teacher is None else result.teacher
     return {
@@ -239,7 +239,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _proved(folder: Path, result: CompressionResult) -> float:
+def _proved(folder: Path, result: Outcome) -> float:
     """Largest error of the saved student on random images of the contract's size, in units of the output."""
     contract = result.generator.contract
     low, high = contract.input_range

@@ -20,7 +20,7 @@ from gansdk.contracts import Batch
 from gansdk.errors import InvalidOption, ProcessError
 from gansdk.modules.norms import tracked_norms
 from gansdk.modules.weights import first_line
-from gansdk.registry.isolation import is_interruption, text_of
+from gansdk.registry.origins import is_interruption, text_of
 from gansdk.runtime.launch import Launch
 
 Item = TypeVar("Item")

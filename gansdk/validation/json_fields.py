@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from gansdk.errors import InvalidOption
 from gansdk.text import quoted
 
 MOST_BYTES = 8 * 2**20
@@ -188,3 +189,37 @@ class Field:
 
     def _below(self, key: str) -> str:
         return f"{self.name}.{quoted(key)[1:-1]}" if self.name else quoted(key)[1:-1]
+
+
+LONGEST_JSON = 2**20
+"""Characters."""
+
+
+def read_json(text: str) -> Any:
+    """What a JSON text says, if it says it in one way only.
+
+    Raises:
+        ValueError: it is no JSON.
+        InvalidOption: it is too long or too deep to be an option, or a key is given twice.
+    """
+    if len(text) > LONGEST_JSON:
+        raise InvalidOption(
+            f"{quoted(text)} has {len(text):,} characters. Options in JSON have {LONGEST_JSON:,} at most."
+        )
+    try:
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise InvalidOption(f"{quoted(text)} is nested too deeply for an option. Write it flat.") from error
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidOption(f"The JSON gives {quoted(name)} twice. Give every key once.")
+        found[name] = value
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")

@@ -20,7 +20,8 @@ from gansdk.contracts import MAIN, Batch
 from gansdk.errors import ContractError, NetworkError, OutOfMemory, PluginFailed
 from gansdk.interfaces import Pruner
 from gansdk.registry.discovery import registry
-from gansdk.registry.isolation import guarded, in_words, is_interruption
+from gansdk.registry.isolation import guarded
+from gansdk.registry.origins import in_words, is_interruption
 from gansdk.runtime.deadline import Late, within
 from gansdk.runtime.signals import Stopped
 from gansdk.specs import PrunerSpec

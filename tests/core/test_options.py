@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gansdk.errors import InvalidOption
-from gansdk.pipeline.options import check_numbers, read_json
+from gansdk.pipeline.options import check_numbers
 from gansdk.testing import hostile
 from gansdk.toolkit import options
+from gansdk.validation.json_fields import read_json
 
 NO_NUMBERS = ("x", None, True, [1], math.nan, math.inf, -math.inf, 10**400, 1 + 1j)
 TAKEN = [
