@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import gansdk
 from gansdk.cli.app import app
 from gansdk.errors import PluginWarning
-from gansdk.registry import isolation as foreign
+from gansdk.registry import origins
 from gansdk.registry.discovery import MOST_PARTS, Registry, registry
 from gansdk.registry.distributions import Offer, offers
 
@@ -168,9 +168,9 @@ def test_another_distribution_cannot_offer_the_built_in_modules_as_its_own(write
 
 def test_what_is_built_in_is_what_the_project_declares() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["gansdk"] == foreign.BUILT_IN
+    assert project["entry-points"]["gansdk"] == origins.BUILT_IN
     assert [item.plugin for item in offers("gansdk") if isinstance(item, Offer) and item.origin == "gansdk"] == [
-        f"gansdk:{name}" for name in sorted(foreign.BUILT_IN)
+        f"gansdk:{name}" for name in sorted(origins.BUILT_IN)
     ]
 
 

@@ -16,7 +16,8 @@ import gansdk
 from gansdk.contracts import MAIN, Batch, Contract, Labels, Pairing
 from gansdk.errors import ContractError
 from gansdk.evaluation.teacher_facts import IMAGES, facts_of, least_true
-from gansdk.interfaces import TRUE_DETAIL, TeacherFacts, Teaching, by_images
+from gansdk.interfaces import TeacherFacts, Teaching, by_images
+from gansdk.interfaces.teaching import TRUE_DETAIL
 from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.registry.parts import open_adapter
 

@@ -13,7 +13,7 @@ from gansdk.errors import ContractError, IncompatibleParts, InvalidOption, Missi
 from gansdk.events import DistillerChosen, StepDone
 from gansdk.generators.wrapping import EnlargingAdapter
 from gansdk.interfaces import Distiller, TeacherFacts, Teaching
-from gansdk.pipeline import job as jobs
+from gansdk.pipeline import prepare as jobs
 from gansdk.pipeline.opening import open_generator
 from gansdk.training.offline_regime import OfflineRegime
 
