@@ -28,7 +28,7 @@ CODE = """
 import torch
 import gansdk
 from gansdk.interfaces import Distiller, Term
-from gansdk.metrics import Metric
+from gansdk.interfaces import Metric
 from gansdk.contracts import Pairing
 from gansdk_pruners.uniform import Uniform
 

@@ -154,7 +154,7 @@ def test_generator_and_discriminator_of_all_processes_stay_the_same_to_the_bit(t
 BOTH = """
 import os, sys, torch, gansdk
 from gansdk.contracts import MAIN, Batch, Pairing
-from gansdk.opening import open_generator
+from gansdk.pipeline.opening import open_generator
 
 class Domains(gansdk.DataSource):
     pairing = Pairing.UNPAIRED
