@@ -17,7 +17,7 @@ from gansdk.runtime.folder_lock import LOCK, FolderLock
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from gansdk.folder_lock import FolderLock
+from gansdk.runtime.folder_lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
         os.close(1)

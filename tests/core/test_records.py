@@ -78,7 +78,7 @@ def test_equal_values_are_told_alike_in_every_process() -> None:
     code = """
 import json, torch
 from pathlib import Path
-from gansdk.records import said
+from gansdk.registry.records import said
 value = {"set": set("abcdef"), "f": lambda x: x in {"a", "b"}, "t": torch.arange(3.0), "p": Path("a"), 1: float("nan")}
 print(json.dumps(said(value), sort_keys=True))
 """

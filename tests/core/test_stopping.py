@@ -19,8 +19,8 @@ CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM")}
 def begin(inside: str, *, grace_s: float = 60) -> subprocess.Popen[str]:
     """A process that runs `inside` as a command."""
     code = (
-        f"import sys, time\nfrom gansdk import stopping\nstopping.GRACE_S = {grace_s}\n"
-        f"with stopping.stoppable(['inspect', 'my net.pth'], for_good=True):\n{inside}\n"
+        f"import sys, time\nfrom gansdk.runtime import signals\nsignals.GRACE_S = {grace_s}\n"
+        f"with signals.stoppable(['inspect', 'my net.pth'], for_good=True):\n{inside}\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

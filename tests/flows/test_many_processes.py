@@ -235,7 +235,7 @@ def test_processes_agree_on_the_running_statistics_of_what_trains_from_scratch(t
 
 SEARCH = """
 import os, pathlib, sys, torch, gansdk
-from gansdk.run import CompressionRun
+from gansdk.training.run import CompressionRun
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 
 photos, out_dir, state, told = sys.argv[1:5]
