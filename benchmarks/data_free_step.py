@@ -26,8 +26,8 @@ from gansdk.interfaces import Stage
 from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.processes import Processes
-from gansdk_distillers.data_free import data_free
-from gansdk_distillers.datafree.regime import DataFree
+from gansdk_distillers.data_free.distiller import data_free
+from gansdk_distillers.data_free.regime import DataFree
 
 NETWORKS = {
     "VDSR, x2, official": ("vdsr", {}, {"setting": "official", "scales": [2]}),

@@ -30,7 +30,7 @@ from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.testing.perceptual import STAGES, made_up_vgg16
 from gansdk.training.processes import Processes
-from gansdk_distillers.omgd import omgd
+from gansdk_distillers.omgd.distiller import omgd
 
 CHANNEL_WEIGHT = 50.0
 

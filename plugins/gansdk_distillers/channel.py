@@ -7,8 +7,7 @@ from typing import get_args
 
 from gansdk.interfaces import Distiller
 from gansdk.toolkit.options import names, one_of, positive
-from gansdk_distillers.connected import Connected, Reduction
-from gansdk_distillers.terms.features import NormedConnector, channel_distance
+from gansdk_distillers.connected import Connected, NormedConnector, Reduction, channel_distance
 
 
 def channel(weight: float = 50.0, taps: Sequence[str] | None = None, reduction: str = "sum") -> Distiller:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from gansdk.interfaces import Distiller
 from gansdk.toolkit.options import names, positive
-from gansdk_distillers.connected import Connected
-from gansdk_distillers.terms.features import Connector, feature_distance
+from gansdk_distillers.connected import Connected, Connector, feature_distance
 
 
 def feature(weight: float = 1.0, taps: Sequence[str] | None = None) -> Distiller:

@@ -14,9 +14,21 @@ from gansdk.interfaces import Distiller, Stage, Term
 from gansdk.modules.weights import fingerprint
 from gansdk.toolkit.options import at_least_zero, positive
 from gansdk.toolkit.perceptual import Features, vgg
-from gansdk_distillers.terms.images import images, output_range, rescaled
-from gansdk_distillers.terms.perceptual import gram, mean_distance
-from gansdk_distillers.terms.precision import full_precision
+from gansdk_distillers.distances import full_precision, images, output_range, promoted, rescaled
+
+
+def gram(features: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, C): products of channels, summed over pixels, over C * H * W."""
+    with full_precision(features):
+        rows = promoted(features).flatten(2)
+        return rows @ (rows.mT / rows[0].numel())  # divided before the sum, which would be large
+
+
+def mean_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of absolute differences, with gradient to the student only."""
+    with full_precision(student):
+        return (promoted(student) - promoted(teacher.detach())).abs().mean()
+
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 CONTENT = 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
 from gansdk.toolkit.options import one_of, positive
-from gansdk_distillers.terms.images import Norm, gain, images, pixel_distance
+from gansdk_distillers.distances import Norm, gain, images, pixel_distance
 
 
 class Pixel(Term):

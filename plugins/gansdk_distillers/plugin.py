@@ -51,7 +51,7 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
         )
     yield DistillerSpec(
         name="omgd",
-        factory="gansdk_distillers.omgd:omgd",
+        factory="gansdk_distillers.omgd.distiller:omgd",
         summary="A wider and a deeper teacher that learn in the run; the student needs no discriminator",
         source="OMGD (Ren et al., ICCV 2021)",
         needs=frozenset({"rebuild", "taps"}),
@@ -63,7 +63,7 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
     )
     yield DistillerSpec(
         name="data-free",
-        factory="gansdk_distillers.data_free:data_free",
+        factory="gansdk_distillers.data_free.distiller:data_free",
         summary="No data: images made by a network that is trained against the student",
         source="Data-free super-resolution distillation (Zhang et al., CVPR 2021)",
         needs=frozenset({"degrade"}),

@@ -10,7 +10,7 @@ from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
 from gansdk.toolkit.options import one_of, positive
 from gansdk_distillers.connected import Reduction
-from gansdk_distillers.terms.images import gain, images, total_variation
+from gansdk_distillers.distances import gain, images, total_variation
 
 
 class Variation(Term):

@@ -20,8 +20,8 @@ from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
 from gansdk.training.run import CompressionRun
 from gansdk.training.run_folder import RunFolder
-from gansdk_distillers.datafree.regime import DataFree
-from gansdk_distillers.online import OnlineTeachers
+from gansdk_distillers.data_free.regime import DataFree
+from gansdk_distillers.omgd.regime import OnlineTeachers
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(8, 8))
 

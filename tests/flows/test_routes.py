@@ -18,8 +18,7 @@ from gansdk.registry.parts import open_adapter
 from gansdk.saving.reading import sealed
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
-from gansdk_distillers.terms.wavelet import wavelet_distance
-from gansdk_distillers.wavelet import wavelet
+from gansdk_distillers.wavelet import wavelet, wavelet_distance
 
 SIDE = 32
 ROUTES = ("A2B", "B2A")

@@ -22,8 +22,8 @@ from gansdk_adapters.networks.edsr import EDSR, EDSRSizes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
 from gansdk_adapters.networks.vdsr import VDSR
-from gansdk_distillers.data_free import data_free
-from gansdk_distillers.datafree.growth import active_parameters
+from gansdk_distillers.data_free.distiller import data_free
+from gansdk_distillers.data_free.regime import active_parameters
 from gansdk_distillers.kernel_alignment import gka
 from gansdk_distillers.pixel import pixel
 from gansdk_distillers.ssim import ssim

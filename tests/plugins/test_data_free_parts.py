@@ -21,11 +21,10 @@ from gansdk.toolkit.resampling import bicubic
 from gansdk.training.processes import Processes
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.vdsr import VDSR
-from gansdk_distillers.datafree.growth import active_parameters, depth_at
-from gansdk_distillers.datafree.network import ImageGenerator
-from gansdk_distillers.datafree.optimisers import published_adam, published_sgd
-from gansdk_distillers.datafree.passage import Passage
-from gansdk_distillers.datafree.source import GeneratedImages
+from gansdk_distillers.data_free.inputs import Passage
+from gansdk_distillers.data_free.network import ImageGenerator
+from gansdk_distillers.data_free.regime import active_parameters, depth_at, published_adam, published_sgd
+from gansdk_distillers.data_free.source import GeneratedImages
 
 
 def params(network: nn.Module) -> int:

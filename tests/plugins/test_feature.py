@@ -22,8 +22,8 @@ from gansdk.registry.discovery import Registry
 from gansdk.toolkit.terms import TermSum
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk_distillers.channel import channel
+from gansdk_distillers.connected import Connector, feature_distance
 from gansdk_distillers.feature import feature
-from gansdk_distillers.terms.features import Connector, feature_distance
 
 TAPS = {"stem": "1", "body": "3", "up": "5"}
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(8, 8), scale=2)

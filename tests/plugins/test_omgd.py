@@ -23,9 +23,9 @@ from gansdk.pipeline.opening import open_generator
 from gansdk.registry.parts import open_adapter
 from gansdk.training.processes import Processes
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, share_stages
-from gansdk_distillers.omgd import omgd
-from gansdk_distillers.online import BLOCKS, OnlineTeachers, _Blocks
-from gansdk_distillers.terms.similarity import moments, similarity
+from gansdk_distillers.omgd.distiller import omgd
+from gansdk_distillers.omgd.regime import BLOCKS, OnlineTeachers, _Blocks
+from gansdk_distillers.ssim import moments, similarity
 from gansdk_distillers.wavelet import wavelet
 
 SIDE = 32

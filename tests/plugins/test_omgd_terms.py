@@ -19,13 +19,11 @@ from gansdk.toolkit.terms import TermSum
 from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
 from gansdk_distillers.channel import channel
-from gansdk_distillers.omgd import omgd
-from gansdk_distillers.perceptual import perceptual
-from gansdk_distillers.ssim import ssim
-from gansdk_distillers.terms.features import NormedConnector, channel_distance
-from gansdk_distillers.terms.images import total_variation
-from gansdk_distillers.terms.perceptual import gram
-from gansdk_distillers.terms.similarity import moments, similarity
+from gansdk_distillers.connected import NormedConnector, channel_distance
+from gansdk_distillers.distances import total_variation
+from gansdk_distillers.omgd.distiller import omgd
+from gansdk_distillers.perceptual import gram, perceptual
+from gansdk_distillers.ssim import moments, similarity, ssim
 from gansdk_distillers.variation import tv
 
 TAPS = {"first": "0", "second": "2"}

@@ -10,14 +10,12 @@ from torch.nn import functional as F
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError, IncompatibleParts, InvalidOption
 from gansdk.toolkit.resampling import _weights, bicubic
-from gansdk_distillers.kernel_alignment import gka
+from gansdk_distillers.distances import pixel_distance
+from gansdk_distillers.kernel_alignment import batch_kernel_alignment, gka, global_kernel_alignment
 from gansdk_distillers.pixel import pixel
+from gansdk_distillers.ssim import _gaussian, moments, similarity
 from gansdk_distillers.taps import spread
-from gansdk_distillers.terms.images import pixel_distance
-from gansdk_distillers.terms.kernel_alignment import batch_kernel_alignment, global_kernel_alignment
-from gansdk_distillers.terms.similarity import _gaussian, moments, similarity
-from gansdk_distillers.terms.wavelet import _filters, transform, wavelet_distance
-from gansdk_distillers.wavelet import wavelet
+from gansdk_distillers.wavelet import _filters, transform, wavelet, wavelet_distance
 
 ALIGNMENTS = [global_kernel_alignment, batch_kernel_alignment]
 BANDS = ["high", "low", "all"]

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Distiller
 from gansdk.toolkit.options import at_least_zero, count, one_of, positive
-from gansdk_distillers.datafree.regime import DataFree, NewBlocks, Reduction
-from gansdk_distillers.terms.images import Norm
+from gansdk_distillers.data_free.regime import DataFree, NewBlocks, Reduction
+from gansdk_distillers.distances import Norm
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "general": {

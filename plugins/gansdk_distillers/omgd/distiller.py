@@ -13,7 +13,7 @@ from gansdk.interfaces import Distiller, Term
 from gansdk.toolkit.options import at_least_zero, count, flag, one_of, positive
 from gansdk_distillers.channel import channel
 from gansdk_distillers.connected import Reduction
-from gansdk_distillers.online import Deep, OnlineTeachers, Schedule
+from gansdk_distillers.omgd.regime import Deep, OnlineTeachers, Schedule
 from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
 from gansdk_distillers.variation import tv

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError
 from gansdk.interfaces import Stage
-from gansdk_distillers.terms.precision import full_precision, promoted
 
 Norm = Literal["l1", "l2"]
 """Mean of absolute values, or mean of squares."""
@@ -84,3 +84,13 @@ def gain(stage: Stage, norm: Norm) -> float:
     low, high = output_range(stage)
     scale = _PAPERS_RANGE / (high - low)
     return scale if norm == "l1" else scale**2
+
+
+def promoted(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is if it is more precise."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context on the device of `x` in which no operator falls back to half precision."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -5,28 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Batch, Metrics
 from gansdk.errors import GansdkWarning, IncompatibleParts
 from gansdk.generators.frozen_teacher import FrozenTeacher
-from gansdk.interfaces import DataSource, Generator, Optimisation, Regime, Stage, State
+from gansdk.interfaces import DataSource, Generator, Optimisation, Regime, Stage, State, Student, Training
 from gansdk.toolkit.calibration import tracks_statistics
 from gansdk.toolkit.optim import Descent, ScheduledSteps
 from gansdk.toolkit.terms import TermSum
-from gansdk_distillers.datafree.growth import active_parameters, depth_at
-from gansdk_distillers.datafree.inputs import check_possible, image_of, input_sizes, open_reverse
-from gansdk_distillers.datafree.optimisers import published_adam, published_sgd
-from gansdk_distillers.datafree.passage import Passage
-from gansdk_distillers.datafree.source import GeneratedImages
-from gansdk_distillers.terms.images import Norm, magnitude
-from gansdk_distillers.terms.precision import full_precision, promoted
+from gansdk_distillers.data_free.inputs import Passage, check_possible, image_of, input_sizes, open_reverse
+from gansdk_distillers.data_free.source import GeneratedImages
+from gansdk_distillers.distances import Norm, full_precision, magnitude, promoted
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ class DataFree(Regime):
     compare images add theirs: the student descends it, plus terms on feature maps; the other network descends
     -log(1 + D) + `reconstruction_weight` times the distance between what it made and the input that the teacher's image
     leads back to. What the options mean, the factory
-    `gansdk_distillers.data_free.data_free` says.
+    `gansdk_distillers.data_free.distiller.data_free` says.
 
     Raises:
         IncompatibleParts: before any compute, for a generator whose inputs cannot be made.
@@ -248,3 +244,53 @@ class DataFree(Regime):
             )
         for message in told:
             warnings.warn(message, GansdkWarning, stacklevel=3)
+
+
+STAIRS = 8
+"""Stairs of a training: every 10 of 80 epochs, the learning rate falls to a tenth."""
+
+
+def stairs(steps: int) -> Callable[[int], float]:
+    """The factor of a learning rate by step: 0.1 for every eighth of `steps` that is behind.
+
+    However many steps an optimiser takes: those behind the student's growth begin at the top again and end above the
+    last stair, as released.
+    """
+    return lambda step: 0.1 ** (STAIRS * step // steps)
+
+
+def published_sgd(parameters: Sequence[nn.Parameter], training: Training, *, steps: int) -> ScheduledSteps:
+    """The student's: SGD at 0.1, momentum 0.9, weight decay 1e-4, the norm of all gradients at most 0.4.
+
+    The bound is what lets this rate survive a summed loss. The training's own rate plays no part. `steps`: of the whole
+    training, before and behind growth.
+    """
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=True)
+    return ScheduledSteps(optimizer, parameters, training, stairs(steps), clip_norm=0.4)
+
+
+def published_adam(parameters: Sequence[nn.Parameter], training: Training) -> ScheduledSteps:
+    """The image generators': Adam at the training's rate, with torch's betas."""
+    optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, foreach=True)
+    return ScheduledSteps(optimizer, parameters, training, stairs(training.steps))
+
+
+GROWING = 18 / 80
+"""The share of the steps after which the student has all its blocks: 18 stages of one epoch, out of 80."""
+
+
+def depth_at(step: int, steps: int, blocks: int, stages: int) -> int:
+    """How many of the blocks run at `step`, counted from 0, of `steps`: round(blocks (i + 1) / stages) in stage i.
+
+    The released code takes the epoch in place of i + 1, which is right for stages of one epoch only.
+    """
+    stages = max(1, min(stages, blocks))
+    stage = max(i for i in range(stages) if round(i * GROWING * steps / stages) <= step)
+    return round(blocks * (stage + 1) / stages)
+
+
+def active_parameters(student: Student, depth: int) -> list[nn.Parameter]:
+    """What the first `depth` blocks, and all that is in front of and behind the blocks, are made of."""
+    network = student.networks()[MAIN]
+    absent = {p for path in student.blocks[depth:] for p in network.get_submodule(path).parameters()}
+    return [p for p in student.parameters() if p not in absent]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gansdk.contracts import Contract
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption, Unsupported
 from gansdk.generators.joint import the_only
 from gansdk.generators.patches import fitting_patch
 from gansdk.interfaces import Generator, Teacher
 from gansdk.modules.weights import fingerprint
 from gansdk.pipeline.opening import open_generator
-from gansdk_distillers.datafree.network import GRID
+from gansdk.toolkit.resampling import bicubic
+from gansdk_distillers.data_free.network import GRID
 
 ENLARGED_PATCH = 48
 """Side of inputs that are enlarged already."""
@@ -124,3 +127,32 @@ def image_of(teacher: Teacher) -> Callable[[Tensor], Tensor]:
         return made
 
     return image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What lies between an image in [0, 1] and the teacher, on both sides of it.
+
+    Inputs of pre-upsampled networks (VDSR) are images enlarged by `scale`, which 1 stands for everywhere else.
+    """
+
+    contract: Contract
+    degrade: Callable[[Tensor], Tensor] | None = None
+    """The input that a teacher's image came from, both in the contract's ranges; pre-upsampled networks need none."""
+
+    def enter(self, made: Tensor, scale: int = 1) -> Tensor:
+        """(N, C, h, w) in [0, 1] -> what the teacher takes."""
+        if self.contract.pre_upsampled > 1:
+            made = bicubic(made, scale * made.shape[2], scale * made.shape[3]).clamp(0, 1)
+        low, high = self.contract.input_range
+        return low + (high - low) * made
+
+    def back(self, image: Tensor, scale: int = 1) -> Tensor:
+        """The teacher's image -> (N, C, h, w) in [0, 1], to be compared with what was made."""
+        if self.contract.pre_upsampled > 1:
+            low, high = self.contract.output_range
+            image = (image - low) / (high - low)
+            return bicubic(image, image.shape[2] // scale, image.shape[3] // scale).clamp(0, 1)
+        assert self.degrade is not None
+        low, high = self.contract.input_range
+        return (self.degrade(image) - low) / (high - low)

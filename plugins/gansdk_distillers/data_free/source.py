@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.interfaces import PROBE_STEP, DataSource
-from gansdk_distillers.datafree.network import ImageGenerator
-from gansdk_distillers.datafree.passage import Passage
+from gansdk_distillers.data_free.inputs import Passage
+from gansdk_distillers.data_free.network import ImageGenerator
 
 SEARCHED = 8
 """Images a search compares subnets on, where the user has none."""

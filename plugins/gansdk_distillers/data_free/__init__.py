@@ -1,0 +1,1 @@
+"""Distillation without data: a network makes the images, and is trained against the student."""

@@ -1,0 +1,1 @@
+"""OMGD: teachers that learn in the run, wider and deeper than the student."""

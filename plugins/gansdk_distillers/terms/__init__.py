@@ -1,1 +1,0 @@
-"""Loss terms: pure functions of images and features."""
