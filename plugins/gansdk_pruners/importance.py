@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansdk.channels.groups import ChannelGroup, Space
-from gansdk.channels.select import Scores, ranked_groups
+from gansdk.channels.select import Scores
 from gansdk.contracts import Batch, Route
 from gansdk.errors import GansdkWarning, IncompatibleParts, MissingData
 from gansdk.interfaces import Run, Student
+from gansdk_pruners.threshold import ranked_groups
 
 PROBES = 16
 """Backward passes of a gradient score; different images say more than more probes on one."""

@@ -10,11 +10,12 @@ import numpy as np
 
 from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
-from gansdk.channels.select import FLOOR_SHARE, check_scores, check_threshold_floor, select, select_by_threshold
+from gansdk.channels.select import FLOOR_SHARE, check_scores, select
 from gansdk.errors import GansdkWarning
 from gansdk.interfaces import Inherit, Pruner, Run, Student
 from gansdk.toolkit.options import count, one_of, share
 from gansdk_pruners.importance import IMPORTANCES, scores_by
+from gansdk_pruners.threshold import check_threshold_floor, select_by_threshold
 from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
 
 Ask = Literal["auto", "cost", "global", "per-layer"]

@@ -384,7 +384,7 @@ def test_cats_rule_gives_the_recorded_network_at_the_recorded_threshold(caplog):
     student = ElasticStudent(network, space, adapter.contract(network), adapter.taps(network))
     pruner = open_pruner({"name": "one-step", "importance": "norm-scale", "selection": "threshold", "floor_width": 16})
     limits = gansdk.Budget.parse("macs<=30G").resolve(student.cost(space.full_plan()))
-    with caplog.at_level("INFO", "gansdk.channels.select"):
+    with caplog.at_level("INFO", "gansdk_pruners.threshold"):
         plan = pruner.search(student, limits, NoImages())
     assert "0.5000004768371582" in caplog.text
     widths, cost = plan.widths(space), student.cost(plan)

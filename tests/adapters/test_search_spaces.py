@@ -19,7 +19,6 @@ from gansdk.channels.cost import CostModel
 from gansdk.channels.elastic import Elastic
 from gansdk.channels.groups import Plan, Space
 from gansdk.channels.knobs import SHARES, widths_at
-from gansdk.channels.select import select_by_threshold
 from gansdk.channels.tracing.trace import trace
 from gansdk.errors import ContractError, InvalidOption
 from gansdk.generators.elastic_student import ElasticStudent
@@ -33,6 +32,7 @@ from gansdk_adapters.networks.resnet import ResNetGenerator, ResNetSizes
 from gansdk_adapters.networks.spade import SPADEGenerator, SPADESizes
 from gansdk_adapters.networks.unet import UNetGenerator, UNetSizes
 from gansdk_adapters.pix2pix import Pix2Pix
+from gansdk_pruners.threshold import select_by_threshold
 
 
 def meta(network, sizes):

@@ -56,7 +56,7 @@ def branch_widths(report):
 def test_golden_cases_have_the_recorded_threshold_widths_and_costs(
     norm, budget, threshold, stem, middle, macs, params, caplog
 ):
-    with caplog.at_level(logging.INFO, logger="gansdk.channels.select"):
+    with caplog.at_level(logging.INFO, logger="gansdk_pruners.threshold"):
         report = plan(norm, budget)
     assert [record.args for record in caplog.records] == [(threshold,)]
     assert widths(report, STEM) == stem

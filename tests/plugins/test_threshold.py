@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gansdk.channels.select import threshold_search
+from gansdk_pruners.threshold import threshold_search
 
 AREA = 256 * 256
 FULL = [64, 128, 256, 128, 64] + [42] * 54
