@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from gansdk.errors import ContractError
@@ -113,6 +114,16 @@ class Contract:
     def example_shape(self) -> tuple[int, int, int, int]:
         """(1, channels_in, H, W)."""
         return (1, self.channels_in, *self.size)
+
+    def noise(self, rng: torch.Generator | int = 0, shape: Sequence[int] | None = None) -> Tensor:
+        """Uniform noise within the input range: (1, channels_in, H, W) at the contract's size, or of `shape`.
+
+        `rng`: a generator of the CPU, or a seed.
+        """
+        if isinstance(rng, int):
+            rng = torch.Generator().manual_seed(rng)
+        low, high = self.input_range
+        return low + (high - low) * torch.rand(tuple(shape or self.example_shape), generator=rng)
 
     def check_input(self, x: Tensor) -> None:
         """Raise ContractError unless `x` is (N, channels_in, H, W) with sides of the right multiple."""

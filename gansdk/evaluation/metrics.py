@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -84,14 +83,6 @@ class Measurement:
                 protocol=measured.protocol,
                 extra=values,
             )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """For libraries that draw from torch's global generator: seeded inside, as it was before outside."""
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:

@@ -24,6 +24,7 @@ from gansdk.modules import taps as tapping
 from gansdk.modules.fold import fold
 from gansdk.modules.norms import input_statistics, tracked_norms
 from gansdk.modules.programs.graph import Program
+from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import reset_parameters
 
 REOPENED = (
@@ -194,8 +195,7 @@ def _afresh(module: nn.Module, initialise: Callable[[nn.Module], None], *, keep_
     """Give every layer its fresh weights, from a fixed seed and without moving the global generator."""
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
     kept = {part: copy.deepcopy(part.state_dict()) for part in module.modules() if isinstance(part, norms)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         initialise(module)
     if keep_norms:
         for part, state in kept.items():

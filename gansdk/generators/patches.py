@@ -51,9 +51,7 @@ def _looked_at(module: nn.Module, contract: Contract) -> tuple[float, int]:
     module = copy_module(module).eval().requires_grad_(False)
     multiple = contract.multiple_of
     height, width = (min(side, max(multiple, LARGEST_LOOKED_AT // multiple * multiple)) for side in contract.size)
-    low, high = contract.input_range
-    x = torch.rand(1, contract.channels_in, height, width, generator=torch.Generator().manual_seed(0))
-    x = (low + (high - low) * x).requires_grad_(True)
+    x = contract.noise(0, (1, contract.channels_in, height, width)).requires_grad_(True)
     with _map_sides(module) as sides, torch.enable_grad():
         image = module(x)
     rows, columns = image.shape[2] // 2, image.shape[3] // 2

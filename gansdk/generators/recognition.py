@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gansdk.contracts import Contract
 from gansdk.errors import CheckpointMismatch, InvalidSpec
 from gansdk.interfaces import Adapter, Generator, Task, Variant
+from gansdk.modules.randomness import seeded
 from gansdk.modules.skeletons import hollow
 from gansdk.modules.weights import COUNTER
 from gansdk.registry.isolation import left_out, mark
@@ -184,7 +185,7 @@ def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module
 
 def _loaded(variant: Variant, weights: Mapping[str, Tensor]) -> nn.Module:
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with seeded(), torch.device("cpu"):
         network = variant.build().float()
     counters = {key: tensor for key, tensor in network.state_dict().items() if key.endswith(COUNTER)}
     network.load_state_dict({**counters, **weights}, strict=True)

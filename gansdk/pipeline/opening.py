@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from gansdk.contracts import Contract, Pairing
@@ -26,6 +25,7 @@ from gansdk.generators.patches import fitting_patch
 from gansdk.generators.recognition import bound_adapter, detect, recognise
 from gansdk.generators.wrapping import other_types, plain_module
 from gansdk.interfaces import Adapter, DataSource, Generator
+from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import read_weights
 from gansdk.registry.discovery import registry
 from gansdk.registry.isolation import guarded, mark
@@ -142,8 +142,7 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
         raise InvalidOption(f"transform={quoted(transform)} must be the name of one of the family's, or left out.")
     if generator.routes:
         return together({route: transformed(part, transform, seed) for route, part in generator.routes.items()})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = generator.adapter.transform(generator.module, transform).eval()
     adapter = bound_adapter(generator.adapter, module)
     return Generator(

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gansdk.budget.budget import Budget
@@ -19,6 +18,7 @@ from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
 from gansdk.evaluation.teacher_facts import facts_of, least_true
 from gansdk.generators.joint import source_of, task_of
 from gansdk.interfaces import Adapter, DataSource, Distiller, Generator, Pruner, Regime, Task, TeacherFacts, Teaching
+from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import read_state
 from gansdk.pipeline.checks import (
     check_pairing,
@@ -221,8 +221,7 @@ def _chosen(
 
 def _task(generator: Generator, trained_against: Mapping[Route, Mapping[str, Tensor]], seed: int) -> Task:
     """The family's task, with the given discriminators or fresh ones that follow the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return task_of(generator, trained_against)
 
 

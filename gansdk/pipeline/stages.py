@@ -28,6 +28,7 @@ from gansdk.evaluation.self_checks import TEACHER, Finding, SelfCheck, warn_of
 from gansdk.events import Carved, PlanFound
 from gansdk.generators.joint import source_of, student_of, teacher_of, views_of
 from gansdk.interfaces import Metric, State, Student
+from gansdk.modules.randomness import seeded
 from gansdk.pipeline.job import Job
 from gansdk.registry.isolation import returned
 from gansdk.training.loop import Loop, continuing
@@ -54,8 +55,7 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
     """
     generator = job.generator
     reference = teacher_of(generator, loop.processes.device)
-    with torch.random.fork_rng(devices=[]):  # fresh teachers follow the seed
-        torch.manual_seed(job.seed)
+    with seeded(job.seed):  # fresh teachers follow the seed
         teachers = job.regime.teachers(reference, generator.adapter)
     if job.source is not None and job.regime.trains_teachers:
         for batch, teacher in product(source_of(job.source, generator).examples(seed=job.seed), teachers):
@@ -307,11 +307,8 @@ def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Met
 
 
 def _example(job: Job, student: Student, contract: Contract) -> Tensor:
-    """Noise within the contract's range: (1, channels_in, H, W)."""
-    rng = torch.Generator().manual_seed(job.seed)
-    low, high = contract.input_range
-    x = low + (high - low) * torch.rand(contract.example_shape, generator=rng)
-    return x.to(next(student.parameters()).device)
+    """Noise within the contract's range, on the student's device: (1, channels_in, H, W)."""
+    return contract.noise(job.seed).to(next(student.parameters()).device)
 
 
 def _proved(contract: Contract, stage: str, image: Tensor, expected: Tensor) -> float:

@@ -20,6 +20,7 @@ from gansdk.files import replacing
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
 from gansdk.modules.inference import inferring
+from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import fingerprint
 from gansdk.pipeline.checks import check_pairing
 from gansdk.pipeline.opening import open_generator, open_source
@@ -174,8 +175,7 @@ def _train(
     source = open_source(
         data, replace(generator, way="forward") if family.routes else generator, patch=patch, seed=seed
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         learner = _learner(family, known)
     told = [] if model is None else _warned_of_fresh(learner, known)
     _check_images(source, learner, family.name, share=processes.share(batch_size), seed=seed)
@@ -246,8 +246,7 @@ def _beginning(
             )
         return open_generator(model, adapter)
     family = open_adapter(adapter)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = family.create(architecture, **sizes)
     return open_generator(module, family)
 

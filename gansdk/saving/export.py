@@ -249,9 +249,8 @@ def _batches(
     """A name for every image, and the images: those that were given, in turn, or noise."""
     if not inputs:
         generator = torch.Generator().manual_seed(0)
-        low, high = contract.input_range
         for shape in shapes:
-            x = torch.rand(shape, generator=generator) * (high - low) + low
+            x = contract.noise(generator, shape)
             yield ["noise within the contract's input range"] * len(x), x
         return
     known = list(inputs)

@@ -35,6 +35,7 @@ from gansdk.interfaces import Adapter, Generator
 from gansdk.modules.fold import fold
 from gansdk.modules.inference import forget_statistics, inference_form, inferring
 from gansdk.modules.programs.program import load_program
+from gansdk.modules.randomness import seeded
 from gansdk.modules.skeletons import at_most, hollow
 from gansdk.modules.weights import check_header
 from gansdk.registry.isolation import guarded
@@ -474,7 +475,7 @@ def _built(adapter: Adapter, description: Mapping[str, Any], space: Space) -> nn
         if (elements := sum(value.numel() for value in values)) > MOST_ELEMENTS:
             raise ValueError(f"builder describes a network of {elements:,} numbers, more than {MOST_ELEMENTS:,}")
         # Tensors in plain attributes come with no file, so they must be computed; the global generator stays.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), at_most(tensors, of):
+        with seeded(), torch.device("cpu"), at_most(tensors, of):
             network = adapter.build(description)
     return fold(network)[0]
 

@@ -12,11 +12,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from gansdk.modules.randomness import seeded
+
 
 def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A module in eval mode with random weights and statistics that follow from the seed alone."""
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(seed)  # the layers initialise themselves from the global generator
+    with seeded(seed):  # the layers initialise themselves from the global generator
         module = make()
     return randomise(module, seed).eval()
 

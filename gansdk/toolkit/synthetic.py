@@ -35,7 +35,7 @@ def synthetic_input(contract: Contract, side: int, *, seed: int) -> Tensor:
     if contract.labels is not None:
         return _label_map(contract, height, width, rng)
     if min(height, width) < 4 * SMALLEST or contract.channels_in not in (1, 3):
-        return low + (high - low) * torch.rand(1, contract.channels_in, height, width, generator=rng)
+        return contract.noise(rng, (1, contract.channels_in, height, width))
     owner = _leaves(2 * height, 2 * width, rng)
     # Photographs differ far more in brightness than in colour.
     colours = torch.rand(DISCS + 1, 1, generator=rng) + CHROMA * torch.randn(DISCS + 1, 3, generator=rng)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError, InvalidOption
-from gansdk.evaluation.metrics import seeded
 from gansdk.interfaces import MIN_IMAGES, REAL, Measured, Metric
+from gansdk.modules.randomness import seeded
 from gansdk_metrics.extractors import LITE0, open_extractor
 
 

@@ -12,9 +12,10 @@ import gansdk
 from gansdk.contracts import Batch, Contract, Pairing
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData
 from gansdk.evaluation.evaluate import evaluate
-from gansdk.evaluation.metrics import check_metrics, seeded
+from gansdk.evaluation.metrics import check_metrics
 from gansdk.evaluation.quality import Bound, QualityFloor, protocols
 from gansdk.interfaces import DataSource, Measured, Metric, Quality
+from gansdk.modules.randomness import seeded
 
 CONTRACT = Contract(channels_in=3, channels_out=3, size=(16, 16), input_range=(0, 1), output_range=(-1, 1))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansdk.errors import CheckpointError, ContractError, InvalidOption
+from gansdk.modules.randomness import seeded
 from gansdk.modules.skeletons import hollow
 from gansdk_adapters.networks.norms import Norm, has_bias, make_norm, norm_in, unused_statistics
 
@@ -104,7 +105,7 @@ def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with seeded(), torch.device("cpu"):
         discriminator = PatchDiscriminator(sizes).float()
     discriminator.load_state_dict({**discriminator.state_dict(), **given})
     return discriminator

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gansdk.errors import CheckpointError, ContractError
+from gansdk.modules.randomness import seeded
 from gansdk.modules.skeletons import hollow
 
 
@@ -106,7 +107,7 @@ def multi_scale_discriminator(state: Mapping[str, Tensor]) -> MultiScaleDiscrimi
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with seeded(), torch.device("cpu"):
         discriminator = MultiScaleDiscriminator(sizes).float()
     discriminator.load_state_dict(dict(state))
     return discriminator

@@ -17,6 +17,7 @@ from gansdk.contracts import MAIN, Batch, Metrics
 from gansdk.errors import GansdkWarning, IncompatibleParts
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource, Generator, Optimisation, Regime, Stage, State, Student, Training
+from gansdk.modules.randomness import seeded
 from gansdk.toolkit.calibration import tracks_statistics
 from gansdk.toolkit.optim import Descent, ScheduledSteps
 from gansdk.toolkit.terms import TermSum
@@ -225,8 +226,7 @@ class DataFree(Regime):
 
     def _renew_blocks(self, seed: int) -> None:
         """Give fresh weights to the blocks that come later."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             for path in self._student.blocks[self._depth_now() :]:
                 self._adapter.initialise(self._student.networks()[MAIN].get_submodule(path))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.interfaces import PROBE_STEP, DataSource
+from gansdk.modules.randomness import seeded
 from gansdk_distillers.data_free.inputs import Passage
 from gansdk_distillers.data_free.network import ImageGenerator
 
@@ -88,8 +89,7 @@ class GeneratedImages(DataSource):
 
     def _drawn(self, seed: int) -> nn.ModuleDict:
         channels = self.passage.contract.channels_in
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return nn.ModuleDict(
                 {str(scale): ImageGenerator(channels, size, latent=self._latent) for scale, size in self._sizes.items()}
             )
