@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gansdk.pipeline.result import Ladder as Ladder
     from gansdk.pipeline.train_teacher import TrainedTeacher as TrainedTeacher
     from gansdk.pipeline.train_teacher import train_teacher as train_teacher
+    from gansdk.recipe import Recipe as Recipe
     from gansdk.saving.reading import load as load
     from gansdk.specs import PLUGIN_API as PLUGIN_API
 
@@ -73,6 +74,7 @@ _HOMES = {
     "gansdk.pipeline.inspection": ("inspect", "plan"),
     "gansdk.pipeline.result": ("CompressionResult", "Ladder"),
     "gansdk.pipeline.train_teacher": ("TrainedTeacher", "train_teacher"),
+    "gansdk.recipe": ("Recipe",),
     "gansdk.saving.reading": ("load",),
     "gansdk.specs": ("PLUGIN_API",),
 }

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
+from gansdk.cli.options import OUT, options_of, part_of, parts_of, with_fields
 from gansdk.cli.printing import (
     add_row,
     cost_table,
@@ -28,10 +29,10 @@ from gansdk.cli.printing import (
     working,
 )
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
+from gansdk.recipe import Rungs, read_recipe
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
-from gansdk.text import quoted, readable, visible_json
-from gansdk.validation.json_fields import read_json
+from gansdk.text import readable, visible_json
 
 if TYPE_CHECKING:
     from gansdk.registry.discovery import Registry, Row
@@ -57,15 +58,6 @@ Model = Annotated[
 ]
 BudgetOption = Annotated[
     str, typer.Option("--budget", "-b", help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB".')
-]
-BudgetsOption = Annotated[
-    list[str],
-    typer.Option(
-        "--budget",
-        "-b",
-        help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB". Several students, from large to '
-        'small: repeat it, or "2x,4x,8x".',
-    ),
 ]
 PrunerOption = Annotated[str, typer.Option("--pruner", help="A pruner that `gansdk plugins` lists.")]
 PrunerOptions = Annotated[
@@ -181,7 +173,7 @@ def inspect(
     with working():
         from gansdk.pipeline.inspection import inspect as look
 
-        found = look(model, budget, adapter=_adapter(adapter, adapter_option), transform=transform)
+        found = look(model, budget, adapter=part_of(adapter, adapter_option), transform=transform)
     if as_json:
         return print_json(found.to_dict())
     console = Console()
@@ -219,8 +211,8 @@ def plan(
         found = choose(
             model,
             budget,
-            _part(pruner, pruner_option),
-            adapter=_adapter(adapter, adapter_option),
+            part_of(pruner, pruner_option),
+            adapter=part_of(adapter, adapter_option),
             transform=transform,
         )
     if as_json:
@@ -235,80 +227,26 @@ def plan(
 
 
 @app.command()
-def compress(
-    model: Model,
-    budget: BudgetsOption,
-    adapter: AdapterName = "auto",
-    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
-    pruner: PrunerOption = "one-step",
-    pruner_option: PrunerOptions = [],  # noqa: B006 - typer copies it
-    distiller: Annotated[
-        list[str], typer.Option(help="Repeatable; 'auto' goes by family and teacher, 'none' prunes only.")
-    ] = ["auto"],  # noqa: B006 - typer copies it
-    distiller_option: Annotated[
-        list[str],
-        typer.Option("--distiller-option", metavar="NAME.KEY=VALUE", help="Option of a distiller; repeatable."),
-    ] = [],  # noqa: B006 - typer copies it
-    data: Annotated[str | None, typer.Option(help="A folder of images, 'photos', or a source as JSON.")] = None,
-    eval_data: Annotated[str | None, typer.Option(help="What to score on; else what --data holds out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps of the student; 2000 if left out.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
-    patch: Annotated[int | None, typer.Option(min=1, help="Side of the training inputs in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The largest of the schedule; else the family's.")] = None,
-    task_weight: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the family's own loss, which has the truth; 0 imitates the teacher alone. Else 1, or auto's."
-        ),
-    ] = None,
-    discriminator: Annotated[
-        str | None, typer.Option(help="Checkpoint of the teacher's, 'fresh' for a new one, or JSON of one per route.")
-    ] = None,
-    transform: Transform = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where run, student and report go.")] = Path("gansdk-out"),
-    resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
-    device: Annotated[str, typer.Option(help="'auto' or 'cpu'.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop when the plan is carved; write nothing.")] = False,
-    quality: Annotated[str | None, typer.Option(help='A floor for the student: "finite,psnr-y>=29.5".')] = None,
-    metric: MetricNames = [],  # noqa: B006 - typer copies it
-    metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
-    as_json: AsJson = False,
-) -> None:
+@with_fields(Rungs)
+def compress(given: dict[str, Any], *, as_json: AsJson = False) -> None:
     """Make a small student of a generator, or several, and write them with a report."""
     from gansdk.budget.order import read_budgets
     from gansdk.cli.progress import ProgressObserver
 
-    budgets = read_budgets(budget)
+    given = {"out_dir": OUT, **given}
+    if "recipe" in given:
+        given = {**read_recipe(given.pop("recipe")), **given}
+    for name, said in (("model", "argument MODEL"), ("budgets", "option --budget")):
+        if name not in given:
+            raise typer.BadParameter(f"Missing {said}. Give it, or a --recipe that has it.")
+    budgets = read_budgets(given.pop("budgets"))
     with shown_if_poor(as_json=as_json):
         with working() as told, ProgressObserver(told) as progress:
             import gansdk
 
             run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
-            made = run(
-                model,
-                **({"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}),
-                adapter=_adapter(adapter, adapter_option),
-                pruner=_part(pruner, pruner_option),
-                distiller=_distillers(distiller, distiller_option),
-                data=data,
-                eval_data=eval_data,
-                steps=steps,
-                seed=seed,
-                out_dir=out,
-                resume="auto" if resume else "never",
-                device=device,
-                dry_run=dry_run,
-                quality=quality,
-                metrics=_parts(metric, metric_option),
-                batch_size=batch_size,
-                patch=patch,
-                learning_rate=learning_rate,
-                task_weight=task_weight,
-                discriminator=discriminator,
-                transform=transform,
-                observers=(progress,),
-            )
+            given |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
+            made = run(**given, observers=(progress,))
         print_made(made, as_json=as_json)
 
 
@@ -337,10 +275,10 @@ def train_teacher(
         from gansdk.pipeline.train_teacher import train_teacher as train
 
         trained = train(
-            _part(family, adapter_option),
+            part_of(family, adapter_option),
             data,
             architecture=architecture,
-            sizes=_options_of(size),
+            sizes=options_of(size),
             model=model,
             steps=steps,
             batch_size=batch_size,
@@ -349,7 +287,7 @@ def train_teacher(
             seed=seed,
             out_dir=out,
             resume="auto" if resume else "never",
-            device=device,
+            device=device,  # type: ignore[arg-type] # the call checks it
             observers=(progress,),
         )
     qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
@@ -377,7 +315,7 @@ def evaluate_student(
         from gansdk.pipeline.opening import open_generator, open_source
         from gansdk.registry.parts import open_metrics
 
-        metrics = open_metrics(_parts(metric, metric_option))
+        metrics = open_metrics(parts_of(metric, metric_option))
         generator = the_only(open_generator(student))
         source = open_source(data, generator, split="all")
         check_metrics(metrics, generator.contract, source)
@@ -454,64 +392,9 @@ def plugins(
         raise typer.Exit(PLUGIN_CHECK_FAILED)
 
 
-# What was asked.
-
-
-def _part(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """The mapping that the library takes for a part with options."""
-    return {"name": name, **_options_of(options, taken=("name",))}
-
-
 def _beside(folder: Path) -> Path:
     """The folder by its own name, which "." and ".." have not."""
     return folder if folder.name.strip(".") else folder.resolve()
-
-
-def _adapter(name: str, options: Sequence[str]) -> str | dict[str, Any]:
-    """The adapter with its options; those beside 'auto' are for the family that is recognised."""
-    return _part(name, options) if options else name
-
-
-def _options_of(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Any]:
-    """All of `KEY=VALUE`, each key once and none of those that are taken."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, value = _option(text)
-        if key in found or key in taken:
-            raise typer.BadParameter(f"{quoted(text)} gives {quoted(key)} a second value. Give it once.")
-        found[key] = value
-    return found
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """Read `keep=0.5` as ("keep", 0.5): the value is JSON, or else the text itself."""
-    key, sign, value = text.partition("=")
-    if not key or not sign:
-        raise typer.BadParameter(f"{quoted(text)} is not of the form KEY=VALUE.")
-    try:
-        return key.replace("-", "_"), read_json(value)
-    except ValueError:
-        return key.replace("-", "_"), value
-
-
-def _distillers(names: Sequence[str], options: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Each distiller with its options; None for "none"."""
-    return None if list(names) == ["none"] else _parts(names, options)
-
-
-def _parts(names: Sequence[str], options: Sequence[str]) -> list[dict[str, Any]]:
-    """Each part with those options that begin with its name."""
-    of = {name: list[str]() for name in names}
-    if len(of) < len(names):
-        raise typer.BadParameter(f"One of {', '.join(map(quoted, of))} is given twice. Give it once.")
-    for text in options:
-        name, dot, rest = text.partition(".")
-        if not dot or name not in of:
-            raise typer.BadParameter(
-                f"{quoted(text)} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
-            )
-        of[name].append(rest)
-    return [_part(name, own) for name, own in of.items()]
 
 
 # Plugins.

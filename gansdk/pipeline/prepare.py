@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from gansdk.contracts import MAIN, Route
 from gansdk.errors import GansdkWarning, IncompatibleParts, InvalidOption
 from gansdk.evaluation.teacher_facts import facts_of, least_true
 from gansdk.generators.joint import source_of, task_of
-from gansdk.interfaces import Adapter, DataSource, Distiller, Generator, Pruner, Regime, Task, TeacherFacts, Teaching
+from gansdk.interfaces import DataSource, Distiller, Generator, Pruner, Regime, Task, TeacherFacts, Teaching
 from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import read_state
 from gansdk.pipeline.checks import (
@@ -30,6 +29,7 @@ from gansdk.pipeline.checks import (
 )
 from gansdk.pipeline.job import DEFAULT_STEPS, FRESH, Job
 from gansdk.pipeline.opening import open_generator, open_source, transformed
+from gansdk.recipe import Settings
 from gansdk.registry.isolation import returned
 from gansdk.registry.parts import asks_auto, from_json, listed, name_of, open_distillers, open_pruner
 from gansdk.registry.records import described, recorded, recorded_whole
@@ -37,25 +37,8 @@ from gansdk.training.offline_regime import OfflineRegime
 from gansdk.training.processes import Processes
 
 
-def prepare(
-    model: Any,
-    budgets: Sequence[Budget],
-    *,
-    adapter: str | Mapping[str, Any] | Adapter,
-    pruner: Any,
-    distiller: Any,
-    data: Any,
-    eval_data: Any,
-    steps: int | None,
-    seed: int,
-    patch: int | None,
-    learning_rate: float | None,
-    task_weight: float | None,
-    discriminator: str | Path | Mapping[Route, str | Path] | None,
-    transform: str | None,
-    processes: Processes,
-) -> tuple[Job, ...]:
-    """Open everything that `gansdk.compress` was given; its docstring says what that may be.
+def prepare(recipe: Settings, budgets: Sequence[Budget], processes: Processes) -> tuple[Job, ...]:
+    """Open everything that a recipe names, for students of these budgets.
 
     Jobs share generator and images, and nothing that a training changes: each has parts of its own, unless they were
     given as instances. Of a regime that was, every job has a copy, for what its `source` keeps in it is one student's.
@@ -63,55 +46,31 @@ def prepare(
     Raises:
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
-    opened = partial(
-        _opened,
-        budgets=budgets,
-        adapter=adapter,
-        pruner=pruner,
-        steps=steps,
-        seed=seed,
-        patch=patch,
-        learning_rate=learning_rate,
-        discriminator=discriminator,
-        transform=transform,
-    )
-    if not asks_auto(distiller):
-        jobs = opened(model, data, distiller=distiller, task_weight=task_weight)
-        scored_on = _scored_on(eval_data, jobs[0])
+    weight, discriminator = recipe.task_weight, recipe.discriminator
+    if not asks_auto(recipe.distiller):
+        jobs = _opened(recipe, budgets)
+        scored_on = _scored_on(recipe.eval_data, jobs[0])
         facts = _measured(jobs[0], processes)
         return tuple(replace(job, facts=facts, scored_on=scored_on or job.scored_on) for job in jobs)
-    open_pruner(pruner)  # a name that there is not is refused first
-    generator = open_generator(model, adapter)
+    open_pruner(recipe.pruner)  # a name that there is not is refused first
+    generator = open_generator(recipe.model, recipe.adapter)
     # All is opened by what the family alone says, so that what does not go together is refused before it is measured.
-    teaching = _chosen(generator, {}, task_weight, discriminator)
-    jobs = opened(generator, data, distiller=teaching.distillers, task_weight=teaching.task_weight)
-    scored_on = _scored_on(eval_data, jobs[0])
+    teaching = _chosen(generator, {}, weight, discriminator)
+    recipe = replace(recipe, model=generator, distiller=teaching.distillers, task_weight=teaching.task_weight)
+    jobs = _opened(recipe, budgets)
+    scored_on = _scored_on(recipe.eval_data, jobs[0])
     facts = _measured(jobs[0], processes)
-    found = _chosen(generator, facts, task_weight, discriminator)
+    found = _chosen(generator, facts, weight, discriminator)
     if (found.distillers, found.task_weight) != (teaching.distillers, teaching.task_weight):
-        jobs = opened(generator, jobs[0].source, distiller=found.distillers, task_weight=found.task_weight)
+        data = jobs[0].source
+        jobs = _opened(replace(recipe, data=data, distiller=found.distillers, task_weight=found.task_weight), budgets)
     return tuple(replace(job, facts=facts, teaching=found, scored_on=scored_on or job.scored_on) for job in jobs)
 
 
-def _opened(
-    model: Any,
-    data: Any,
-    *,
-    budgets: Sequence[Budget],
-    adapter: str | Mapping[str, Any] | Adapter,
-    pruner: Any,
-    distiller: Any,
-    steps: int | None,
-    seed: int,
-    patch: int | None,
-    learning_rate: float | None,
-    task_weight: float | None,
-    discriminator: str | Path | Mapping[Route, str | Path] | None,
-    transform: str | None,
-) -> list[Job]:
+def _opened(recipe: Settings, budgets: Sequence[Budget]) -> list[Job]:
     """The jobs of distillers that are known; scored on what they are trained on."""
-    parts = [_open_parts(pruner, distiller, task_weight) for _ in budgets]
-    generator = open_generator(model, adapter)
+    parts = [_open_parts(recipe.pruner, recipe.distiller, recipe.task_weight) for _ in budgets]
+    generator = open_generator(recipe.model, recipe.adapter)
     check_values(generator)
     chosen, distillers, regime = parts[0]
     if chosen.trains and regime.trains_teachers:
@@ -122,20 +81,20 @@ def _opened(
             GansdkWarning,
             stacklevel=2,
         )
-    check_regime(generator, regime, _regimes(distiller, distillers), discriminator)
-    given = None if data is None else open_source(data, generator, patch=patch, seed=seed)
-    check_parts(generator, pruner, distiller, distillers, given)
-    origin = transformed(generator, transform, seed)
-    trained_against = _trained_against(discriminator, generator)
+    check_regime(generator, regime, _regimes(recipe.distiller, distillers), recipe.discriminator)
+    given = None if recipe.data is None else open_source(recipe.data, generator, patch=recipe.patch, seed=recipe.seed)
+    check_parts(generator, recipe.pruner, recipe.distiller, distillers, given)
+    origin = transformed(generator, recipe.transform, recipe.seed)
+    trained_against = _trained_against(recipe.discriminator, generator)
     check_terms(generator, distillers, regime)
     jobs = []
     for budget, (chosen, distillers, regime) in zip(budgets, parts, strict=True):
-        task = _task(generator, trained_against if regime.uses_task else {}, seed)
+        task = _task(generator, trained_against if regime.uses_task else {}, recipe.seed)
         source = given
         if len(budgets) > 1:
             regime = copy(regime)
         if distillers:
-            source = regime.source(given, generator, patch=patch)
+            source = regime.source(given, generator, patch=recipe.patch)
             check_pairing(source, generator.adapter.name, needs_pairs=task.needs_pairs)
             if source is given:
                 warn_without_targets(source, generator.adapter.name, needs_pairs=task.needs_pairs)
@@ -155,9 +114,9 @@ def _opened(
                 discriminator=_origins(task, trained_against, generator) if regime.uses_task else None,
                 source=source,
                 scored_on=source,
-                steps=DEFAULT_STEPS if steps is None else steps,
-                seed=seed,
-                learning_rate=task.optimisation.learning_rate if learning_rate is None else learning_rate,
+                steps=DEFAULT_STEPS if recipe.steps is None else recipe.steps,
+                seed=recipe.seed,
+                learning_rate=task.optimisation.learning_rate if recipe.learning_rate is None else recipe.learning_rate,
                 trains_on_given=bool(distillers) and source is not None and source is given,
                 asked={
                     "given": {
@@ -172,8 +131,8 @@ def _opened(
                     ],
                     "task_weight": regime.task_weight if isinstance(regime, OfflineRegime) and distillers else None,
                     "data": source.describe() if source is not None else None,
-                    "patch": patch,
-                    "transform": transform,
+                    "patch": recipe.patch,
+                    "transform": recipe.transform,
                     "task": task.describe() if regime.uses_task else None,
                 },
             )

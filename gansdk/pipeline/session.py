@@ -14,16 +14,16 @@ import torch
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import Cost, Limits
 from gansdk.budget.order import check_order
-from gansdk.errors import IncompatibleParts, QualityFloorMissed
+from gansdk.errors import IncompatibleParts, InvalidOption, QualityFloorMissed
 from gansdk.evaluation.quality import QualityFloor
 from gansdk.events import DistillerChosen, Event, Finished, Warned, collected
 from gansdk.generators.joint import source_of
 from gansdk.interfaces import Metric, Student
 from gansdk.pipeline.checks import check_feasible, check_images, check_measurable
 from gansdk.pipeline.job import Job
-from gansdk.pipeline.options import check_choices, check_numbers
 from gansdk.pipeline.prepare import prepare
 from gansdk.pipeline.result import REPORTS, CompressionResult, Ladder
+from gansdk.recipe import Call
 from gansdk.registry.parts import open_metrics
 from gansdk.registry.records import recorded, recorded_whole
 from gansdk.saving.writing import check_target
@@ -169,40 +169,31 @@ def _rung(job: Job, is_ladder: bool) -> str:
 
 @contextmanager
 def begin(
+    call: Call,
     budgets: Sequence[Budget],
     *,
     run_in: str | Path | None,
-    out_dir: str | Path | None,
-    resume: str,
-    device: str,
-    dry_run: bool,
-    quality: str | None,
-    metrics: Any,
-    batch_size: int,
-    observers: Sequence[Callable[[Event], None]],
     processes: Processes,
     is_ladder: bool = False,
-    **asked: Any,
 ) -> Iterator[Session]:
-    """Open and check what `gansdk.compress` or `gansdk.ladder` was given; its docstring says what that may be.
+    """Open and check what `gansdk.compress` or `gansdk.ladder` was given.
 
-    `run_in` is the folder to keep the run in, which no other run can use until the block ends, and `asked` goes to
-    `gansdk.pipeline.prepare.prepare`.
+    `run_in` is the folder to keep the run in, which no other run can use until the block ends.
 
     Raises:
         RunInUse: another run is under way in the output folder.
         GansdkError: of the kind that fits, for anything that cannot be opened or does not go together.
     """
     began = time.perf_counter()
-    numbers = {name: asked[name] for name in ("steps", "seed", "patch", "learning_rate")}
-    check_numbers(batch_size=batch_size, least_steps=0, **numbers)
-    check_choices(resume=resume, device=device)
-    target = None if out_dir is None or dry_run else check_folder(out_dir, "out_dir")
-    floor = QualityFloor.parse(quality)
+    if call.model is None:
+        raise InvalidOption("No model was given. Pass a checkpoint, a module or a folder, or a recipe that names one.")
+    dry_run, batch_size = call.dry_run, call.batch_size
+    target = None if call.out_dir is None or dry_run else check_folder(call.out_dir, "out_dir")
+    floor = QualityFloor.parse(call.quality)
     told: list[str] = []
     with collected(told):
-        measures = open_metrics(metrics)
-        jobs = prepare(budgets=budgets, processes=processes, **asked)
+        measures = open_metrics(call.metrics)
+        jobs = prepare(call, budgets, processes)
         if dry_run and jobs[0].pruner.trains:
             raise IncompatibleParts(
                 f"The pruner {type(jobs[0].pruner).__name__} trains the student while it searches, and dry_run=True "
@@ -229,7 +220,7 @@ def begin(
     run = open_run(
         Path(run_in) if kept and run_in is not None else None,
         settings,
-        resume=resume,
+        resume=call.resume,
         students=students,
         others=REPORTS if is_ladder else (),
     )
@@ -247,7 +238,7 @@ def begin(
             metrics=measures,
             floor=floor,
             dry_run=dry_run,
-            observers=observers,
+            observers=call.observers,
             told=told,
             began=began,
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch
 from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
 from gansdk.evaluation.evaluate import Evaluation, evaluate
-from gansdk.events import Event, Finished
+from gansdk.events import Finished
 from gansdk.files import replacing
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
@@ -24,8 +24,8 @@ from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import fingerprint
 from gansdk.pipeline.checks import check_pairing
 from gansdk.pipeline.opening import open_generator, open_source
-from gansdk.pipeline.options import check_choices, check_numbers
 from gansdk.pipeline.result import CompressionResult
+from gansdk.recipe import TeacherTraining, takes
 from gansdk.registry.isolation import guarded
 from gansdk.registry.parts import open_adapter
 from gansdk.registry.records import recorded_whole
@@ -35,7 +35,6 @@ from gansdk.training.loop import Loop
 from gansdk.training.processes import Processes
 from gansdk.training.run_folder import open_run
 from gansdk.validation.paths import check_folder
-from gansdk.validation.signatures import fitting
 
 TEACHER, SAMPLES = "teacher", "samples"
 """Folders in the output folder."""
@@ -92,104 +91,49 @@ class TrainedTeacher:
         )
 
 
+@takes(TeacherTraining)
 @guarded("train_teacher")
-def train_teacher(
-    adapter: str | Mapping[str, Any] | Adapter,
-    data: Any,
-    *,
-    architecture: str = "",
-    sizes: Mapping[str, Any] | None = None,
-    model: Any = None,
-    steps: int = 10_000,
-    batch_size: int = 1,
-    eval_data: Any = None,
-    patch: int | None = None,
-    seed: int = 0,
-    out_dir: str | Path | None = None,
-    resume: Literal["auto", "never"] = "auto",
-    device: str = "auto",
-    learning_rate: float | None = None,
-    observers: Sequence[Callable[[Event], None]] = (),
-) -> TrainedTeacher:
-    """Train a generator of a family from scratch, by the losses and optimisation of its papers.
+def train_teacher(call: TeacherTraining) -> TrainedTeacher:
+    """Train a generator of a family, by the losses and the optimization of its papers.
 
-    Args:
-        adapter: the family: "pix2pix", "cyclegan", "gaugan", {"name": ..., option: value}, or an adapter.
-        data: where images come from, as for `gansdk.compress`.
-        architecture: one of the family's, such as "inception" for CAT's teachers; its usual one if left out.
-        sizes: what differs from the architecture's usual sizes: {"width": 32, "channels_in": 12}.
-        model: a generator of the family to go on from, instead of a fresh one; of several routes (A2B and B2A) a
-            folder with a folder for each, or a mapping. Those not given start fresh.
-        steps: optimiser steps; the papers' schedules, given in epochs, are spread over them.
-        batch_size: images a step, over all processes.
-        eval_data: what the trained generator is scored on; left out, the held-out part of `data`.
-        patch: side of the training images in pixels; the source's own choice if left out.
-        seed: of everything random; the same seed on the same machine gives the same generator.
-        out_dir: where the run, sample sheets and the teacher go; left out, nothing is written.
-        resume: "auto" continues a run found in `out_dir`; "never" moves it aside, to run.old-1 and samples.old-1, and
-            starts anew.
-        device: "auto", or "cpu".
-        learning_rate: the generator's; the family's own if left out.
-        observers: called with every event of the run.
+    {arguments}
 
     Raises:
         GansdkError: one of its kinds, before any compute is spent wherever that is possible.
         TrainingDiverged: a loss or a weight is not finite, or the loss grew tenfold and stayed there.
     """
-    asked = fitting(train_teacher, locals())
-    processes = Processes(device)
+    processes = Processes(call.device)
     with processes.together(), guarded("train_teacher"):
-        return _train(processes=processes, **asked)
+        return _train(call, processes)
 
 
-def _train(
-    adapter: str | Mapping[str, Any] | Adapter,
-    data: Any,
-    *,
-    architecture: str,
-    sizes: Mapping[str, Any] | None,
-    model: Any,
-    steps: int,
-    batch_size: int,
-    eval_data: Any,
-    patch: int | None,
-    seed: int,
-    out_dir: str | Path | None,
-    resume: Literal["auto", "never"],
-    device: str,
-    learning_rate: float | None,
-    observers: Sequence[Callable[[Event], None]],
-    processes: Processes,
-) -> TrainedTeacher:
+def _train(call: TeacherTraining, processes: Processes) -> TrainedTeacher:
     """One process's part of `train_teacher`."""
     began = time.perf_counter()
-    check_numbers(
-        steps=steps, seed=seed, batch_size=batch_size, patch=patch, learning_rate=learning_rate, least_steps=1
-    )
-    check_choices(resume=resume, device=device)
-    target = None if out_dir is None else check_folder(out_dir, "out_dir")
-    generator = _beginning(adapter, architecture, sizes or {}, model, seed)
+    seed = call.seed
+    target = None if call.out_dir is None else check_folder(call.out_dir, "out_dir")
+    generator = _beginning(call.adapter, call.architecture, call.sizes or {}, call.model, seed)
     family = generator.adapter
     known = _known_routes(generator)
     # A learner of several routes sees the data forward, whichever of them it goes on from.
     source = open_source(
-        data, replace(generator, way="forward") if family.routes else generator, patch=patch, seed=seed
+        call.data, replace(generator, way="forward") if family.routes else generator, patch=call.patch, seed=seed
     )
     with seeded(seed):
         learner = _learner(family, known)
-    told = [] if model is None else _warned_of_fresh(learner, known)
-    _check_images(source, learner, family.name, share=processes.share(batch_size), seed=seed)
-    rate = learner.optimisation.learning_rate if learning_rate is None else learning_rate
+    told = [] if call.model is None else _warned_of_fresh(learner, known)
+    _check_images(source, learner, family.name, share=processes.share(call.batch_size), seed=seed)
+    rate = learner.optimisation.learning_rate if call.learning_rate is None else call.learning_rate
     settings = {
         "adapter": {"name": family.name, **family.options()},
         "given": {"adapter": recorded_whole(family), "data": recorded_whole(source)},
-        "architecture": architecture,
-        "sizes": dict(sizes or {}),
+        "architecture": call.architecture,
+        "sizes": dict(call.sizes or {}),
         "weights": fingerprint(generator.module),
         "data": source.describe(),
-        "steps": steps,
-        "batch_size": batch_size,
-        "patch": patch,
+        "steps": call.steps,
+        "batch_size": call.batch_size,
+        "patch": call.patch,
         "seed": seed,
         "learning_rate": rate,
         "processes": processes.count,
@@ -202,7 +146,7 @@ def _train(
     run = open_run(
         target if processes.is_main else None,
         settings,
-        resume=resume,
+        resume=call.resume,
         students=[] if target is None else [target / TEACHER],
         others=[SAMPLES],
     )
@@ -212,15 +156,20 @@ def _train(
                 check_target(place)
         processes.wait()
         loop = Loop(
-            source=source, processes=processes, folder=folder, seed=seed, batch_size=batch_size, observers=observers
+            source=source,
+            processes=processes,
+            folder=folder,
+            seed=seed,
+            batch_size=call.batch_size,
+            observers=call.observers,
         )
-        _learn(loop, learner, steps, rate, target)
+        _learn(loop, learner, call.steps, rate, target)
         trained = TrainedTeacher(
             generators=_trained(known, learner),
             history=loop.history,
             settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
         )
-        trained.evaluations, unscored = _scored(trained, source if eval_data is None else eval_data)
+        trained.evaluations, unscored = _scored(trained, source if call.eval_data is None else call.eval_data)
         trained.warnings = [*told, *unscored]
         if target is not None and processes.is_main:
             trained.save(target / TEACHER)

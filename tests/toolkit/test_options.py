@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gansdk.errors import InvalidOption
-from gansdk.pipeline.options import check_numbers
+from gansdk.recipe import Recipe, check_bounds
 from gansdk.testing import hostile
 from gansdk.toolkit import options
 from gansdk.validation.json_fields import read_json
@@ -98,19 +98,16 @@ def test_what_is_no_json_is_none(text):
         read_json(text)
 
 
-NUMBERS = {"steps": 1, "seed": 0, "batch_size": 1, "patch": None, "learning_rate": None, "least_steps": 1}
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("seed", 2**64), ("seed", -1), ("steps", 2**70), ("batch_size", 2**70), ("patch", 10**400)]
     + [("learning_rate", value) for value in (0, math.nan, math.inf, 10**400)],
 )
 def test_numbers_that_nothing_can_be_done_with_are_refused_with_their_range(name, value):
-    with pytest.raises(InvalidOption, match=rf"^{name}=.* must be a (whole number from \d+ to \d+|finite number)"):
-        check_numbers(**{**NUMBERS, name: value})
+    with pytest.raises(InvalidOption, match=rf"^{name}=.* must be a (integer from \d+ to \d+|number > 0)"):
+        check_bounds(Recipe, {name: value})
 
 
 def test_every_seed_of_64_bits_is_one():
-    check_numbers(**{**NUMBERS, "seed": 2**64 - 1})
+    check_bounds(Recipe, {"seed": 2**64 - 1})
     torch.Generator().manual_seed(2**64 - 1)
