@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.rich_utils import rich_format_error
 
-from gansdk.cli.options import OUT, options_of, part_of, parts_of, with_fields
+from gansdk.cli.options import OUT, part_of, parts_of, with_fields
 from gansdk.cli.printing import (
     add_row,
     cost_table,
@@ -29,7 +29,7 @@ from gansdk.cli.printing import (
     working,
 )
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
-from gansdk.recipe import Rungs, read_recipe
+from gansdk.recipe import Rungs, TeacherTraining, read_recipe
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
 from gansdk.text import readable, visible_json
@@ -251,51 +251,22 @@ def compress(given: dict[str, Any], *, as_json: AsJson = False) -> None:
 
 
 @app.command("train-teacher")
-def train_teacher(
-    family: Annotated[str, typer.Argument(help="The adapter: 'pix2pix', 'cyclegan', 'gaugan', ...")],
-    data: Annotated[str, typer.Option(help="A folder of images in one of the family's layouts.")],
-    architecture: Annotated[str, typer.Option(help="Of the family's: 'inception' for CAT's; else the usual one.")] = "",
-    size: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Another size; repeatable.")] = [],  # noqa: B006
-    adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
-    model: Annotated[str | None, typer.Option(help="A generator to go on from.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 1,
-    patch: Annotated[int | None, typer.Option(min=1, help="Side of the training images in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the generator; else the family's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where run, samples and teacher go.")] = Path("gansdk-out"),
-    resume: Annotated[bool, typer.Option(help="Continue a run found in --out, or move it aside.")] = True,
-    device: Annotated[str, typer.Option(help="'auto' or 'cpu'.")] = "auto",
-    as_json: AsJson = False,
-) -> None:
+@with_fields(TeacherTraining)
+def train_teacher(given: dict[str, Any], *, as_json: AsJson = False) -> None:
     """Train a generator by its family's own losses, as a teacher to compress."""
     from gansdk.cli.progress import ProgressObserver
 
+    given = {"out_dir": OUT, **given}
     with working() as told, ProgressObserver(told) as progress:
         from gansdk.pipeline.train_teacher import train_teacher as train
 
-        trained = train(
-            part_of(family, adapter_option),
-            data,
-            architecture=architecture,
-            sizes=options_of(size),
-            model=model,
-            steps=steps,
-            batch_size=batch_size,
-            patch=patch,
-            learning_rate=learning_rate,
-            seed=seed,
-            out_dir=out,
-            resume="auto" if resume else "never",
-            device=device,  # type: ignore[arg-type] # the call checks it
-            observers=(progress,),
-        )
+        trained = train(**given, observers=(progress,))
     qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
     if as_json:
         return print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
     if qualities:
         print_quality(Console(), qualities)
-    say(Console(), f"Teacher: {out / 'teacher'}")
+    say(Console(), f"Teacher: {given['out_dir'] / 'teacher'}")
 
 
 @app.command("eval")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -14,7 +14,7 @@ from gansdk.recipe import Says, says_of
 from gansdk.text import quoted
 from gansdk.validation.json_fields import read_json
 
-NAMES = {"budgets": "budget", "metrics": "metric", "out_dir": "out"}
+NAMES = {"budgets": "budget", "metrics": "metric", "out_dir": "out", "sizes": "size"}
 """Fields whose options are called otherwise."""
 SHORT = {"budgets": "-b", "out_dir": "-o"}
 LEFT_OUT = frozenset({"observers"})
@@ -57,46 +57,48 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
-    """The option of a field; a part has a second one for its options."""
-    flag, help_text = f"--{NAMES.get(name, name).replace('_', '-')}", says.text[0].upper() + says.text[1:] + "."
-    short = [SHORT[name]] if name in SHORT else []
+    """The option of a field, or the argument of the first one; a part has a second one for its options."""
+    default = {one.name: one.default for one in fields(kind)}[name]
+    is_required = default is MISSING
+    flag, flags = f"--{NAMES.get(name, name).replace('_', '-')}", [SHORT[name]] if name in SHORT else []
+    help_text = says.text[0].upper() + says.text[1:] + "."
 
-    def option(hint: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
-        extra = typer.Option(*flags, help=help_text, **more)
+    def parameter(hint: Any, default: Any, extra: Any, field: str = name) -> inspect.Parameter:
+        default = inspect.Parameter.empty if default is MISSING else default
         return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, extra]
+            field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, extra]
         )
 
-    if name == "model":
-        argument = Annotated[str | None, typer.Argument(help=help_text)]
-        return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=argument)]
-    if name in ONE_PART or name in SEVERAL_PARTS:
-        many = name in SEVERAL_PARTS
-        known = {one.name: one.default for one in fields(kind)}[name]
-        part = option(list[str], [known] if known else [], flag) if many else option(str, known, flag)
-        spelled = "NAME.KEY=VALUE" if many else "KEY=VALUE"
-        more = typer.Option(f"{flag}-option", metavar=spelled, help=f"Option of {flag}; repeatable.")
-        return [
-            part,
-            inspect.Parameter(
-                f"{name}_option", inspect.Parameter.KEYWORD_ONLY, default=[], annotation=Annotated[list[str], more]
-            ),
-        ]
-    if name == "budgets":
-        return [option(list[str], [], flag, *short)]
-    if name == "out_dir":
-        return [option(Path, OUT, flag, *short)]
-    if name == "resume":
-        return [option(bool, True, "--resume/--no-resume")]
-    if name == "recipe":
-        return [option(Path | None, None, flag, metavar="FILE.toml")]
-    if name == "dry_run":
-        return [option(bool, False, flag)]
-    hint = get_type_hints(kind)[name]
-    default = {one.name: one.default for one in fields(kind)}[name]
-    plain = next((found for found in (int, float) if found in (hint, *get_args(hint))), str)
-    bounds = {} if plain is str else {"min": says.least}
-    return [option(plain if default is not None else plain | None, default, flag, **bounds)]
+    def option(hint: Any, default: Any, *more: str, **extra: Any) -> inspect.Parameter:
+        return parameter(hint, default, typer.Option(flag, *flags, *more, help=help_text, **extra))
+
+    if name == fields(kind)[0].name:
+        argument = typer.Argument(help=help_text, metavar=name.upper())
+        found = [parameter(str if is_required else str | None, default, argument)]
+    elif name in SEVERAL_PARTS or name == "budgets":
+        found = [option(list[str], [default] if default else [])]
+    elif name == "sizes":
+        found = [option(list[str], [], metavar="KEY=VALUE")]
+    elif name == "out_dir":
+        found = [option(Path, OUT)]
+    elif name == "resume":
+        found = [parameter(bool, True, typer.Option("--resume/--no-resume", help=help_text))]
+    elif name == "recipe":
+        found = [option(Path | None, None, metavar="FILE.toml")]
+    elif isinstance(default, bool):
+        found = [parameter(bool, default, typer.Option(flag, help=help_text))]
+    else:
+        hint = get_type_hints(kind)[name]
+        plain = next((found for found in (int, float) if found in (hint, *get_args(hint))), str)
+        bounds = {} if plain is str else {"min": says.least}
+        found = [option(plain | None if default is None else plain, default, **bounds)]
+    if name in (*ONE_PART, *SEVERAL_PARTS):
+        spelled = "NAME.KEY=VALUE" if name in SEVERAL_PARTS else "KEY=VALUE"
+        more = typer.Option(
+            f"{flag}-option", metavar=spelled, help=f"Option of the {NAMES.get(name, name)}; repeatable."
+        )
+        found.append(parameter(list[str], [], more, f"{name}_option"))
+    return found
 
 
 def _as_fields(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +112,8 @@ def _as_fields(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in given or f"{name}_option" in given:
             names = given.get(name, [defaults[name]] if defaults.get(name) else [])
             found[name] = parts_of(names, given.get(f"{name}_option", ()))
+    if "sizes" in found:
+        found["sizes"] = options_of(found["sizes"])
     if "resume" in found:
         found["resume"] = "auto" if found["resume"] else "never"
     return found
