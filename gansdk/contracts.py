@@ -1,4 +1,4 @@
-"""The data that crosses every boundary: what a generator eats and gives, batches, observations."""
+"""The data that crosses every boundary: what a generator reads and writes, batches, observations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Labels:
         _fit(self)
         if not 1 <= self.classes <= MOST_CHANNELS:
             raise ContractError(
-                f"{quoted(self)}: classes must be a whole number from 1 to {MOST_CHANNELS}. Channels for unknown "
+                f"{quoted(self)}: classes must be an integer from 1 to {MOST_CHANNELS}. Channels for unknown "
                 "pixels and edges are no classes; say unknown=False or edges=False where the label map has no such "
                 "channel."
             )
@@ -59,7 +59,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """What one generator eats and gives: float32 images, (N, C, H, W).
+    """What one generator reads and writes: float32 images, (N, C, H, W).
 
     One channel means BT.601 luma; three mean RGB. MACs are quoted for one image of `size`.
     """

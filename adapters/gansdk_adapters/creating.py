@@ -47,7 +47,7 @@ def _is_odd(side: object) -> bool:
 
 
 def size_of(given: object, option: str) -> int:
-    """`given`, if it is a whole number that a network can have of anything.
+    """`given`, if it is an integer that a network can have of anything.
 
     Raises:
         InvalidOption: it is not.

@@ -15,7 +15,7 @@ Config = Mapping[str, int]
 def read_config(space: Space, values: Config | Sequence[int] | str) -> Config:
     """The configuration in any of its spellings: by knobs, as numbers in their order, or joined by "_".
 
-    Knobs that are not named keep everything. Any whole number up to the full network's is a value, whether or not
+    Knobs that are not named keep everything. Any integer up to the full network's is a value, whether or not
     it is among the knob's choices; 0 only where it is.
 
     Raises:
@@ -25,7 +25,7 @@ def read_config(space: Space, values: Config | Sequence[int] | str) -> Config:
     if isinstance(values, str):
         parts = values.split("_")
         if not all(part.isdecimal() for part in parts):
-            raise InvalidOption(f"The configuration {values!r} must be whole numbers joined by '_'.")
+            raise InvalidOption(f"The configuration {values!r} must be integers joined by '_'.")
         values = [int(part) for part in parts]
     if not isinstance(values, Mapping):
         if len(values) != len(names):
@@ -43,7 +43,7 @@ def _value(knob: Knob, given: object) -> int:
     value = given.__index__() if isinstance(given, SupportsIndex) else -1
     least = min(1, knob.choices[0])
     if not least <= value <= knob.choices[-1]:
-        raise InvalidOption(f"{knob.name}={given!r} must be a whole number from {least} to {knob.choices[-1]}.")
+        raise InvalidOption(f"{knob.name}={given!r} must be an integer from {least} to {knob.choices[-1]}.")
     return value
 
 

@@ -98,9 +98,9 @@ def _traced_error(job: Job, run: CompressionRun, student: Student, route: Route)
         )
     if not torch.equal(original, again):
         raise ContractError(
-            f"The generator gives other images for the same input, up to {float((original - again).abs().max()):.3g} "
-            "apart: it draws noise or keeps a state. Make it a function of its input, with noise as a further channel "
-            "or a fixed buffer."
+            "The generator is not deterministic: two runs on the same input differ by up to "
+            f"{float((original - again).abs().max()):.3g}. Pass noise as an input channel or a fixed buffer, and keep "
+            "no state between calls."
         )
     if job.origin is not job.generator:
         original = teacher_of(job.origin, x.device).observe(x, route=route).image
@@ -169,9 +169,10 @@ def why_unused(student: Student, plan: Plan, limits: Limits) -> str:
         return "nothing was taken out"
     fitting = [name for name, usage in wider.items() if usage <= 1]
     if fitting:
-        return f"the pruner chose so, though {len(fitting)} of the groups could have one channel more"
+        groups = "1 group" if len(fitting) == 1 else f"{len(fitting)} groups"
+        return f"{groups} could keep one more channel within the budget"
     least = min(wider, key=lambda name: wider[name])
-    return f"one channel more of any group is too many; of {least!r} it would be {wider[least]:.1%}"
+    return f"one more channel of any group exceeds the budget; with one of {least!r}, {wider[least]:.1%} would be used"
 
 
 def _known_plan(state: State, run: CompressionRun, student: Student, limits: Limits) -> Plan:

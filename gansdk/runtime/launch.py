@@ -89,6 +89,6 @@ def _number(
         if not text:
             continue
         if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most):
-            raise ProcessError(f"{name}={text!r} must be a whole number from {least} to {most}. {_ADVICE}")
+            raise ProcessError(f"{name}={text!r} must be an integer from {least} to {most}. {_ADVICE}")
         return name, int(text)
     return "", None

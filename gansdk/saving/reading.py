@@ -1,6 +1,6 @@
 """The folder of a student: written whole or not at all, and read back without its teacher and without pickle.
 
-config.json says how to build the network, what it eats and gives and where it comes from; model.safetensors
+config.json says how to build the network, its inputs and outputs and where it comes from; model.safetensors
 holds parameters and buffers under their names; plan.json the kept channels and the groups they belong to.
 discriminator.safetensors, where there is one, is what a further training goes on with, and inputs.safetensors a few
 crops of held-out images that exports are compared on. Networks that no adapter can

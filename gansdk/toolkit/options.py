@@ -84,14 +84,14 @@ def shares(given: object, option: str) -> tuple[float, ...]:
 
 
 def count(given: Any, option: str, *, least: int = 1) -> int:
-    """`given`, if it is a whole number from `least`.
+    """`given`, if it is an integer >= `least`.
 
     Raises:
         InvalidOption: it is not.
     """
     if _is_whole(given, least):
         return int(given)
-    raise InvalidOption(f"{option}={quoted(given)} must be a whole number from {least}.")
+    raise InvalidOption(f"{option}={quoted(given)} must be an integer >= {least}.")
 
 
 def height_width(given: Any, option: str) -> tuple[int, int]:

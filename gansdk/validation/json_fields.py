@@ -138,9 +138,9 @@ class Field:
         return "".join(character if character.isprintable() else " " for character in self.value)
 
     def whole(self, low: int = 0, high: int = LARGEST - 1) -> int:
-        """A whole number from `low` to `high`."""
+        """An integer from `low` to `high`."""
         if type(self.value) is not int or not low <= self.value <= high:
-            raise self.refused(f"a whole number from {low:,} to {high:,}")
+            raise self.refused(f"an integer from {low:,} to {high:,}")
         return self.value
 
     def number(self) -> float:

@@ -213,7 +213,7 @@ def _none_of(words: Sequence[str]) -> str:
 
 
 _SIMPLE = {
-    int: _Kind(("a whole number",), "whole numbers", _number(Integral)),
+    int: _Kind(("an integer",), "integers", _number(Integral)),
     float: _Kind(("a number",), "numbers", _number(Real)),
     bool: _Kind(("true or false",), "true or false", _of(bool)),
     str: _Kind(("text",), "texts", _of(str)),

@@ -114,7 +114,7 @@ class KernelDistance(FeatureDistance):
     ) -> None:
         if subsets < 1 or subset_size < MIN_IMAGES:
             raise InvalidOption(
-                f"subsets={subsets} and subset_size={subset_size} must be whole numbers from 1 and from {MIN_IMAGES}."
+                f"subsets={subsets} and subset_size={subset_size} must be integers >= 1 and >= {MIN_IMAGES}."
             )
         self._subsets, self._subset_size, self._seed = subsets, subset_size, seed
         super().__init__(extractor, weights, label)

@@ -355,7 +355,7 @@ def test_wrong_options_are_refused():
         GauGAN().create("resnet")
     with pytest.raises(InvalidOption, match=r"no size 'ngf'\. Its sizes: width, labels"):
         GauGAN().create("spade", ngf=3)
-    with pytest.raises(InvalidOption, match=r"hidden=0\.5 must be a whole number"):
+    with pytest.raises(InvalidOption, match=r"hidden=0\.5 must be an integer"):
         GauGAN().create("mobile", hidden=0.5)
     with pytest.raises(ContractError, match="eight"):
         SPADESizes.from_config("1_2_3")

@@ -98,7 +98,7 @@ def test_a_number_is_a_square_and_a_number_of_classes():
 
 def test_channels_that_are_no_classes_leave_at_least_one():
     adapter = GauGAN(edges=True, unknown=True)
-    with pytest.raises(ContractError, match="classes must be a whole number from 1"):
+    with pytest.raises(ContractError, match="classes must be an integer from 1"):
         adapter.contract(adapter.create("spade", width=1, labels=1, hidden=2))
 
 

@@ -362,9 +362,9 @@ def test_configurations_are_read_in_three_spellings():
     ("values", "hint"),
     [
         ("4_8", "2 values, but .* has 8 knobs: c0, c1"),
-        ("4_x_4_4_4_4_4_4", "whole numbers joined"),
+        ("4_x_4_4_4_4_4_4", "integers joined"),
         ({"c9": 4}, "no knob 'c9'; it has c0, c1"),
-        ({"c0": 17}, "c0=17 must be a whole number from 1 to 16"),
+        ({"c0": 17}, "c0=17 must be an integer from 1 to 16"),
         ({"c0": 0}, "from 1 to 16"),
         ({"c0": 4.0}, "from 1 to 16"),
     ],

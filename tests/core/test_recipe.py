@@ -87,7 +87,7 @@ def test_a_recipe_with_several_budgets_is_for_a_ladder():
         ({"modle": "demo"}, r"has the field 'modle'\. Known fields are adapter, batch_size"),
         ("nowhere.toml", r"'nowhere\.toml' cannot be read"),
         ({"model": "demo", "budgets": "4x", "steps": -1}, r"steps=-1 must be an integer from 0 to"),
-        ({"model": "demo", "budgets": "4x", "seed": "x"}, r"seed='x' is not a whole number"),
+        ({"model": "demo", "budgets": "4x", "seed": "x"}, r"seed='x' is not an integer"),
         ({"budgets": "4x"}, r"No model was given"),
     ],
 )

@@ -73,8 +73,10 @@ def test_what_keeps_a_plan_from_using_its_budget_is_said_in_words():
         return why_unused(student, plan, Limits(macs=round(limit)))
 
     assert said(half, macs) == said(half, macs / 0.95) == ""
-    assert said(half, 1.25 * macs) == f"one channel more of any group is too many; of {group.name!r} it would be 120.0%"
-    assert said(half, 1.5 * macs) == "the pruner chose so, though 1 of the groups could have one channel more"
+    assert said(half, 1.25 * macs) == (
+        f"one more channel of any group exceeds the budget; with one of {group.name!r}, 120.0% would be used"
+    )
+    assert said(half, 1.5 * macs) == "1 group could keep one more channel within the budget"
     assert said(full, 4 * macs) == "nothing was taken out"
 
 

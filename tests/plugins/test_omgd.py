@@ -419,7 +419,7 @@ def test_what_cannot_work_is_refused():
         ({"wide": None, "deep": None}, "no teacher"),
         ({"warm": True, "wide": 4.0}, "must be 1"),
         ({"student_steps": 0}, "frozen teacher is imitated without 'omgd'"),
-        ({"student_steps": 1.5}, "whole number"),
+        ({"student_steps": 1.5}, "integer"),
         ({"schedule": "epochs"}, "'steps', 'blocks'"),
         ({"wide": -1.0}, "wide=-1.0"),
         ({"ssim_weight": -1}, "from zero"),

@@ -510,8 +510,8 @@ def test_shared_weights_are_trained_before_a_given_configuration_is_carved():
     ("config", "budget", "message"),
     [
         ("1_2", "2x", "2 values, but"),
-        ("x", "2x", "whole numbers"),
-        (3.5, "2x", "config=3.5 is neither text nor a list of whole numbers"),
+        ("x", "2x", "integers"),
+        (3.5, "2x", "config=3.5 is neither text nor a list of integers"),
         ({"nothing": 1}, "2x", "no knob 'nothing'"),
         ({}, "2x", "over the budget: macs"),
     ],

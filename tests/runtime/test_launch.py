@@ -31,7 +31,7 @@ def test_the_numbers_of_torchrun_and_mpirun_are_read(environment, launch):
     ("change", "words"),
     [
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc'"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be a whole number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be an integer from 1"),
         ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE="),
         ({"WORLD_SIZE": "٤"}, "WORLD_SIZE="),
         ({"RANK": "-1"}, "RANK='-1'"),

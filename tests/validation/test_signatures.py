@@ -109,7 +109,7 @@ class Callable_:
 @pytest.mark.parametrize("made", [Sizes, functools.partial(Sizes, deep=True), Callable_()])
 def test_classes_partial_functions_and_callable_objects_state_types_too(made):
     assert fitting(made, {"width": np.int64(3)}) == {"width": 3}
-    with pytest.raises(DataError, match="width='3' is not a whole number"):
+    with pytest.raises(DataError, match="width='3' is not an integer"):
         fitting(made, {"width": "3"}, error=DataError)
 
 

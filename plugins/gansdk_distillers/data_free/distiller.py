@@ -96,4 +96,4 @@ def _scales(given: object) -> tuple[int, ...]:
     found = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if found and all(type(scale) is int and scale >= 2 for scale in found) and len({*found}) == len(found):
         return found
-    raise InvalidOption(f"scales={given!r} must be a list of different whole numbers from 2, or left out.")
+    raise InvalidOption(f"scales={given!r} must be a list of different integers >= 2, or left out.")
