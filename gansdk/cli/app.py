@@ -32,9 +32,10 @@ from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
 from gansdk.recipe import Rungs, TeacherTraining, read_recipe
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
-from gansdk.text import readable, visible_json
+from gansdk.text import quoted, readable, visible_json
 
 if TYPE_CHECKING:
+    from gansdk.registry.description import Description
     from gansdk.registry.discovery import Registry, Row
 
 PLUGIN_CHECK_FAILED = 5
@@ -337,30 +338,67 @@ def export(
 
 @app.command()
 def plugins(
+    name: Annotated[str | None, typer.Argument(help="A part: show its options, defaults, paper and needs.")] = None,
     compat: Annotated[bool, typer.Option("--compat", help="Say which parts work together, given images.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Import every part; exits with 5 if one fails.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is installed: adapters, pruners, distillers, sources and metrics."""
+    """List what is installed: adapters, pruners, distillers, sources and metrics; or describe one of them.
+
+    With --compat or --check, NAME narrows the list to what it is part of.
+    """
+    from gansdk.registry.description import descriptions
     from gansdk.registry.discovery import registry
 
     if compat and check:
         raise typer.BadParameter("--compat and --check are two lists; ask for one of them.")
     with working():
         known = registry()
-        rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
+        if name is not None and name not in {row.name for row in known.listing()}:
+            raise typer.BadParameter(f"No part is called {quoted(name)}. `gansdk plugins` lists them.")
+        if name is not None and not compat and not check:
+            found = descriptions(known, name)
+        else:
+            rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
+    if name is not None and not compat and not check:
+        return _describe(found, as_json=as_json)
+    if name is not None:
+        rows = [row for row in rows if name in (row.get("name"), *(row.get(kind) for kind in COMBINED))]
     if as_json:
         print(
             visible_json(json.dumps(rows, indent=2, ensure_ascii=False))
         )  # not by print_json, which costs an import of torch
     elif compat:
-        print_rows([{name: row[name] for name in ("adapter", "pruner", "distiller", "verdict")} for row in rows])
+        print_rows([{column: row[column] for column in (*COMBINED, "verdict")} for row in rows])
         for advice in dict.fromkeys(row["advice"] for row in rows if row["advice"]):
             say(Console(), advice)
     else:
         print_rows(rows)
     if check and any(row.get("failure") for row in rows):
         raise typer.Exit(PLUGIN_CHECK_FAILED)
+
+
+COMBINED = ("adapter", "pruner", "distiller")
+
+
+def _describe(found: Sequence[Description], *, as_json: bool) -> None:
+    """Parts of one name."""
+    if as_json:
+        return print_json([asdict(one) for one in found])
+    console = Console()
+    for one in found:
+        say(console, f"{one.kind} {one.name} ({one.origin} {one.version}): {one.summary}")
+        for label, values in (("needs", one.needs), ("provides", one.provides)):
+            if values:
+                say(console, f"{label}: {', '.join(values)}")
+        if one.source:
+            say(console, f"source: {one.source}")
+        options = new_table("option", "type", "default")
+        for option in one.options:
+            add_row(options, option.name, option.type, option.default or "(required)")
+        console.print(options)
+        for line in one.about.splitlines():
+            say(console, line)
 
 
 def _beside(folder: Path) -> Path:

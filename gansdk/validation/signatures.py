@@ -40,7 +40,7 @@ def fitting(
     Raises:
         InvalidOption: a value is of another type; or `error`, if that is given.
     """
-    wanted, defaults = _annotations(function), _defaults(function)
+    wanted, defaults = annotations_of(function), _defaults(function)
     fitted = dict(given)
     for name, value in given.items():
         kind = _kind(wanted[name]) if name in wanted else None
@@ -63,7 +63,7 @@ def plain_number(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> annotation, without those that only a type checker can resolve."""
     while isinstance(function, functools.partial):
         function = function.func

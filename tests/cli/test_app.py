@@ -569,3 +569,31 @@ def test_a_format_that_there_is_not_is_refused_first(format, student, capsys, tm
     monkeypatch.chdir(tmp_path)
     assert call("export", student, format) == 2
     assert "format=" in capsys.readouterr().err
+
+
+def test_a_part_is_described_by_its_options_its_paper_and_its_needs(capsys):
+    assert call("plugins", "gka", "--json") == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["needs"]) == ("distiller", ["taps"])
+    assert "CVPR 2021" in found["source"]
+    assert {"name": "weight", "type": "float", "default": "1.0"} in found["options"]
+    assert call("plugins", "once-for-all") == 0
+    shown = capsys.readouterr().out
+    assert "sampling" in shown
+    assert "'sandwich'" in shown
+    assert "Li et al., CVPR 2020" in shown
+
+
+def test_what_a_run_fills_in_is_no_option_of_a_source(capsys):
+    assert call("plugins", "photos", "--json") == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert {option["name"] for option in found["options"]} == {"patch", "holdout", "seed"}
+
+
+def test_lists_of_parts_can_be_narrowed_to_one(capsys):
+    assert call("plugins", "gka", "--compat", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert {row["distiller"] for row in rows} == {"gka"}
+    assert call("plugins", "nonsense") == 2
+    assert "No part is called 'nonsense'" in capsys.readouterr().err

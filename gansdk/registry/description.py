@@ -1,0 +1,95 @@
+"""What there is to know of a part before it is used: its options with types and defaults, its paper and its needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gansdk.registry.discovery import KINDS, Registry
+from gansdk.text import quoted
+from gansdk.validation.signatures import annotations_of
+
+BY_THE_RUN = frozenset({"contract", "degrade", "default_patch"})
+"""Parameters of sources that the run fills in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a part."""
+
+    name: str
+    type: str
+    """As the factory annotates it; "" if it does not."""
+    default: str
+    """"" where it must be given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """A part as `gansdk plugins NAME` shows it."""
+
+    kind: str
+    name: str
+    origin: str
+    version: str
+    summary: str
+    source: str
+    """Paper or address."""
+    needs: tuple[str, ...]
+    provides: tuple[str, ...]
+    options: tuple[Option, ...]
+    about: str
+    """The docstring of the factory."""
+
+
+def descriptions(known: Registry, name: str) -> list[Description]:
+    """Every part of that name, of whatever kind; imports them."""
+    found = []
+    for kind in KINDS:
+        if name not in known.names(kind):
+            continue
+        entry = known.find(kind, name)
+        factory = known.load(kind, name)
+        found.append(
+            Description(
+                kind=kind,
+                name=name,
+                origin=entry.origin,
+                version=entry.version,
+                summary=entry.spec.summary,
+                source=entry.spec.source,
+                needs=tuple(sorted(entry.spec.needs)),
+                provides=tuple(sorted(getattr(entry.spec, "provides", ()))),
+                options=options_of(factory),
+                about=inspect.getdoc(factory) or "",
+            )
+        )
+    return found
+
+
+def options_of(factory: Callable[..., Any]) -> tuple[Option, ...]:
+    """The options of a factory by its signature; none where it has no signature."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    types = annotations_of(factory)
+    named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    return tuple(
+        Option(name=one.name, type=_type_of(types.get(one.name, one.annotation)), default=_default_of(one))
+        for one in named
+        if one.name not in BY_THE_RUN
+    )
+
+
+def _type_of(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return ""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return text.replace("collections.abc.", "")
+
+
+def _default_of(parameter: inspect.Parameter) -> str:
+    return "" if parameter.default is parameter.empty else quoted(parameter.default)
