@@ -1,4 +1,4 @@
-"""Modules that have moved: their old import paths still work, and warn. Torch-free."""
+"""Modules that have moved: the import paths that authors of plugins used still work, and warn. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 PLACES: dict[str, tuple[str, ...]] = {
     "gansdk.adapter": ("gansdk.interfaces.adapter", "gansdk.generators.wrapping", "gansdk.modules.weights"),
     "gansdk.artifact": ("gansdk.saving.reading", "gansdk.saving.layout"),
+    "gansdk.budgets": ("gansdk.budget.order",),
     "gansdk.channels.fold": ("gansdk.modules.fold",),
     "gansdk.channels.products": ("gansdk.modules.meta_device",),
     "gansdk.channels.slots": ("gansdk.modules.slots",),
+    "gansdk.checks": ("gansdk.evaluation.self_checks",),
     "gansdk.checkpoints": ("gansdk.modules.weights", "gansdk.generators.recognition"),
     "gansdk.compatibility": ("gansdk.registry.compatibility",),
     "gansdk.demo": ("gansdk.pipeline.demo", "gansdk.pipeline.opening"),
@@ -24,22 +26,29 @@ PLACES: dict[str, tuple[str, ...]] = {
     "gansdk.export": ("gansdk.saving.export",),
     "gansdk.foreign": ("gansdk.registry.isolation",),
     "gansdk.images": ("gansdk.toolkit.images",),
+    "gansdk.inspection": ("gansdk.pipeline.inspection",),
     "gansdk.loop": ("gansdk.training.loop",),
+    "gansdk.meta": ("gansdk.modules.skeletons",),
     "gansdk.metrics": ("gansdk.interfaces.metric", "gansdk.evaluation.metrics"),
     "gansdk.offline": ("gansdk.training.offline_regime",),
     "gansdk.online": ("gansdk.generators.online_teacher",),
     "gansdk.opening": ("gansdk.pipeline.opening", "gansdk.registry.parts", "gansdk.pipeline.checks"),
+    "gansdk.patches": ("gansdk.generators.patches",),
+    "gansdk.paths": ("gansdk.validation.paths",),
     "gansdk.processes": ("gansdk.training.processes",),
     "gansdk.programs": ("gansdk.modules.programs.program", "gansdk.modules.inference"),
     "gansdk.quality": ("gansdk.evaluation.quality",),
     "gansdk.report": ("gansdk.reporting.report",),
     "gansdk.result": ("gansdk.pipeline.result",),
     "gansdk.routes": ("gansdk.generators.joint",),
+    "gansdk.signatures": ("gansdk.validation.signatures",),
     "gansdk.student": ("gansdk.generators.elastic_student",),
     "gansdk.teachers": ("gansdk.generators.frozen_teacher",),
     "gansdk.teaching": ("gansdk.interfaces.teaching",),
     "gansdk.toolkit.norms": ("gansdk.modules.norms",),
     "gansdk.toolkit.taps": ("gansdk.modules.taps",),
+    "gansdk.words": ("gansdk.text",),
+    "gansdk.wrapping": ("gansdk.generators.wrapping",),
 }
 """Old module -> the modules that its names are in now."""
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_type_hints
 
 from gansdk.errors import InvalidOption
-from gansdk.text import quoted
+from gansdk.text import one_line, quoted
 from gansdk.validation.signatures import fitting
 
 if TYPE_CHECKING:
@@ -130,11 +131,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Take "none" for None, which files and command lines cannot say."""
-        if isinstance(self.distiller, (str, list)) and self.distiller in ("none", ["none"]):
+        one = self.distiller
+        if isinstance(one, (list, tuple)) and len(one) == 1:
+            one = one[0]
+        if isinstance(one, str) and one == "none":
             object.__setattr__(self, "distiller", None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
     """Everything that decides the students of a run, as it was requested.
 
@@ -146,7 +150,7 @@ class Recipe(Settings):
     ] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call(Settings):
     """A call of `gansdk.compress` or `gansdk.ladder`: the settings, and what never changes a result."""
 
@@ -165,7 +169,7 @@ class Call(Settings):
         return Recipe(budgets=tuple(budgets), **{one.name: getattr(self, one.name) for one in fields(Settings)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compression(Call):
     """A call of `gansdk.compress`."""
 
@@ -174,7 +178,7 @@ class Compression(Call):
     ] = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rungs(Call):
     """A call of `gansdk.ladder`."""
 
@@ -224,19 +228,22 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> dict[str, An
     """
     if isinstance(recipe, Recipe):
         return changed(recipe)
-    found: Mapping[str, Any]
+    found: Mapping[Any, Any]
     if isinstance(recipe, Mapping):
         found, whose = recipe, "The recipe"
-    else:
-        whose = f"The recipe '{recipe}'"
+    elif isinstance(recipe, (str, Path)):
+        whose = f"The recipe {quoted(str(recipe))}"
         try:
             found = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
             raise InvalidOption(
-                f"{whose} cannot be read: {error}. Write a TOML file with fields of gansdk.Recipe."
+                f"{whose} cannot be read: {reason}. Write a TOML file with fields of gansdk.Recipe."
             ) from error
+    else:
+        raise InvalidOption(f"recipe={quoted(recipe)} is neither a gansdk.Recipe, nor a mapping, nor a path.")
     known = {one.name for one in fields(Recipe)}
-    if strange := [name for name in found if name not in known]:
+    if strange := [name for name in found if not isinstance(name, str) or name not in known]:
         raise InvalidOption(f"{whose} has the field {quoted(strange[0])}. Known fields are {', '.join(sorted(known))}.")
     return dict(found)
 
@@ -262,32 +269,44 @@ def takes(kind: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
     are held against the fields' types and bounds, and a recipe that is given fills in what is not.
     """
     assert isinstance(kind, type)
-    signature = inspect.signature(kind)
+    hints = get_type_hints(kind)
 
     def decorate(function: Callable[[C], R]) -> Callable[P, R]:
+        result = get_type_hints(function)["return"]
+        parameters = inspect.signature(kind).parameters.values()
+        signature = inspect.Signature(
+            [one.replace(annotation=hints[one.name]) for one in parameters], return_annotation=result
+        )
+
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             given = dict(signature.bind(*args, **kwargs).arguments)
             if given.get("recipe") is not None:
-                given = {**_as_fields_of(kind, read_recipe(given["recipe"])), **given}
+                given = {**_as_fields_of(kind, read_recipe(given["recipe"]), given), **given}
             values = fitting(kind, given)
             check_bounds(kind, values)
             return function(kind(**values))
 
         del called.__wrapped__  # it has another signature
         vars(called)["__signature__"] = signature
+        called.__annotations__ = {
+            **{one.name: one.annotation for one in signature.parameters.values()},
+            "return": result,
+        }
         called.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{arguments}", arguments_of(kind))
         return called
 
     return decorate
 
 
-def _as_fields_of(kind: type, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _as_fields_of(kind: type, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's fields as those of a call, which has one budget or several."""
     found = dict(recipe)
     if "budgets" in found and kind is Compression:
         budgets = found.pop("budgets")
-        budgets = [budgets] if isinstance(budgets, str) else list(budgets)
+        budgets = list(budgets) if isinstance(budgets, (list, tuple)) else [budgets]
+        if "budget" in given:
+            return found
         if len(budgets) != 1:
             raise InvalidOption(f"The recipe has {len(budgets)} budgets. Pass it to gansdk.ladder, or give budget=...")
         found["budget"] = budgets[0]
@@ -316,9 +335,11 @@ def check_bounds(kind: type, values: Mapping[str, Any]) -> None:
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        if says.above is not None and not says.above < value < float("inf"):
-            raise InvalidOption(f"{name}={quoted(value)} must be a number > {says.above:g}.")
-        if says.least is not None and not says.least <= value <= (float("inf") if says.most is None else says.most):
-            number = "a number" if isinstance(value, float) else "an integer"
+        hint = get_type_hints(kind)[name]
+        number = "an integer" if int in (hint, *get_args(hint)) else "a number"
+        most = sys.float_info.max if says.most is None else says.most
+        if says.above is not None and not says.above < value <= most:
+            raise InvalidOption(f"{name}={quoted(value)} must be {number} > {says.above:g}.")
+        if says.least is not None and not says.least <= value <= most:
             limit = f">= {says.least}" if says.most is None else f"from {says.least} to {says.most}"
             raise InvalidOption(f"{name}={quoted(value)} must be {number} {limit}.")

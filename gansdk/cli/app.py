@@ -29,7 +29,7 @@ from gansdk.cli.printing import (
     working,
 )
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
-from gansdk.recipe import Rungs, TeacherTraining, read_recipe
+from gansdk.recipe import Rungs, TeacherTraining
 from gansdk.runtime.launch import is_main
 from gansdk.runtime.signals import stoppable
 from gansdk.text import quoted, readable, visible_json
@@ -235,8 +235,6 @@ def compress(given: dict[str, Any], *, as_json: AsJson = False) -> None:
     from gansdk.cli.progress import ProgressObserver
 
     given = {"out_dir": OUT, **given}
-    if "recipe" in given:
-        given = {**read_recipe(given.pop("recipe")), **given}
     for name, said in (("model", "argument MODEL"), ("budgets", "option --budget")):
         if name not in given:
             raise typer.BadParameter(f"Missing {said}. Give it, or a --recipe that has it.")
@@ -354,16 +352,20 @@ def plugins(
         raise typer.BadParameter("--compat and --check are two lists; ask for one of them.")
     with working():
         known = registry()
-        if name is not None and name not in {row.name for row in known.listing()}:
-            raise typer.BadParameter(f"No part is called {quoted(name)}. `gansdk plugins` lists them.")
-        if name is not None and not compat and not check:
-            found = descriptions(known, name)
-        else:
-            rows = _combinations() if compat else [_listed(known, row, check=check) for row in known.listing()]
-    if name is not None and not compat and not check:
+        listing = known.listing()
+        if name is not None:
+            listing = tuple(row for row in listing if name in (row.name, f"{row.origin}:{row.name}"))
+            if not listing:
+                raise typer.BadParameter(f"No part is called {quoted(name)}. `gansdk plugins` lists them.")
+        found = [] if name is None or compat or check else descriptions(known, name)
+        rows = _combinations() if compat else [_listed(known, row, check=check) for row in listing]
+    if found:
         return _describe(found, as_json=as_json)
-    if name is not None:
-        rows = [row for row in rows if name in (row.get("name"), *(row.get(kind) for kind in COMBINED))]
+    if compat and name is not None:
+        bare = listing[0].name
+        rows = [row for row in rows if bare in [row[kind] for kind in COMBINED]]
+        if not rows:
+            raise typer.BadParameter(f"{quoted(bare)} is no adapter, pruner or distiller, of which --compat speaks.")
     if as_json:
         print(
             visible_json(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from gansdk.recipe import Says, says_of
+from gansdk.recipe import Says, read_recipe, says_of
 from gansdk.text import quoted
 from gansdk.validation.json_fields import read_json
 
@@ -21,6 +21,23 @@ LEFT_OUT = frozenset({"observers"})
 """Fields that only Python has."""
 ONE_PART, SEVERAL_PARTS = ("adapter", "pruner"), ("distiller", "metrics")
 OUT = Path("gansdk-out")
+TEXTS = {
+    "model": "A checkpoint, the folder of a saved student, 'demo', or JSON of one per route.",
+    "budgets": 'What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB". Several students, from large '
+    'to small: repeat it, or "2x,4x,8x".',
+    "distiller": "What trains the student; repeatable. 'auto' follows family and teacher, 'none' prunes only.",
+    "data": "Training images: a folder, 'photos' (embedded photographs), or a source as JSON.",
+    "eval_data": "Images to score on, likewise; default: the held-out part of --data.",
+    "metrics": "Further metrics: kid, fid, miou or a plugin's; repeatable.",
+    "discriminator": "Checkpoint of the teacher's discriminator, 'fresh' for a new one, or JSON of one per route.",
+    "transform": "An architecture of the family for the student to start from, such as 'mobile'.",
+    "out_dir": "Output folder for run, result and report.",
+    "resume": "Continue a run found in --out, or move it aside.",
+    "device": "'auto' or 'cpu'.",
+    "recipe": "TOML file with the fields of a recipe; other options take precedence over it.",
+    "sizes": "What differs from the architecture's usual sizes; repeatable.",
+}
+"""Help texts where the command line is used differently from Python."""
 
 
 def with_fields(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -38,9 +55,9 @@ def with_fields(kind: type) -> Callable[[Callable[..., None]], Callable[..., Non
 
         def run(context: typer.Context, **values: Any) -> None:
             passed = {one.name: values.pop(one.name) for one in own}
-            command(
-                _as_fields(kind, {name: value for name, value in values.items() if _is_given(context, name)}), **passed
-            )
+            explicit = {name: value for name, value in values.items() if _is_given(context, name)}
+            base = read_recipe(explicit.pop("recipe")) if "recipe" in explicit else {}
+            command({**base, **_as_fields(kind, explicit, base)}, **passed)
 
         keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*made, *own)]
         vars(run)["__signature__"] = inspect.Signature([context, *keyword])
@@ -61,7 +78,7 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
     default = {one.name: one.default for one in fields(kind)}[name]
     is_required = default is MISSING
     flag, flags = f"--{NAMES.get(name, name).replace('_', '-')}", [SHORT[name]] if name in SHORT else []
-    help_text = says.text[0].upper() + says.text[1:] + "."
+    help_text = TEXTS.get(name) or says.text[0].upper() + says.text[1:] + "."
 
     def parameter(hint: Any, default: Any, extra: Any, field: str = name) -> inspect.Parameter:
         default = inspect.Parameter.empty if default is MISSING else default
@@ -101,17 +118,19 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
     return found
 
 
-def _as_fields(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given on the command line, as the fields of a call."""
+def _as_fields(kind: type, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given on the command line, as the fields of a call; options of parts are for those of `base` too."""
     found = {name: value for name, value in given.items() if not name.endswith("_option")}
     defaults = {one.name: one.default for one in fields(kind)}
     for name in ONE_PART:
         if name in given or f"{name}_option" in given:
-            found[name] = part_of(given.get(name, defaults.get(name)), given.get(f"{name}_option", ()))
+            part = given.get(name, base.get(name, defaults.get(name)))
+            found[name] = part_of(part, given.get(f"{name}_option", ()))
     for name in SEVERAL_PARTS:
         if name in given or f"{name}_option" in given:
-            names = given.get(name, [defaults[name]] if defaults.get(name) else [])
-            found[name] = parts_of(names, given.get(f"{name}_option", ()))
+            parts = given.get(name, base.get(name, defaults[name])) or []
+            parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
+            found[name] = "none" if parts == ["none"] else parts_of(parts, given.get(f"{name}_option", ()))
     if "sizes" in found:
         found["sizes"] = options_of(found["sizes"])
     if "resume" in found:
@@ -122,18 +141,22 @@ def _as_fields(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
 # Parts and their options.
 
 
-def part_of(name: str, options: Sequence[str]) -> str | dict[str, Any]:
+def part_of(part: str | Mapping[str, Any], options: Sequence[str]) -> str | dict[str, Any]:
     """A part as the library takes it: its name, or a mapping with its options.
 
     Options beside the adapter "auto" are for the family that is recognized.
     """
-    return {"name": name, **options_of(options, taken=("name",))} if options else name
+    if not options:
+        return part if isinstance(part, str) else dict(part)
+    known = {"name": part} if isinstance(part, str) else dict(part)
+    return {**known, **options_of(options, taken=("name",))}
 
 
-def parts_of(names: Sequence[str], options: Sequence[str]) -> list[Any]:
+def parts_of(parts: Sequence[str | Mapping[str, Any]], options: Sequence[str]) -> list[Any]:
     """Each part with those options that begin with its name."""
-    of = {name: list[str]() for name in names}
-    if len(of) < len(names):
+    named = {part if isinstance(part, str) else str(part.get("name")): part for part in parts}
+    of = {name: list[str]() for name in named}
+    if len(of) < len(parts):
         raise typer.BadParameter(f"One of {', '.join(map(quoted, of))} is given twice. Give it once.")
     for text in options:
         name, dot, rest = text.partition(".")
@@ -142,7 +165,7 @@ def parts_of(names: Sequence[str], options: Sequence[str]) -> list[Any]:
                 f"{quoted(text)} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
             )
         of[name].append(rest)
-    return [part_of(name, own) for name, own in of.items()]
+    return [part_of(named[name], own) for name, own in of.items()]
 
 
 def options_of(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Any]:

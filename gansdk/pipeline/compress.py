@@ -49,7 +49,9 @@ def compress(call: Compression) -> CompressionResult:
     with (
         processes.together(),
         guarded("compress"),  # inside, so that the other processes are told whose fault it is
-        begin(call, [Budget.parse(call.budget)], run_in=call.out_dir, processes=processes) as session,
+        begin(
+            call, [] if call.budget is None else [Budget.parse(call.budget)], run_in=call.out_dir, processes=processes
+        ) as session,
     ):
         result = _make(session, session.jobs[0])
         session.finish([result], result)

@@ -187,6 +187,8 @@ def begin(
     began = time.perf_counter()
     if call.model is None:
         raise InvalidOption("No model was given. Pass a checkpoint, a module or a folder, or a recipe that names one.")
+    if not budgets:
+        raise InvalidOption('No budget was given. Pass budget="4x", or a recipe that has one.')
     dry_run, batch_size = call.dry_run, call.batch_size
     target = None if call.out_dir is None or dry_run else check_folder(call.out_dir, "out_dir")
     floor = QualityFloor.parse(call.quality)

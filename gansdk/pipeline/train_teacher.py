@@ -119,6 +119,8 @@ def _train(call: TeacherTraining, processes: Processes) -> TrainedTeacher:
     source = open_source(
         call.data, replace(generator, way="forward") if family.routes else generator, patch=call.patch, seed=seed
     )
+    if call.eval_data is not None:  # opened once more when there is something to score
+        open_source(call.eval_data, next(iter(generator.parts.values())), split="all")
     with seeded(seed):
         learner = _learner(family, known)
     told = [] if call.model is None else _warned_of_fresh(learner, known)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gansdk.errors import AmbiguousPlugin, PluginNotFound
 from gansdk.registry.discovery import KINDS, Registry
 from gansdk.text import quoted
 from gansdk.validation.signatures import annotations_of
 
-BY_THE_RUN = frozenset({"contract", "degrade", "default_patch"})
+BY_THE_RUN = frozenset({"contract", "degrade", "default_patch", "split"})
 """Parameters of sources that the run fills in."""
 
 
@@ -45,17 +47,18 @@ class Description:
 
 
 def descriptions(known: Registry, name: str) -> list[Description]:
-    """Every part of that name, of whatever kind; imports them."""
+    """Every usable part of that name ("name" or "distribution:name"), of whatever kind; imports them."""
     found = []
     for kind in KINDS:
-        if name not in known.names(kind):
+        try:
+            entry = known.find(kind, name)
+        except (PluginNotFound, AmbiguousPlugin):
             continue
-        entry = known.find(kind, name)
         factory = known.load(kind, name)
         found.append(
             Description(
                 kind=kind,
-                name=name,
+                name=entry.spec.name,
                 origin=entry.origin,
                 version=entry.version,
                 summary=entry.spec.summary,
@@ -63,17 +66,26 @@ def descriptions(known: Registry, name: str) -> list[Description]:
                 needs=tuple(sorted(entry.spec.needs)),
                 provides=tuple(sorted(getattr(entry.spec, "provides", ()))),
                 options=options_of(factory),
-                about=inspect.getdoc(factory) or "",
+                about=_about(factory),
             )
         )
     return found
+
+
+def _about(factory: Callable[..., Any]) -> str:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    try:
+        return str(inspect.getdoc(factory) or "")
+    except Exception:  # a stranger's __doc__
+        return ""
 
 
 def options_of(factory: Callable[..., Any]) -> tuple[Option, ...]:
     """The options of a factory by its signature; none where it has no signature."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):
+    except Exception:  # a stranger's __signature__ may be any code
         return ()
     types = annotations_of(factory)
     named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
@@ -87,7 +99,10 @@ def options_of(factory: Callable[..., Any]) -> tuple[Option, ...]:
 def _type_of(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return ""
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    try:
+        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    except Exception:  # a stranger's __repr__
+        return type(annotation).__name__
     return text.replace("collections.abc.", "")
 
 

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gansdk
 from gansdk.cli.app import main
-from gansdk.errors import InvalidOption
+from gansdk.errors import GansdkError, InvalidOption
 from gansdk.recipe import Call, Compression, Recipe, Rungs, Settings, TeacherTraining, changed, read_recipe, says_of
 
 RUN = {"model": "demo", "distiller": None, "data": "photos", "device": "cpu", "dry_run": True}
@@ -42,7 +44,11 @@ def test_every_field_says_what_it_is_for_in_a_sentence(kind):
 )
 def test_the_functions_take_the_fields_as_keywords_and_say_so(function, kind):
     found = getattr(gansdk, function)
-    assert inspect.signature(found) == inspect.signature(kind)
+    shown, made = inspect.signature(found).parameters, inspect.signature(kind).parameters
+    assert [(one.name, one.kind, one.default) for one in shown.values()] == [
+        (one.name, one.kind, one.default) for one in made.values()
+    ]
+    assert get_type_hints(found)["seed"] is int
     for name, says in says_of(kind).items():
         assert f"{name}: {says.text}" in " ".join(found.__doc__.split()) or says.text in found.__doc__
     assert "{arguments}" not in found.__doc__
@@ -89,6 +95,11 @@ def test_a_recipe_with_several_budgets_is_for_a_ladder():
         ({"model": "demo", "budgets": "4x", "steps": -1}, r"steps=-1 must be an integer from 0 to"),
         ({"model": "demo", "budgets": "4x", "seed": "x"}, r"seed='x' is not an integer"),
         ({"budgets": "4x"}, r"No model was given"),
+        ({"model": "demo"}, r"No budget was given"),
+        (5, r"recipe=5 is neither a gansdk\.Recipe"),
+        (np.zeros(2), r"is neither a gansdk\.Recipe"),
+        ({"model": "demo", "budgets": "4x", "learning_rate": 10**400}, r"learning_rate=.* must be a number > 0"),
+        ({"model": "demo", "budgets": "4x", "task_weight": float("inf")}, r"task_weight=inf must be a number >= 0"),
     ],
 )
 def test_a_recipe_that_is_none_is_refused_with_what_to_do(recipe, says):
@@ -96,8 +107,9 @@ def test_a_recipe_that_is_none_is_refused_with_what_to_do(recipe, says):
         gansdk.compress(recipe=recipe)
 
 
-def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path):
-    (tmp_path / "r.toml").write_text("model = ")
+@pytest.mark.parametrize("text", ["model = ", "data = " + "[" * 3000 + "]" * 3000])
+def test_a_recipe_that_is_no_toml_is_refused(text: str, tmp_path: Path):
+    (tmp_path / "r.toml").write_text(text)
     with pytest.raises(InvalidOption, match=r"cannot be read.*TOML"):
         gansdk.compress(recipe=tmp_path / "r.toml")
 
@@ -140,3 +152,41 @@ def test_the_command_line_takes_a_recipe_and_options_besides_it_win(tmp_path: Pa
 def test_recipes_need_no_torch():
     code = "import sys, gansdk; gansdk.Recipe('demo', budgets=['4x']); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_budget_given_besides_a_recipe_stands_for_all_of_its_budgets():
+    recipe = Recipe("demo", budgets=["2x", "4x"], pruner="uniform", distiller="none", data="photos")
+    assert gansdk.compress(recipe=recipe, budget="8x", device="cpu", dry_run=True).budget == "macs/8"
+
+
+def test_only_the_model_is_positional():
+    with pytest.raises(TypeError):
+        gansdk.compress("demo", "4x")
+    with pytest.raises(TypeError):
+        Recipe("demo", ["4x"])
+
+
+@pytest.mark.parametrize("distiller", ["none", ["none"], ("none",), None])
+def test_none_prunes_only_however_it_is_said(distiller):
+    assert Recipe("demo", distiller=distiller).distiller is None
+
+
+def test_a_distiller_that_cannot_be_compared_is_refused_in_words():
+    with pytest.raises(GansdkError):
+        gansdk.compress(**{**RUN, "distiller": [np.array([1, 2])]}, budget="4x")
+
+
+def test_options_besides_a_recipe_are_for_the_recipes_parts(tmp_path: Path, capsys):
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'model = "demo"\nbudgets = ["4x"]\ndistiller = ["pixel", "ssim"]\ndata = "photos"\n'
+        '[pruner]\nname = "one-step"\ntrials = 0\n'
+    )
+    shown = ("--device", "cpu", "--dry-run", "--json")
+    options = ("--pruner-option", "multiple_of=8", "--distiller-option", "ssim.weight=2")
+    with pytest.raises(SystemExit) as left:
+        main(["compress", "--recipe", str(file), *options, *shown])
+    found = json.loads(capsys.readouterr().out)["settings"]
+    assert left.value.code == 0
+    assert (found["pruner"]["multiple_of"], found["pruner"]["trials"]) == (8, 0)
+    assert found["given"]["distiller"][1]["options"]["weight"] == 2
