@@ -104,7 +104,7 @@ def test_what_is_no_json_is_none(text):
     + [("learning_rate", value) for value in (0, math.nan, math.inf, 10**400)],
 )
 def test_numbers_that_nothing_can_be_done_with_are_refused_with_their_range(name, value):
-    with pytest.raises(InvalidOption, match=rf"^{name}=.* must be a (integer from \d+ to \d+|number > 0)"):
+    with pytest.raises(InvalidOption, match=rf"^{name}=.* must be (an integer from \d+ to \d+|a number > 0)"):
         check_bounds(Recipe, {name: value})
 
 
