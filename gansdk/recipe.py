@@ -164,10 +164,6 @@ class Call(Settings):
     dry_run: Annotated[bool, Says("stop once the plan is found and carved; nothing is trained or written")] = False
     observers: Observers = ()
 
-    def recipe_with(self, budgets: Sequence[Any]) -> Recipe:
-        """The recipe that this call comes to."""
-        return Recipe(budgets=tuple(budgets), **{one.name: getattr(self, one.name) for one in fields(Settings)})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compression(Call):
@@ -331,12 +327,12 @@ def arguments_of(kind: type) -> str:
 
 def check_bounds(kind: type, values: Mapping[str, Any]) -> None:
     """Raise InvalidOption for a number out of its field's bounds; None stands for the default."""
+    hints = get_type_hints(kind)
     for name, says in says_of(kind).items():
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        hint = get_type_hints(kind)[name]
-        number = "an integer" if int in (hint, *get_args(hint)) else "a number"
+        number = "an integer" if int in (hints[name], *get_args(hints[name])) else "a number"
         most = sys.float_info.max if says.most is None else says.most
         if says.above is not None and not says.above < value <= most:
             raise InvalidOption(f"{name}={quoted(value)} must be {number} > {says.above:g}.")

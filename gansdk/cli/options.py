@@ -68,6 +68,10 @@ def with_fields(kind: type) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
+def _defaults(kind: type) -> dict[str, Any]:
+    return {one.name: one.default for one in fields(kind)}
+
+
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
@@ -75,7 +79,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
     """The option of a field, or the argument of the first one; a part has a second one for its options."""
-    default = {one.name: one.default for one in fields(kind)}[name]
+    default = _defaults(kind)[name]
     is_required = default is MISSING
     flag, flags = f"--{NAMES.get(name, name).replace('_', '-')}", [SHORT[name]] if name in SHORT else []
     help_text = TEXTS.get(name) or says.text[0].upper() + says.text[1:] + "."
@@ -121,7 +125,7 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
 def _as_fields(kind: type, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as the fields of a call; options of parts are for those of `base` too."""
     found = {name: value for name, value in given.items() if not name.endswith("_option")}
-    defaults = {one.name: one.default for one in fields(kind)}
+    defaults = _defaults(kind)
     for name in ONE_PART:
         if name in given or f"{name}_option" in given:
             part = given.get(name, base.get(name, defaults.get(name)))
