@@ -33,8 +33,8 @@ MAX_COLUMNS = 3000
 """Layers with more unknowns per output than this keep their inherited weights."""
 SLOWER = 2
 """What a multiplication takes in setting up and solving equations, in those of a convolution."""
-MAX_ROWS, ROWS_PER_COLUMN = 20_000, 16
-"""Positions of all images that enter one fit, and for each of its unknowns; more change nothing but the time."""
+MAX_ROWS, ROWS_PER_COLUMN = 2**16, 64
+"""Positions of all images that enter one fit, and for each of its unknowns."""
 MOST_BYTES = 2**30
 """Of the full network's feature maps that are kept at once; what is more takes another pass."""
 
@@ -223,7 +223,8 @@ class _Fit:
 
         def hook(part: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             values = output if isinstance(part, nn.Linear) else output.movedim(1, -1)
-            values = values.flatten(0, -2)[:: self._step(values)]
+            values = values.flatten(0, -2)
+            values = values[self._positions(len(values)).to(values.device)]
             calls.append(values.clone() if self._kept is None else values[:, self._kept.to(values.device)])
 
         handle = self._theirs.register_forward_hook(hook)
@@ -245,8 +246,8 @@ class _Fit:
         def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             wanted = self._wanted[number][self._seen]
             self._seen += 1
-            step = self._step(output if isinstance(layer, nn.Linear) else output.movedim(1, -1))
-            rows = _rows(layer, args[0], self._bias is not None, step)
+            rows = _rows(layer, args[0], self._bias is not None)
+            rows = rows[self._positions(len(rows)).to(rows.device)]
             parts = zip(rows.tensor_split(len(self._folds)), wanted.tensor_split(len(self._folds)), strict=True)
             for place, (x, y) in enumerate(parts):
                 found, before = _Equations.of(x, y), self._folds[place]
@@ -260,10 +261,16 @@ class _Fit:
         finally:
             handle.remove()
 
-    def _step(self, values: Tensor) -> int:
-        """Every how many of the positions enter the fit; `values` has the channels last."""
-        most = min(MAX_ROWS, ROWS_PER_COLUMN * self._columns)
-        return max(1, values[..., 0].numel() * self._images // most)
+    def _positions(self, count: int) -> Tensor:
+        """Which of the positions of one call enter the fit, in order.
+
+        Drawn, since evenly spaced ones see only some phases of a layer that enlarges.
+        """
+        most = min(MAX_ROWS, ROWS_PER_COLUMN * self._columns) // self._images
+        if count <= most:
+            return torch.arange(count)
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        return drawn[: max(1, most)].sort().values
 
     def solve(self, ridges: Sequence[float]) -> None:
         """Write the weights that fit best, pulled towards the old ones; keep these where there is no solution.
@@ -299,9 +306,9 @@ class _Fit:
             self._bias.copy_(self._old[1])
 
 
-def _rows(layer: nn.Module, given: Tensor, has_bias: bool, step: int = 1) -> Tensor:
-    """(positions, columns): what every `step`-th output of the layer reads, and a one for the bias."""
-    rows = (given.flatten(0, -2) if isinstance(layer, nn.Linear) else _patches(layer, given))[::step]
+def _rows(layer: nn.Module, given: Tensor, has_bias: bool) -> Tensor:
+    """(positions, columns): what every output of the layer reads, and a one for the bias."""
+    rows = given.flatten(0, -2) if isinstance(layer, nn.Linear) else _patches(layer, given)
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if has_bias else rows
 
 
