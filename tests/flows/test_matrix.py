@@ -1,7 +1,8 @@
 """Every adapter with every pruner and every distiller: what `gansdk plugins --compat` says is what happens.
 
 The cells are the registry's, so the parts of other plugins join by themselves. Each runs once on the tiny network of
-its family, the other architectures once with every pruner and all terms together.
+its family, the other architectures once with every pruner and all terms together. Runs are killed and continued in as
+many cells as hold every two parts together.
 """
 
 import itertools
@@ -37,6 +38,19 @@ DISTILLERS: dict[str, dict[str, object]] = {
 CELLS = matrix()
 LEGAL = [(cell.adapter, cell.pruner, cell.distiller) for cell in CELLS if not cell.missing]
 ILLEGAL = [cell for cell in CELLS if cell.missing]
+
+
+def _first_of_their_pairs():
+    """Cells in which two parts meet for the first time."""
+    seen = set()
+    for cell in LEGAL:
+        pairs = set(itertools.combinations(enumerate(cell), 2))
+        if pairs - seen:
+            seen |= pairs
+            yield cell
+
+
+KILLED = frozenset(_first_of_their_pairs())
 OTHERS = ["sr-edsr", "sr-vdsr", "pix2pix-mobile", "pix2pix-unet", "pix2pix-inception"]
 OTHERS += ["cyclegan-inception", "gaugan-mobile", "gaugan-inception"]
 KINDS = {name: spec.kind for name, spec in registry().specs("distiller").items()}
@@ -93,17 +107,18 @@ def kill(event):
 
 
 @pytest.mark.parametrize(("name", "pruner", "distiller"), LEGAL, ids=str)
-def test_every_legal_cell_compresses_saves_loads_and_resumes_to_the_same_bytes(
+def test_every_legal_cell_compresses_saves_and_loads_and_resumes_to_the_same_bytes(
     name, pruner, distiller, run, teacher, content, tmp_path
 ):
     before = content(teacher(name).module)
     result = run(name, pruner, [distiller], out_dir=tmp_path / "straight")
     check(result, tmp_path / "straight")
     assert distiller not in TERMS or distiller in result.history[-1]
-    with pytest.raises(Killed):
-        run(name, pruner, [distiller], out_dir=tmp_path / "killed", observers=[kill])
-    resumed = run(name, pruner, [distiller], out_dir=tmp_path / "killed")
-    assert content(resumed.student) == content(result.student)
+    if (name, pruner, distiller) in KILLED:
+        with pytest.raises(Killed):
+            run(name, pruner, [distiller], out_dir=tmp_path / "killed", observers=[kill])
+        resumed = run(name, pruner, [distiller], out_dir=tmp_path / "killed")
+        assert content(resumed.student) == content(result.student)
     assert content(teacher(name).module) == before
 
 
