@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -52,8 +53,9 @@ class OneStep(Pruner):
         floor_width: fewest channels that stay, for selection "threshold" (CAT's scripts: 16). Branches that the
             network does without, as its adapter says, may be emptied.
         recovery: "least-squares" refits the carved layers on images before distillation; "cross-validated" chooses for
-            every layer how far its solution may leave the inherited weights; "guarded" keeps a layer's solution only
-            where images that it was not solved on come nearer to the teacher's; "none" does neither; "auto" tries all.
+            every layer how far its solution may leave the inherited weights; "guarded" does so
+            and keeps a solution only where images that it was not solved on come nearer to the teacher's; "none" does
+            neither; "auto" tries all.
         trials: what trying out may cost, in training steps of 8 images; 0 takes "cost" and "guarded" unseen.
         inherit: which weights the student takes along (CAT: "none"); where not all, there is nothing to refit or try.
     """
@@ -136,15 +138,14 @@ class OneStep(Pruner):
             return [Recipe("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
         every: tuple[Allocation, ...] = ("cost", "per-layer", "global")
         allocations = every if self.allocation == "auto" else (self.allocation,)
-        # The first one is made however short the time is.
-        found = [Recipe(allocations[0], "least-squares" if self.recovery == "auto" else self.recovery)]
-        found += [Recipe(one, "none") for one in allocations]
+        first = allocations[0]  # made however short the time is
+        found = [Recipe(first, "cross-validated"), *(Recipe(one, "none") for one in allocations)]
         if self.allocation == "auto":
             found += [Recipe("uniform", "none"), Recipe("magnitude", "none")]
-        found.append(Recipe(allocations[0], "cross-validated"))
-        found += [Recipe(one, "least-squares") for one in allocations]
         found += [Recipe(one, "cross-validated") for one in allocations]
-        found += [Recipe(one, "guarded") for one in allocations]
-        if "cost" in allocations:
-            found.append(Recipe("cost", "guarded", rounds=2))
-        return [recipe for recipe in dict.fromkeys(found) if self.recovery in ("auto", recipe.recovery)]
+        if "cost" in allocations and "auto" in (self.allocation, self.recovery):
+            found.append(Recipe("cost", "cross-validated", rounds=2))
+        found += [Recipe(one, repair) for repair in ("guarded", "least-squares") for one in allocations]
+        if self.recovery != "auto":
+            found = [replace(recipe, recovery=self.recovery) for recipe in found]
+        return list(dict.fromkeys(found))

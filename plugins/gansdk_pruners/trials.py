@@ -172,7 +172,7 @@ class Bench:
                 run_full=partial(full.observe, route=next(iter(full.contracts))),
                 run_carved=partial(own.observe, route=next(iter(own.contracts))),
                 error=error if recovery == "guarded" else None,
-                ridge=None if recovery == "cross-validated" else RIDGE,
+                ridge=RIDGE if recovery == "least-squares" else None,
             )
         return carved
 
@@ -185,7 +185,7 @@ class Bench:
             plans = student.split(cut.plan)
             for route, part in student.parts().items():
                 side = self._ratio_of(route)
-                solutions = SOLUTIONS if recovery == "cross-validated" else 1
+                solutions = 1 if recovery == "least-squares" else SOLUTIONS
                 layers, solving = recovery_macs(
                     part.module, part.space, plans[route], REPAIR, side, solutions=solutions
                 )
