@@ -104,7 +104,7 @@ def recovery_macs(
     for op in ops:
         columns, outputs = _unknowns(space, plan, op)
         rows = min(MAX_ROWS, ROWS_PER_COLUMN * columns, op.positions * share * images)
-        total += SLOWER * (rows * columns * (columns + outputs) + solutions * columns**3)
+        total += SLOWER * (rows * columns * (columns + outputs) + solutions * columns**3 / 3)
     return len(ops), total
 
 
