@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from gansdk.budget.budget import Budget
 from gansdk.contracts import Route
 from gansdk.evaluation.quality import QualityFloor
@@ -64,8 +62,6 @@ class Opened:
     """What distiller="auto" stands for; None where distillers were named."""
     data: DataSource | None
     eval_data: DataSource | None
-    discriminators: Mapping[Route, Mapping[str, Tensor]]
-    """Weights that discriminators start from, by route; without those that start fresh."""
 
     @property
     def distiller(self) -> Any:

@@ -34,8 +34,8 @@ def open_all(call: Call, budgets: Sequence[Budget], *, share: int) -> Opened:
     """Open everything that a call names: parts first, whose names cost nothing, then the generator, then images.
 
     Distillers that distiller="auto" stands for are opened after the generator, whose family chooses them: by what it
-    says without any facts, so that what does not go together is refused before anything is measured. `share`: images
-    of a step in this process.
+    says without any facts, so that what does not go together is refused before anything is measured. Files of
+    discriminators are read once the checks have found a use for them. `share`: images of a step in this process.
 
     Raises:
         GansdkError: of the kind that fits, for what cannot be opened.
@@ -61,7 +61,6 @@ def open_all(call: Call, budgets: Sequence[Budget], *, share: int) -> Opened:
         teaching=teaching,
         data=None if call.data is None else open_source(call.data, generator, patch=call.patch, seed=call.seed),
         eval_data=None if call.eval_data is None else open_source(call.eval_data, generator, split="all"),
-        discriminators=_open_discriminators(call.discriminator, generator),
     )
 
 
@@ -127,7 +126,9 @@ def _checked(opened: Opened) -> list[Job]:
     for check in CHECKS:
         check(opened)
     origin = transformed(opened.generator, opened.call.transform, opened.call.seed)
-    jobs = [_job(opened, origin, budget, method) for budget, method in zip(opened.budgets, opened.methods, strict=True)]
+    critics = _open_discriminators(opened.call.discriminator, opened.generator)
+    pairs = zip(opened.budgets, opened.methods, strict=True)
+    jobs = [_job(opened, origin, critics, budget, method) for budget, method in pairs]
     for job in jobs:
         for check_job in CHECKS_OF_JOB:
             check_job(opened, job)
@@ -135,13 +136,15 @@ def _checked(opened: Opened) -> list[Job]:
     return [replace(job, records=_records(opened, job)) for job in jobs]
 
 
-def _job(opened: Opened, origin: Generator, budget: Budget, method: Method) -> Job:
-    """One student's job: what its regime and its family make of what was opened."""
+def _job(
+    opened: Opened, origin: Generator, critics: Mapping[Route, Mapping[str, Tensor]], budget: Budget, method: Method
+) -> Job:
+    """One student's job: what its regime and its family make of what was opened. `critics`: weights to start from."""
     call, generator, given = opened.call, opened.generator, opened.data
     if len(opened.budgets) > 1:
         method = replace(method, regime=copy(method.regime))
     regime = method.regime
-    task = _task(generator, opened.discriminators if regime.uses_task else {}, call.seed)
+    task = _task(generator, critics if regime.uses_task else {}, call.seed)
     source = regime.source(given, generator, patch=call.patch) if method.distillers else given
     return Job(
         generator=generator,
@@ -149,7 +152,7 @@ def _job(opened: Opened, origin: Generator, budget: Budget, method: Method) -> J
         budget=budget,
         method=method,
         task=task,
-        discriminator=_origins(task, opened.discriminators, generator) if regime.uses_task else None,
+        discriminator=_origins(task, critics, generator) if regime.uses_task else None,
         source=source,
         scored_on=source if opened.eval_data is None else opened.eval_data,
         steps=DEFAULT_STEPS if call.steps is None else call.steps,
