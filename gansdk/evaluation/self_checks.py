@@ -22,6 +22,7 @@ from gansdk.errors import DataError, StudentWarning
 from gansdk.evaluation.evaluate import BICUBIC, IDENTICAL_DB, Protocol
 from gansdk.interfaces import DataSource, Student, Teacher
 from gansdk.registry.isolation import returned
+from gansdk.registry.suggestions import anchors, distillers_such_as
 from gansdk.toolkit.images import Pixels, pad_to_multiple, picture, resize_bicubic, to_uint8
 from gansdk.toolkit.synthetic import synthetic_input
 
@@ -332,8 +333,8 @@ class SelfCheck:
             return _out_of_line(
                 TRAINING,
                 f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
-                f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a "
-                "distiller of the teacher's images, such as 'pixel', beside less task_weight for the ground truth.",
+                f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a distiller "
+                f"of the teacher's images{distillers_such_as(anchors)} beside less task_weight for the ground truth.",
                 measured=measured,
             )
         return _passed(

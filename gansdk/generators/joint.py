@@ -6,7 +6,7 @@ budget and one pruner serve all; terms and taps are each route's own (`parts`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Any, Literal, TypeVar
@@ -25,6 +25,8 @@ from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource, Generator, Inherit, Student, Task, Teacher
 
 Part = TypeVar("Part", Student, Teacher)
+Value = TypeVar("Value")
+Joint = TypeVar("Joint")
 
 
 def together(generators: Mapping[Route, Generator]) -> Generator:
@@ -66,21 +68,33 @@ def the_only(generator: Generator) -> Generator:
     return generator
 
 
+def one_or_joint(
+    generator: Generator, one: Callable[[Generator], Value], joint: Callable[[dict[Route, Value]], Joint]
+) -> Value | Joint:
+    """What `one` makes of the only generator, or what `joint` makes of that of every route."""
+    made = {route: one(part) for route, part in generator.parts.items()}
+    return joint(made) if generator.routes else made[MAIN]
+
+
+def by_route(values: Mapping[Route, Value], generator: Generator) -> Mapping[Route, Value] | Value | None:
+    """As reports and settings record it: the only generator's value, None if it has none; a mapping for several."""
+    return values if generator.routes else values.get(MAIN)
+
+
 def student_of(generator: Generator, *, fresh: bool = False) -> ElasticStudent | JointStudent:
     """The full-size student of a generator, or of several; `fresh` as for `ElasticStudent.of`."""
-    if not generator.routes:
-        return ElasticStudent.of(generator, fresh=fresh)
-    parts = {route: ElasticStudent.of(part, fresh=fresh) for route, part in generator.routes.items()}
-    return JointStudent(parts, generator.source)
+    return one_or_joint(
+        generator,
+        lambda part: ElasticStudent.of(part, fresh=fresh),
+        lambda parts: JointStudent(parts, generator.source),
+    )
 
 
 def teacher_of(generator: Generator, device: torch.device | str = "cpu") -> Teacher:
     """The generator, or several, as a frozen teacher."""
-    parts = {
-        route: FrozenTeacher(part.module, part.contract, part.taps, device=device)
-        for route, part in generator.parts.items()
-    }
-    return JointTeacher(parts) if generator.routes else next(iter(parts.values()))
+    return one_or_joint(
+        generator, lambda part: FrozenTeacher(part.module, part.contract, part.taps, device=device), JointTeacher
+    )
 
 
 def task_of(generator: Generator, discriminators: Mapping[Route, Mapping[str, Tensor]]) -> Task:

@@ -14,7 +14,6 @@ from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.files import temporary_folder
 from gansdk.pipeline.job import Job
 from gansdk.pipeline.result import CompressionResult, Ladder, joined
-from gansdk.pipeline.session import Session, begin
 from gansdk.pipeline.stages import (
     CARVED,
     TRACED,
@@ -30,6 +29,7 @@ from gansdk.pipeline.stages import (
     warn_of_plan,
     why_unused,
 )
+from gansdk.pipeline.students import Students, begin
 from gansdk.recipe import Compression, Rungs, takes
 from gansdk.registry.isolation import guarded
 from gansdk.training.processes import Processes
@@ -51,10 +51,10 @@ def compress(call: Compression) -> CompressionResult:
         guarded("compress"),  # inside, so that the other processes are told whose fault it is
         begin(
             call, [] if call.budget is None else [Budget.parse(call.budget)], run_in=call.out_dir, processes=processes
-        ) as session,
+        ) as students,
     ):
-        result = _make(session, session.jobs[0])
-        session.finish([result], result)
+        result = _make(students, students.jobs[0])
+        students.finish([result], result)
     return result
 
 
@@ -83,30 +83,30 @@ def ladder(call: Rungs) -> Ladder:
         processes.together(),
         guarded("ladder"),
         folder as run_in,
-        begin(call, read_budgets(call.budgets), run_in=run_in, is_ladder=True, processes=processes) as session,
+        begin(call, read_budgets(call.budgets), run_in=run_in, is_ladder=True, processes=processes) as students,
     ):
         results: list[CompressionResult] = []
-        for job in reversed(session.jobs):
-            results.append(_make(session, job, results))
-        made = Ladder(results=results[::-1], out_dir=session.target)
-        session.report(made)
-        session.finish(made.results, made)
+        for job in reversed(students.jobs):
+            results.append(_make(students, job, results))
+        made = Ladder(results=results[::-1], out_dir=students.session.target)
+        students.report(made)
+        students.finish(made.results, made)
     return made
 
 
-def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ()) -> CompressionResult:
+def _make(students: Students, job: Job, smaller: Sequence[CompressionResult] = ()) -> CompressionResult:
     """One student: its plan, its training, its scores and its folder; `smaller` were made before it."""
     began = time.perf_counter()
-    loop = session.loop(job)
-    with session.collecting(loop) as warnings:
+    loop = students.loop(job)
+    with students.session.collecting(loop) as warnings:
         with guarded("trace"):
             student, costs = make_student(job)
         student.module.to(loop.processes.device)
-        run = start(job, loop, student, session.rung(job))
+        run = start(job, loop, student, students.rung(job))
         before = sum_of(costs.values())
-        limits = session.limits(student, before)
+        limits = students.limits(student, before)
         if not smaller:
-            session.tell_chosen(loop)
+            students.tell_chosen(loop)
         with guarded("trace"):
             checks = {TRACED: check_traced(job, run, student)}
         own = job.budget.resolve(before)
@@ -116,12 +116,12 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         with guarded("carve"):
             carved, checks[CARVED] = carve(job, run, student, plan, before)
         checking: dict[Route, SelfCheck] = {}
-        if not session.dry_run:
+        if not students.dry_run:
             with guarded("check"):
                 checking = start_checks(job, run)
             with guarded("recover"):
                 recover(job, run, student, carved, plan)
-            if job.distillers and job.steps:
+            if job.method.distillers and job.steps:
                 with guarded("check"):
                     for route, part in carved.parts().items():
                         checking[route].before(part)
@@ -131,9 +131,9 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
         with guarded("check"):
             findings = finish_checks(checking, job, run, carved) if checking else {}
         with guarded("evaluate"):
-            evaluations = {} if session.dry_run else score(run, job, carved, session.metrics)
+            evaluations = {} if students.dry_run else score(run, job, carved, students.metrics)
         carved.module.cpu().eval()
-        settings = session.settings_of(job, seconds=time.perf_counter() - began)
+        settings = students.settings_of(job, began=began)
         given = {route: part.discriminator for route, part in job.generator.parts.items()}
         critics = job.task.discriminators() if job.learns_by_task else given if job.keeps_discriminators else {}
         used, unused = own.usage(student.cost(plan)), why_unused(student, plan, own)
@@ -160,11 +160,11 @@ def _make(session: Session, job: Job, smaller: Sequence[CompressionResult] = ())
                 inputs=checking[route].inputs if checking else {},
                 settings=settings,
                 discriminator=critics.get(route),
-                out_dir=session.place(job),
+                out_dir=students.place(job),
             )
             for route, full in student.parts().items()
         }
         result = joined(parts, job.origin, job.generator, carved.module, student.space, plan)
         with guarded("save"):
-            session.save(result)
+            students.save(result, job)
     return result

@@ -20,7 +20,7 @@ from gansdk.errors import (
     NeedsContract,
     Unsupported,
 )
-from gansdk.generators.joint import View, the_only, together
+from gansdk.generators.joint import View, one_or_joint, the_only, together
 from gansdk.generators.patches import fitting_patch
 from gansdk.generators.recognition import bound_adapter, detect, recognise
 from gansdk.generators.wrapping import other_types, plain_module
@@ -140,8 +140,10 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
         return generator
     if not isinstance(transform, str):
         raise InvalidOption(f"transform={quoted(transform)} must be the name of one of the family's, or left out.")
-    if generator.routes:
-        return together({route: transformed(part, transform, seed) for route, part in generator.routes.items()})
+    return one_or_joint(generator, lambda part: _transformed(part, transform, seed), together)
+
+
+def _transformed(generator: Generator, transform: str, seed: int) -> Generator:
     with seeded(seed):
         module = generator.adapter.transform(generator.module, transform).eval()
     adapter = bound_adapter(generator.adapter, module)

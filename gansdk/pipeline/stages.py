@@ -56,8 +56,8 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
     generator = job.generator
     reference = teacher_of(generator, loop.processes.device)
     with seeded(job.seed):  # fresh teachers follow the seed
-        teachers = job.regime.teachers(reference, generator.adapter)
-    if job.source is not None and job.regime.trains_teachers:
+        teachers = job.method.regime.teachers(reference, generator.adapter)
+    if job.source is not None and job.method.regime.trains_teachers:
         for batch, teacher in product(source_of(job.source, generator).examples(seed=job.seed), teachers):
             teacher.check(batch.of(loop.share))
     return CompressionRun(
@@ -67,12 +67,12 @@ def start(job: Job, loop: Loop, student: Student, rung: str) -> CompressionRun:
         teacher=reference,
         teachers=teachers,
         task=job.task,
-        regime=job.regime,
-        terms=[term for item in job.distillers for term in item.terms],
+        regime=job.method.regime,
+        terms=job.method.terms,
         learning_rate=job.learning_rate,
         rung=rung,
         scored_on=() if job.scored_on is None else tuple(views_of(job.scored_on, generator).values()),
-        scored_images=job.pruner.scored_images,
+        scored_images=job.method.pruner.scored_images,
     )
 
 
@@ -114,19 +114,19 @@ def find_plan(job: Job, run: CompressionRun, student: Student, limits: Sequence[
     `limits` are those of all budgets, for what the pruner does once for all of them.
     """
     run.enter("prepare", student)
-    job.pruner.prepare(student, limits, run)
+    job.method.pruner.prepare(student, limits, run)
     run.enter("search", student)
     known = run.load("search")
     if known is not None:
         return _known_plan(known, run, student, own)
     run.begin("search")
-    plan = returned(job.pruner.search(student, own, run), Plan, job.pruner, "search")
-    check_plan(plan, student.space, type(job.pruner).__name__)
+    plan = returned(job.method.pruner.search(student, own, run), Plan, job.method.pruner, "search")
+    check_plan(plan, student.space, type(job.method.pruner).__name__)
     plan.check(student.space)
     cost = student.cost(plan)
     if not own.fits(cost):
         raise BudgetUnreachable(
-            f"The pruner {type(job.pruner).__name__} returned a plan of {own.describe(cost)}, over the budget "
+            f"The pruner {type(job.method.pruner).__name__} returned a plan of {own.describe(cost)}, over the budget "
             f"{job.budget}. This is a fault of the pruner.",
             floor={"macs": cost.macs, "params": cost.params, "size": cost.bytes},
         )
@@ -207,8 +207,8 @@ def check_plan(plan: Plan, space: Space, pruner: str) -> None:
 
 def carve(job: Job, run: CompressionRun, student: Student, plan: Plan, before: Cost) -> tuple[Student, float]:
     """The carved student, proved equal to the full network run under the plan, and to its predicted cost."""
-    carved = student.carve(plan, inherit=job.pruner.inherit)
-    exact = carved if job.pruner.inherit == "all" else student.carve(plan)
+    carved = student.carve(plan, inherit=job.method.pruner.inherit)
+    exact = carved if job.method.pruner.inherit == "all" else student.carve(plan)
     student.train(False)
     exact.train(False)
     student.activate(plan)
@@ -249,7 +249,7 @@ def recover(job: Job, run: CompressionRun, full: Student, carved: Student, plan:
         with continuing("recover"):
             carved.load_state_dict(state["student"])
         return
-    job.pruner.recover(full, carved, plan, run)
+    job.method.pruner.recover(full, carved, plan, run)
     run.loop.processes.share_weights(carved.module)
     run.save("recover", {"student": carved.state_dict()})
 
@@ -272,7 +272,7 @@ def finish_checks(
     checks: Mapping[Route, SelfCheck], job: Job, run: CompressionRun, student: Student
 ) -> dict[Route, list[Finding]]:
     """What every route's student found of itself, with a warning for all that is out of line."""
-    imitates = not job.regime.trains_teachers
+    imitates = not job.method.regime.trains_teachers
     found: dict[Route, list[Finding]] = run.loop.processes.agree(
         {
             route: [replace(finding, route=route) for finding in checks[route].after(part, imitates=imitates)]
@@ -300,7 +300,7 @@ def score(run: CompressionRun, job: Job, student: Student, metrics: Sequence[Met
                 contract=student.contracts[route],
                 device=run.loop.processes.device,
                 metrics=metrics,
-                beside=job.regime.learned() if len(students) == 1 else None,
+                beside=job.method.regime.learned() if len(students) == 1 else None,
             )
         except (DataError, ContractError) as error:  # an image with NaN, which the checks say more of, costs no student
             warnings.warn(f"The student was not scored: {error}", GansdkWarning, stacklevel=2)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gansdk.contracts import MAIN, Pairing, Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, OutputError
 from gansdk.evaluation.evaluate import Evaluation, evaluate
-from gansdk.events import Finished
+from gansdk.events import collected
 from gansdk.files import replacing
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.interfaces import Adapter, DataSource, Generator, State, Teacher, Training
@@ -25,6 +24,7 @@ from gansdk.modules.weights import fingerprint
 from gansdk.pipeline.checks import check_pairing
 from gansdk.pipeline.opening import open_generator, open_source
 from gansdk.pipeline.result import CompressionResult
+from gansdk.pipeline.session import open_session, stamped
 from gansdk.recipe import TeacherTraining, takes
 from gansdk.registry.isolation import guarded
 from gansdk.registry.parts import open_adapter
@@ -33,7 +33,6 @@ from gansdk.saving.writing import check_target
 from gansdk.toolkit.images import Pixels, picture, to_uint8
 from gansdk.training.loop import Loop
 from gansdk.training.processes import Processes
-from gansdk.training.run_folder import open_run
 from gansdk.validation.paths import check_folder
 
 TEACHER, SAMPLES = "teacher", "samples"
@@ -110,74 +109,98 @@ def train_teacher(call: TeacherTraining) -> TrainedTeacher:
 def _train(call: TeacherTraining, processes: Processes) -> TrainedTeacher:
     """One process's part of `train_teacher`."""
     began = time.perf_counter()
-    seed = call.seed
     target = None if call.out_dir is None else check_folder(call.out_dir, "out_dir")
-    generator = _beginning(call.adapter, call.architecture, call.sizes or {}, call.model, seed)
-    family = generator.adapter
+    opening: list[str] = []
+    with collected(opening):
+        job = _open(call, share=processes.share(call.batch_size))
+        for check in CHECKS:
+            check(job)
+    settings = job.settings(processes=processes.count)
+
+    def check_places() -> None:
+        if target is not None:
+            for route in job.learner.networks():
+                check_target(_place(target / TEACHER, route))
+            check_folder(target / SAMPLES, "out_dir")
+
+    with open_session(
+        call,
+        settings,
+        target=target,
+        run_in=target,
+        results=[] if target is None else [target / TEACHER],
+        reports=[SAMPLES],
+        check_places=check_places,
+        processes=processes,
+        warnings=opening,
+        began=began,
+    ) as session:
+        loop = session.loop(job.source, seed=call.seed)
+        with session.collecting(loop) as noted:
+            _learn(loop, job, target)
+            trained = TrainedTeacher(
+                generators=_trained(job),
+                history=loop.history,
+                settings=stamped(settings, began=began),
+                warnings=noted,
+            )
+            trained.evaluations = _scored(trained, job.source if call.eval_data is None else call.eval_data)
+            session.once(lambda target: trained.save(target / TEACHER))
+        session.finish(loop)
+    return trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherJob:
+    """A teacher that was requested: everything opened, before any compute is spent; see `CHECKS`."""
+
+    call: TeacherTraining
+    generator: Generator
+    """What training starts from."""
+    known: Mapping[Route, Generator]
+    """The same by the routes it is trained on; those of the learner that are not here start fresh."""
+    learner: Teacher
+    source: DataSource
+    share: int
+    """Images of a step in this process."""
+
+    @property
+    def learning_rate(self) -> float:
+        """As requested, or the family's own."""
+        own = self.learner.optimisation.learning_rate
+        return own if self.call.learning_rate is None else self.call.learning_rate
+
+    def settings(self, *, processes: int) -> dict[str, Any]:
+        """JSON facts that decide the result."""
+        call, family = self.call, self.generator.adapter
+        return {
+            "adapter": {"name": family.name, **family.options()},
+            "given": {"adapter": recorded_whole(family), "data": recorded_whole(self.source)},
+            "architecture": call.architecture,
+            "sizes": dict(call.sizes or {}),
+            "weights": fingerprint(self.generator.module),
+            "data": self.source.describe(),
+            "steps": call.steps,
+            "batch_size": call.batch_size,
+            "patch": call.patch,
+            "seed": call.seed,
+            "learning_rate": self.learning_rate,
+            "processes": processes,
+        }
+
+
+def _open(call: TeacherTraining, *, share: int) -> TeacherJob:
+    """Open everything that a call names: the generator or its family, then images, then what learns."""
+    generator = _beginning(call.adapter, call.architecture, call.sizes or {}, call.model, call.seed)
     known = _known_routes(generator)
     # A learner of several routes sees the data forward, whichever of them it goes on from.
-    source = open_source(
-        call.data, replace(generator, way="forward") if family.routes else generator, patch=call.patch, seed=seed
-    )
+    ahead = replace(generator, way="forward") if generator.adapter.routes else generator
+    source = open_source(call.data, ahead, patch=call.patch, seed=call.seed)
     if call.eval_data is not None:  # opened once more when there is something to score
         open_source(call.eval_data, next(iter(generator.parts.values())), split="all")
-    with seeded(seed):
-        learner = _learner(family, known)
-    told = [] if call.model is None else _warned_of_fresh(learner, known)
-    _check_images(source, learner, family.name, share=processes.share(call.batch_size), seed=seed)
-    rate = learner.optimisation.learning_rate if call.learning_rate is None else call.learning_rate
-    settings = {
-        "adapter": {"name": family.name, **family.options()},
-        "given": {"adapter": recorded_whole(family), "data": recorded_whole(source)},
-        "architecture": call.architecture,
-        "sizes": dict(call.sizes or {}),
-        "weights": fingerprint(generator.module),
-        "data": source.describe(),
-        "steps": call.steps,
-        "batch_size": call.batch_size,
-        "patch": call.patch,
-        "seed": seed,
-        "learning_rate": rate,
-        "processes": processes.count,
-    }
-    places = [] if target is None else [_place(target / TEACHER, route) for route in learner.networks()]
-    if target is not None and processes.is_main:
-        for place in places:
-            check_target(place)
-        check_folder(target / SAMPLES, "out_dir")
-    run = open_run(
-        target if processes.is_main else None,
-        settings,
-        resume=call.resume,
-        students=[] if target is None else [target / TEACHER],
-        others=[SAMPLES],
-    )
-    with run as folder:
-        if processes.is_main:
-            for place in places:
-                check_target(place)
-        processes.wait()
-        loop = Loop(
-            source=source,
-            processes=processes,
-            folder=folder,
-            seed=seed,
-            batch_size=call.batch_size,
-            observers=call.observers,
-        )
-        _learn(loop, learner, call.steps, rate, target)
-        trained = TrainedTeacher(
-            generators=_trained(known, learner),
-            history=loop.history,
-            settings={**settings, "seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
-        )
-        trained.evaluations, unscored = _scored(trained, source if call.eval_data is None else call.eval_data)
-        trained.warnings = [*told, *unscored]
-        if target is not None and processes.is_main:
-            trained.save(target / TEACHER)
-        processes.wait()
-        loop.emit(Finished(seconds=time.perf_counter() - began, output=str(target or "")))
-    return trained
+    with seeded(call.seed):
+        learner = _learner(generator.adapter, known)
+    return TeacherJob(call=call, generator=generator, known=known, learner=learner, source=source, share=share)
 
 
 def _place(root: Path, route: Route) -> Path:
@@ -217,45 +240,56 @@ def _learner(family: Adapter, known: Mapping[Route, Generator]) -> Teacher:
     )
 
 
-def _warned_of_fresh(learner: Teacher, known: Mapping[Route, Generator]) -> list[str]:
-    """Warn of routes that nothing was given for, beside those that training goes on from."""
-    fresh = [route for route in learner.networks() if route not in known]
-    if not fresh:
-        return []
-    message = (
-        f"Training goes on from {' and '.join(known)}, but {' and '.join(fresh)} starts from fresh weights. Give the "
-        "folder that holds all of them, or a mapping, to go on with all."
-    )
-    warnings.warn(message, GansdkWarning, stacklevel=4)
-    return [message]
+def warn_of_fresh_routes(job: TeacherJob) -> None:
+    """Say which routes start fresh beside those that training goes on from."""
+    fresh = [route for route in job.learner.networks() if route not in job.known]
+    if job.call.model is not None and fresh:
+        warnings.warn(
+            f"Training goes on from {' and '.join(job.known)}, but {' and '.join(fresh)} starts from fresh weights. "
+            "Give the folder that holds all of them, or a mapping, to go on with all.",
+            GansdkWarning,
+            stacklevel=4,
+        )
 
 
-def _check_images(source: DataSource, learner: Teacher, family: str, *, share: int, seed: int) -> None:
-    """Refuse images that nothing can be learned from, before any compute and any folder.
-
-    Raises:
-        MissingData: there are inputs only.
-        DataError: they are too small.
-        IncompatibleParts: they are unpaired, and the family needs pairs.
-    """
-    if source.pairing is Pairing.INPUTS_ONLY:
-        layout = source.describe().get("source", type(source).__name__)
+def check_has_targets(job: TeacherJob) -> None:
+    """The images show what the teacher should make."""
+    if job.source.pairing is Pairing.INPUTS_ONLY:
+        layout = job.source.describe().get("source", type(job.source).__name__)
         wanted = (
             "pairs: A and B side by side in the files of train, folders A and B, or label maps beside photographs"
-            if learner.needs_pairs
+            if job.learner.needs_pairs
             else "both domains, in folders trainA and trainB"
         )
         raise MissingData(
             f"A teacher learns from images of what it should make, but this data (read as {layout!r}) has inputs only. "
             f"Give {wanted}; or name the layout: {{'name': 'aligned', 'path': ...}}."
         )
-    check_pairing(source, family, needs_pairs=learner.needs_pairs)
-    for batch in source.examples(seed=seed):
-        learner.check(batch.of(share))
 
 
-def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path | None) -> None:
-    learner.bind(Training(steps=steps, rng=loop.rng, processes=loop.processes, learning_rate=rate))
+def check_pairs(job: TeacherJob) -> None:
+    """Images have the targets that the family learns from."""
+    check_pairing(job.source, job.generator.adapter.name, needs_pairs=job.learner.needs_pairs)
+
+
+def check_images(job: TeacherJob) -> None:
+    """The learner takes the images that it will see in a step."""
+    for batch in job.source.examples(seed=job.call.seed):
+        job.learner.check(batch.of(job.share))
+
+
+CHECKS: tuple[Callable[[TeacherJob], None], ...] = (
+    check_has_targets,
+    check_pairs,
+    check_images,
+    warn_of_fresh_routes,
+)
+"""In this order, from the cheapest on."""
+
+
+def _learn(loop: Loop, job: TeacherJob, target: Path | None) -> None:
+    learner, steps = job.learner, job.call.steps
+    learner.bind(Training(steps=steps, rng=loop.rng, processes=loop.processes, learning_rate=job.learning_rate))
 
     def load_state(state: State) -> None:
         learner.load_state_dict(state["teacher"])
@@ -276,11 +310,11 @@ def _learn(loop: Loop, learner: Teacher, steps: int, rate: float, target: Path |
         )
 
 
-def _trained(known: Mapping[Route, Generator], learner: Teacher) -> dict[Route, Generator]:
-    critics = learner.discriminators()
+def _trained(job: TeacherJob) -> dict[Route, Generator]:
+    critics = job.learner.discriminators()
     trained = {}
-    for route, network in learner.networks().items():
-        begun = known.get(route) or next(iter(known.values()))  # a fresh one is of the same family and size
+    for route, network in job.learner.networks().items():
+        begun = job.known.get(route) or next(iter(job.known.values()))  # a fresh one is of the same family and size
         trained[route] = Generator(
             module=network.cpu().eval(),
             contract=begun.contract,
@@ -293,19 +327,17 @@ def _trained(known: Mapping[Route, Generator], learner: Teacher) -> dict[Route, 
     return trained
 
 
-def _scored(trained: TrainedTeacher, data: Any) -> tuple[dict[Route, Evaluation], list[str]]:
-    """The first route's quality against the ground truth of paired data."""
+def _scored(trained: TrainedTeacher, data: Any) -> dict[Route, Evaluation]:
+    """The first route's quality against the ground truth of paired data; nothing, with a warning, if it has none."""
     route, generator = next(iter(trained.generators.items()))
     source = open_source(data, generator, split="all")
     if source.pairing is not Pairing.PAIRED:
-        return {}, []
+        return {}
     try:
-        found = evaluate(generator.module, teacher=None, source=source, contract=generator.contract)
+        return {route: evaluate(generator.module, teacher=None, source=source, contract=generator.contract)}
     except DataError as error:
-        message = f"The teacher was not scored: {error}"
-        warnings.warn(message, GansdkWarning, stacklevel=4)
-        return {}, [message]
-    return {route: found}, []
+        warnings.warn(f"The teacher was not scored: {error}", GansdkWarning, stacklevel=4)
+        return {}
 
 
 def _sheet(learner: Teacher, loop: Loop) -> Pixels:

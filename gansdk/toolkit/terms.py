@@ -13,6 +13,7 @@ from gansdk.contracts import Metrics, Observation, Route
 from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Stage, State, Student, Teacher, Term
 from gansdk.registry.isolation import returned
+from gansdk.registry.suggestions import anchors, distillers_such_as
 
 
 def common_taps(student: Student, teacher: Teacher) -> tuple[str, ...]:
@@ -28,12 +29,13 @@ def check_anchored(terms: Sequence[Term], routes: Collection[Route], *, missing:
     Raises:
         IncompatibleParts: there is a route on which no term compares low frequencies.
     """
-    anchors = [term for term in terms if term.anchors_low_frequencies]
-    if open_routes := [route for route in routes if not any(term.holds_for(route) for term in anchors)]:
+    anchoring = [term for term in terms if term.anchors_low_frequencies]
+    if open_routes := [route for route in routes if not any(term.holds_for(route) for term in anchoring)]:
         where = f" on the route {open_routes[0]!r}" if len(routes) > 1 else ""
         raise IncompatibleParts(
             f"Nothing tells the student{where} which colours and brightness to give: {missing}, and no distiller "
-            f"compares more than details or features. Add the distiller 'pixel', or {remedy}."
+            f"compares more than details or features. Add a distiller of whole images{distillers_such_as(anchors)}, "
+            f"or {remedy}."
         )
 
 

@@ -114,7 +114,7 @@ REFUSED = {
     "details without colours": (
         {"distiller": [Distiller(regime=OfflineRegime(task_weight=0.0)), "wavelet"]},
         IncompatibleParts,
-        "Add the distiller 'pixel'",
+        "Add a distiller of whole images (such as 'pixel'",
     ),
     "no data": ({"data": None}, MissingData, "data='photos'"),
     "missing folder": ({"data": "FILES/none"}, DataError, "photos"),

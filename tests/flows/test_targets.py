@@ -123,7 +123,11 @@ def test_named_distillers_are_what_they_were(perceptual, content):
         ({"distiller": {"name": "auto", "weight": 2.0}}, InvalidOption, "'auto' has no options"),
         ({"distiller": None, "task_weight": 1.0}, IncompatibleParts, "nothing is trained, so task_weight=1"),
         ({"distiller": "data-free", "task_weight": 0.5}, IncompatibleParts, "'data-free' brings a regime of its own"),
-        ({"distiller": "gka", "task_weight": 0.0}, IncompatibleParts, "Add the distiller 'pixel'"),
+        (
+            {"distiller": "gka", "task_weight": 0.0},
+            IncompatibleParts,
+            "Add a distiller of whole images .such as 'pixel'",
+        ),
         ({"task_weight": -1.0}, InvalidOption, "task_weight=-1.0 must be a number >= 0"),
         ({"task_weight": float("nan")}, InvalidOption, "number >= 0"),
         ({"task_weight": "much"}, InvalidOption, "task_weight"),

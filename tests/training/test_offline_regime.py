@@ -405,7 +405,7 @@ def test_terms_of_one_name_are_told_apart_by_number():
 
 @pytest.mark.parametrize("chosen", [{}, {"gka": {}}, {"wavelet": {}}, {"gka": {}, "wavelet": {}}])
 def test_terms_that_leave_colours_free_are_refused_without_the_tasks_loss(chosen):
-    with pytest.raises(IncompatibleParts, match="Add the distiller 'pixel'"):
+    with pytest.raises(IncompatibleParts, match=r"Add a distiller of whole images \(such as 'pixel'"):
         bound(OfflineRegime(task_weight=0.0), terms=terms(**chosen))
 
 
