@@ -10,6 +10,7 @@ from gansdk.budget.budget import Budget
 from gansdk.contracts import MAIN, Route
 from gansdk.interfaces import DataSource, Distiller, Generator, Pruner, Regime, Task, TeacherFacts, Teaching
 from gansdk.modules.weights import fingerprint
+from gansdk.recipe import Settings, deciding
 
 DEFAULT_STEPS = 2000
 FRESH = "fresh"
@@ -20,6 +21,8 @@ FRESH = "fresh"
 class Job:
     """One student that was asked for: everything opened and checked, before any compute is spent."""
 
+    recipe: Settings
+    """What was requested."""
     generator: Generator
     """The teacher, whose cost budgets are relative to."""
     origin: Generator
@@ -70,15 +73,15 @@ class Job:
         }
 
     def settings(self) -> dict[str, Any]:
-        """JSON facts that decide the result."""
+        """JSON facts that decide the result: the recipe, with what was opened in place of what names it."""
         return {
+            **deciding(self.recipe),
             "model": self.generator.source or type(self.generator.module).__name__,
             "weights": fingerprint(self.generator.module),
             "budget": str(self.budget),
             "counting": self.budget.counting,
             "steps": self.steps if self.distillers else 0,
             "discriminator": self.discriminator,
-            "seed": self.seed,
             "adapter": {"name": self.generator.adapter.name, **self.generator.adapter.options()},
             **self.asked,
             "learning_rate": self.learning_rate,

@@ -104,6 +104,7 @@ def _opened(recipe: Settings, budgets: Sequence[Budget]) -> list[Job]:
                 term.prepare()
         jobs.append(
             Job(
+                recipe=recipe,
                 generator=generator,
                 origin=origin,
                 budget=budget,
@@ -131,8 +132,6 @@ def _opened(recipe: Settings, budgets: Sequence[Budget]) -> list[Job]:
                     ],
                     "task_weight": regime.task_weight if isinstance(regime, OfflineRegime) and distillers else None,
                     "data": source.describe() if source is not None else None,
-                    "patch": recipe.patch,
-                    "transform": recipe.transform,
                     "task": task.describe() if regime.uses_task else None,
                 },
             )

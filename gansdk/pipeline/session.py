@@ -23,7 +23,7 @@ from gansdk.pipeline.checks import check_feasible, check_images, check_measurabl
 from gansdk.pipeline.job import Job
 from gansdk.pipeline.prepare import prepare
 from gansdk.pipeline.result import REPORTS, CompressionResult, Ladder
-from gansdk.recipe import Call
+from gansdk.recipe import Call, Recipe, recipe_of
 from gansdk.registry.parts import open_metrics
 from gansdk.registry.records import recorded, recorded_whole
 from gansdk.saving.writing import check_target
@@ -47,8 +47,10 @@ class Session:
     target: Path | None
     """Where everything goes; None if nothing is written."""
     folder: RunFolder
+    recipe: Recipe
+    """What was requested, with the budgets of all students."""
     settings: dict[str, Any]
-    """JSON facts that decide the results of all students alike."""
+    """JSON facts that decide the results of all students alike, beside the recipe."""
     processes: Processes
     batch_size: int
     metrics: Sequence[Metric]
@@ -206,7 +208,7 @@ def begin(
                 check_measurable(floor, measures, job)
     share = processes.share(batch_size)
     check_images(jobs[0], share)
-    shared: dict[str, Any] = {"batch_size": batch_size, "processes": processes.count}
+    shared: dict[str, Any] = {"processes": processes.count}
     if is_ladder:
         shared["ladder"] = [str(budget) for budget in budgets]
     settings = {**jobs[0].settings(), **shared}
@@ -234,6 +236,7 @@ def begin(
             is_ladder=is_ladder,
             target=target,
             folder=folder,
+            recipe=recipe_of(call, budgets),
             settings=shared,
             processes=processes,
             batch_size=batch_size,
