@@ -64,7 +64,7 @@ def commands(block: str) -> list[str]:
     return [line for line in block.splitlines() if line.startswith("gansdk ")]
 
 
-@pytest.mark.parametrize("block", filter(commands, blocks("sh")), ids=lambda block: commands(block)[-1])
+@pytest.mark.parametrize("block", list(filter(commands, blocks("sh"))), ids=lambda block: commands(block)[-1])
 def test_the_commands_of_the_walks_run(block: str, copy: Path) -> None:
     for line in commands(block):
         done = run(copy, "-m", "gansdk", *shlex.split(line)[1:])
