@@ -17,9 +17,18 @@ LONGEST = 2**16
 """Characters of a field."""
 _DEEPEST = 8
 """Lists and tables inside one another."""
+_HEAD = """\
+# The recipe of this student, by gansdk {version}. Make it again:
+#     gansdk compress --recipe recipe.toml
+# Relative paths start from the folder that the run was started in.
+"""
+_LADDER = """\
+# The student is one of a ladder: {budgets}. Made without the others, it may differ
+# where the pruner trains for all of them at once.
+"""
 _LEFT_OUT = """\
 # {problem}, so it is missing here. Pass it again:
-#     gansdk.compress(recipe="recipe.toml", {name}=...)
+#     gansdk.compress(recipe="recipe.toml", {argument}=...)
 """
 
 
@@ -37,41 +46,52 @@ def recipe_text(recipe: Recipe, *, ladder: Sequence[str] = ()) -> str:
 
     from gansdk import __version__
 
-    lines = [
-        f"# The recipe of this student, by gansdk {__version__}. Make it again:\n",
-        "#     gansdk compress --recipe recipe.toml\n",
-        "# Relative paths start from the folder that the run was started in.\n",
-    ]
+    values: dict[str, Any] = {}
+    comments = [_HEAD.format(version=__version__)]
     if ladder:
-        lines.append(
-            f"# The student is one of a ladder: {one_line(', '.join(ladder))}. Made without the others, it may differ\n"
-            "# where the pruner trains for all of them at once.\n"
-        )
-    written: dict[str, Any] = {}
-    for field in fields(Recipe):
-        value = getattr(recipe, field.name)
-        if field.name == "distiller" and value is None:
-            value = "none"
-        if value is None:
-            continue
+        comments.append(_LADDER.format(budgets=one_line(", ".join(ladder))))
+    for name, value in _requested(recipe).items():
         try:
-            plain = _plain(value, field.name)
-            if len(tomli_w.dumps({field.name: plain})) > LONGEST:
-                raise _Unwritable(f"{field.name} had more than {LONGEST} characters")
-        except ValueError as error:  # also of text that is no Unicode, and of numbers with thousands of digits
-            problem = str(error) if isinstance(error, _Unwritable) else f"{field.name} cannot be written as text"
-            name = "budget" if field.name == "budgets" else field.name
-            lines.append(_LEFT_OUT.format(problem=problem, name=name))
-        else:
-            written[field.name] = plain
-    return f"{''.join(lines)}\n{tomli_w.dumps(written)}"
+            values[name] = _writable(value, name)
+        except _Unwritable as problem:
+            comments.append(_LEFT_OUT.format(problem=problem, argument="budget" if name == "budgets" else name))
+    return f"{''.join(comments)}\n{tomli_w.dumps(values)}"
+
+
+def _requested(recipe: Recipe) -> dict[str, Any]:
+    """The fields that have a value; TOML has no None, which the distiller has a word for."""
+    found = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    return {
+        name: value for name, value in {**found, "distiller": found["distiller"] or "none"}.items() if value is not None
+    }
+
+
+def _writable(value: object, name: str) -> Any:
+    """The value of a field as TOML has it.
+
+    Raises:
+        _Unwritable: it has no such form, or a very long one.
+    """
+    import tomli_w
+
+    try:
+        plain = _plain(value, name)
+        length = len(tomli_w.dumps({name: plain}))
+    except UnicodeError:
+        raise _Unwritable(f"{name} had text that is no Unicode") from None
+    except ValueError as error:
+        problem = error if isinstance(error, _Unwritable) else f"{name} had a number of thousands of digits"
+        raise _Unwritable(problem) from None
+    if length > LONGEST:
+        raise _Unwritable(f"{name} had more than {LONGEST} characters")
+    return plain
 
 
 def _plain(value: object, name: str, depth: int = _DEEPEST) -> Any:
     """The value as TOML has it.
 
     Raises:
-        ValueError: it has no such form.
+        ValueError: it has no such form; `_Unwritable` where that is for its type.
     """
     value = plain_number(value)
     if isinstance(value, PurePath) or (isinstance(value, Budget) and value.counting == "true"):
