@@ -45,6 +45,8 @@ class Says:
     most: float | None = None
     above: float | None = None
     """An open lower bound."""
+    decides: bool = True
+    """Whether another value makes another student. Other fields say what is measured of it."""
 
 
 Part = str | Mapping[str, Any]
@@ -89,8 +91,8 @@ class Settings:
             'training images: a folder, "photos" (embedded photographs), {"name": ..., option: value}, or a DataSource'
         ),
     ] = None
-    eval_data: Annotated[Any, Says("images to score on; default: the held-out part of `data`")] = None
-    metrics: Annotated[Any, Says("further metrics: FID, KID, mIoU, or a plugin's")] = ()
+    eval_data: Annotated[Any, Says("images to score on; default: the held-out part of `data`", decides=False)] = None
+    metrics: Annotated[Any, Says("further metrics: FID, KID, mIoU, or a plugin's", decides=False)] = ()
     steps: Annotated[
         int | None,
         Says("training steps of the student; default: 2000; 0 skips distillation", 0, MOST_STEPS),
@@ -125,7 +127,8 @@ class Settings:
         str | None,
         Says(
             'quality floor: bounds and checks, "finite,psnr-y>=29.5,worst-psnr-y>=25"; if missed, '
-            "the student is still saved and QualityFloorMissed is raised"
+            "the student is still saved and QualityFloorMissed is raised",
+            decides=False,
         ),
     ] = None
 
@@ -242,6 +245,17 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> dict[str, An
     if strange := [name for name in found if not isinstance(name, str) or name not in known]:
         raise InvalidOption(f"{whose} has the field {quoted(strange[0])}. Known fields are {', '.join(sorted(known))}.")
     return dict(found)
+
+
+def recipe_of(settings: Settings, budgets: Sequence[Any]) -> Recipe:
+    """What a call requested, without what never changes a result; `budgets` are those of its students."""
+    return Recipe(**{one.name: getattr(settings, one.name) for one in fields(Settings)}, budgets=budgets)
+
+
+def deciding(settings: Settings) -> dict[str, Any]:
+    """The fields that decide a student, as they were requested: a run is continued only with the same ones."""
+    says = says_of(Settings)
+    return {one.name: getattr(settings, one.name) for one in fields(Settings) if says[one.name].decides}
 
 
 def changed(settings: Settings) -> dict[str, Any]:

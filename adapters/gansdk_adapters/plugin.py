@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import gansdk
 from gansdk.specs import AdapterSpec, SourceSpec
 
+BASICS = frozenset({"taps", "channel-groups"})
+"""What every family here provides."""
+
 
 @gansdk.hookimpl
 def gansdk_adapters() -> Iterable[AdapterSpec]:
@@ -15,14 +18,14 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         name="sr",
         factory="gansdk_adapters.sr:SuperResolution",
         summary="Super-resolution: SRResNet and SRGAN, EDSR, VDSR",
-        provides=frozenset({"taps", "channel-groups", "rebuild", "degrade", "paired"}),
+        provides=BASICS | {"rebuild", "degrade", "paired"},
     )
     yield AdapterSpec(
         name="pix2pix",
         factory="gansdk_adapters.pix2pix:Pix2Pix",
         summary="Paired translation: ResNet, MobileResNet, U-Net and inception generators",
         source="Isola et al., CVPR 2017; CAT (Jin et al., CVPR 2021)",
-        provides=frozenset({"taps", "channel-groups", "rebuild", "discriminator", "paired"}),
+        provides=BASICS | {"rebuild", "discriminator", "paired"},
         before=("cyclegan",),
     )
     yield AdapterSpec(
@@ -30,14 +33,14 @@ def gansdk_adapters() -> Iterable[AdapterSpec]:
         factory="gansdk_adapters.cyclegan:CycleGAN",
         summary="Unpaired translation: the generators of pix2pix, one per direction",
         source="Zhu et al., ICCV 2017",
-        provides=frozenset({"taps", "channel-groups", "rebuild", "discriminator"}),
+        provides=BASICS | {"rebuild", "discriminator"},
     )
     yield AdapterSpec(
         name="gaugan",
         factory="gansdk_adapters.gaugan:GauGAN",
         summary="Images from label maps: SPADE and CAT's inception-SPADE",
         source="Park et al., CVPR 2019; Jin et al., CVPR 2021",
-        provides=frozenset({"taps", "channel-groups", "rebuild", "discriminator", "paired"}),
+        provides=BASICS | {"rebuild", "discriminator", "paired"},
     )
 
 

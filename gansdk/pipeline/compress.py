@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from gansdk.budget.budget import Budget
 from gansdk.budget.cost import sum_of
@@ -159,6 +160,7 @@ def _make(students: Students, job: Job, smaller: Sequence[CompressionResult] = (
                 findings=findings.get(route, []),
                 inputs=checking[route].inputs if checking else {},
                 settings=settings,
+                recipe=replace(students.recipe, budgets=(job.budget,)),
                 discriminator=critics.get(route),
                 out_dir=students.place(job),
             )

@@ -23,7 +23,7 @@ from gansdk.interfaces import (
     Term,
 )
 from gansdk.modules.weights import fingerprint
-from gansdk.recipe import Call
+from gansdk.recipe import Call, Settings, deciding
 
 DEFAULT_STEPS = 2000
 FRESH = "fresh"
@@ -83,6 +83,8 @@ class Opened:
 class Job:
     """One student that was requested: everything opened and checked, before any compute is spent."""
 
+    recipe: Settings
+    """What was requested."""
     generator: Generator
     """The teacher, whose cost budgets are relative to."""
     origin: Generator
@@ -138,15 +140,15 @@ class Job:
         }
 
     def settings(self) -> dict[str, Any]:
-        """JSON facts that decide the result."""
+        """JSON facts that decide the result: the recipe, with what was opened in place of what names it."""
         return {
+            **deciding(self.recipe),
             "model": self.generator.source or type(self.generator.module).__name__,
             "weights": fingerprint(self.generator.module),
             "budget": str(self.budget),
             "counting": self.budget.counting,
             "steps": self.steps if self.method.distillers else 0,
             "discriminator": self.discriminator,
-            "seed": self.seed,
             "adapter": {"name": self.generator.adapter.name, **self.generator.adapter.options()},
             **self.records,
             "learning_rate": self.learning_rate,

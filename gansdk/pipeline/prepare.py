@@ -147,6 +147,7 @@ def _job(
     task = _task(generator, critics if regime.uses_task else {}, call.seed)
     source = regime.source(given, generator, patch=call.patch) if method.distillers else given
     return Job(
+        recipe=call,
         generator=generator,
         origin=origin,
         budget=budget,
@@ -163,7 +164,7 @@ def _job(
 
 
 def _records(opened: Opened, job: Job) -> dict[str, Any]:
-    call, given, method = opened.call, opened.data, job.method
+    given, method = opened.data, job.method
     regime = method.regime
     return {
         "given": {
@@ -178,8 +179,6 @@ def _records(opened: Opened, job: Job) -> dict[str, Any]:
         ],
         "task_weight": regime.task_weight if isinstance(regime, OfflineRegime) and method.distillers else None,
         "data": None if job.source is None else job.source.describe(),
-        "patch": call.patch,
-        "transform": call.transform,
         "task": job.task.describe() if regime.uses_task else None,
     }
 

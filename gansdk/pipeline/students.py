@@ -22,7 +22,7 @@ from gansdk.pipeline.job import Job
 from gansdk.pipeline.prepare import open_all, prepare
 from gansdk.pipeline.result import REPORTS, CompressionResult, Ladder
 from gansdk.pipeline.session import Session, open_session, stamped
-from gansdk.recipe import Call
+from gansdk.recipe import Call, Recipe, recipe_of
 from gansdk.registry.records import recorded, recorded_whole
 from gansdk.saving.writing import check_target
 from gansdk.training.loop import Loop
@@ -42,8 +42,10 @@ class Students:
     """One per student, from the largest budget to the smallest."""
     is_ladder: bool
     """Whether every student has a folder of its own, named by its budget."""
+    recipe: Recipe
+    """What was requested, with the budgets of all students."""
     settings: dict[str, Any]
-    """JSON facts that decide the results of all students alike."""
+    """JSON facts that decide the results of all students alike, beside the recipe."""
     metrics: Sequence[Metric]
     floor: QualityFloor | None
     dry_run: bool
@@ -162,7 +164,7 @@ def begin(
     with collected(warnings):
         opened = open_all(call, budgets, share=processes.share(call.batch_size))
         jobs = prepare(opened, processes)
-    shared: dict[str, Any] = {"batch_size": call.batch_size, "processes": processes.count}
+    shared: dict[str, Any] = {"processes": processes.count}
     if is_ladder:
         shared["ladder"] = [str(budget) for budget in budgets]
     places = [] if target is None else [target / _rung(job, is_ladder) / STUDENT for job in jobs]
@@ -191,6 +193,7 @@ def begin(
             session=session,
             jobs=jobs,
             is_ladder=is_ladder,
+            recipe=recipe_of(call, budgets),
             settings=shared,
             metrics=opened.metrics,
             floor=opened.floor,

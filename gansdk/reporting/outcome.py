@@ -17,6 +17,7 @@ from gansdk.evaluation.evaluate import Evaluation
 from gansdk.evaluation.self_checks import Finding
 from gansdk.files import to_json
 from gansdk.interfaces import Generator, Quality
+from gansdk.recipe import Recipe
 
 SCHEMA_VERSION = 1
 """Of the folder of a student and of its report; higher ones are refused."""
@@ -64,6 +65,8 @@ class Outcome:
     """A few held-out images by name, (1, channels_in, H, W), which exports are compared on."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON: pruner, distiller, steps, seed, versions, seconds."""
+    recipe: Recipe | None = None
+    """What was requested, with this student's budget; None of a student that no run made."""
     discriminator: Mapping[str, Tensor] | None = None
     """Weights of the discriminator the student was trained against, where there was one."""
     out_dir: Path | None = None

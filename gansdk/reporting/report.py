@@ -16,12 +16,29 @@ from gansdk.channels.groups import Op, Space
 from gansdk.errors import InvalidOption, OutputError
 from gansdk.evaluation.quality import protocols
 from gansdk.files import json_text, put, to_json
+from gansdk.recipe import Compression, says_of
 from gansdk.reporting.curves import front, losses, png
 from gansdk.reporting.outcome import Outcome
 from gansdk.reporting.pictures import compared
 from gansdk.text import readable
 from gansdk.validation.paths import check_file
 
+SECTIONS = (
+    "cards",
+    "warnings",
+    "cost",
+    "quality",
+    "checks",
+    "images",
+    "plans",
+    "search",
+    "training",
+    "layers",
+    "groups",
+    "hand_over",
+    "settings",
+)
+"""Those of report.html in their order, each a template in `sections/`; as `data` they see all that report.json has."""
 _CARD = """\
 ---
 library_name: gansdk
@@ -69,6 +86,9 @@ It takes float32 images (N, {{ contract.channels_in }}, H, W) from {{ contract.i
 (N, {{ contract.channels_out }}, {{ times }}H, {{ times }}W) from \
 {{ contract.output_range[0] }} to {{ contract.output_range[1] }}.
 
+{% if has_recipe -%}
+recipe.toml makes the student again: `gansdk compress --recipe recipe.toml`.
+{% endif -%}
 report.html holds all figures, images and settings. The licence of the teacher's weights holds for these too.
 """
 
@@ -190,6 +210,7 @@ def _figures(result: Outcome) -> dict[str, Any]:
             for row in summary["quality"]
         ],
         "protocols": protocols(result.quality),
+        "has_recipe": result.recipe is not None,
     }
 
 
@@ -205,9 +226,11 @@ def _transformed(result: Outcome) -> str:
 
 
 def _context(result: Outcome) -> dict[str, Any]:
-    data = report_data(result)
+    data, says = report_data(result), says_of(Compression)
     return {
         **_figures(result),
+        "sections": SECTIONS,
+        "data": data,
         "adapter": data["adapter"],
         "warnings": data["warnings"],
         "findings": [
@@ -218,7 +241,9 @@ def _context(result: Outcome) -> dict[str, Any]:
         "checks": [
             (name, f"{error:.3g}" if error is not None else "not finite") for name, error in data["checks"].items()
         ],
-        "settings": [(name, _text(value)) for name, value in data["settings"].items()],
+        "settings": [
+            (name, _text(value), says[name].text if name in says else "") for name, value in data["settings"].items()
+        ],
         "modules": [
             {**row, "macs_before": f"{row['macs_before']:,}", "macs_after": f"{row['macs_after']:,}"}
             for row in data["modules"]

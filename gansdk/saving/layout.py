@@ -19,16 +19,17 @@ PLAN = "plan.json"
 DISCRIMINATOR = "discriminator.safetensors"
 PROGRAM = "model.pt2"
 INPUTS = "inputs.safetensors"
+RECIPE = "recipe.toml"
 CARD = "README.md"
 REPORTS = ("report.json", "report.html")
 TEXTS = (CARD, *REPORTS)
 """Files for people, which decide nothing."""
 DECISIVE = (WEIGHTS, PLAN, DISCRIMINATOR, PROGRAM)
 """Files that decide what the student is."""
-SPARE = (INPUTS, *TEXTS)
+SPARE = (INPUTS, RECIPE, *TEXTS)
 """Files that the student is whole without."""
-FOLDER_VERSION = 3
-"""Of the folder's layout; version 1 had no checksums, and version 2 no inputs."""
+FOLDER_VERSION = 4
+"""Of the folder's layout; version 1 had no checksums, version 2 no inputs, and version 3 no recipe."""
 Form = Literal["builder", "program", "weights"]
 """What a student is loaded from: its adapter's builder, its traced program, or only with the network at hand."""
 

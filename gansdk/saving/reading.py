@@ -3,8 +3,8 @@
 config.json says how to build the network, its inputs and outputs and where it comes from; model.safetensors
 holds parameters and buffers under their names; plan.json the kept channels and the groups they belong to.
 discriminator.safetensors, where there is one, is what a further training goes on with, and inputs.safetensors a few
-crops of held-out images that exports are compared on. Networks that no adapter can
-build have their traced program in model.pt2. report.json, report.html and README.md are for people. config.json also
+crops of held-out images that exports are compared on. Networks that no adapter can build have their traced program in
+model.pt2. recipe.toml makes the student again. report.json, report.html and README.md are for people. config.json also
 has the checksum of each of these files, and one of itself.
 """
 

@@ -42,6 +42,7 @@ from gansdk.saving.layout import (
     INPUTS,
     PLAN,
     PROGRAM,
+    RECIPE,
     REPORTS,
     WEIGHTS,
     Carving,
@@ -50,6 +51,7 @@ from gansdk.saving.layout import (
     named_slots,
 )
 from gansdk.saving.reading import check_saved, packed_inputs, sealed
+from gansdk.saving.recipe_file import recipe_text
 from gansdk.validation.paths import check_file, check_folder
 
 RELOAD_CHECK = "saved -> loaded"
@@ -132,6 +134,8 @@ def _write(result: Outcome, folder: Path) -> None:
     earlier = generator.carvings if isinstance(generator, SavedStudent) else ()
     carving = Carving(result.space, result.plan).to_dict()
     _write_text(folder / PLAN, json_text({**carving, "earlier": [past.to_dict() for past in earlier]}))
+    if result.recipe is not None:
+        _write_text(folder / RECIPE, recipe_text(result.recipe, ladder=result.settings.get("ladder", ())))
     config = _config(result, form, shared)
     _write_config(folder, config)
     if form != "weights":

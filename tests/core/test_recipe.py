@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 import gansdk
 from gansdk.cli.app import main
 from gansdk.errors import GansdkError, InvalidOption
-from gansdk.recipe import Call, Compression, Recipe, Rungs, Settings, TeacherTraining, changed, read_recipe, says_of
+from gansdk.recipe import (
+    Call,
+    Compression,
+    Recipe,
+    Rungs,
+    Settings,
+    TeacherTraining,
+    changed,
+    deciding,
+    read_recipe,
+    recipe_of,
+    says_of,
+)
 
 RUN = {"model": "demo", "distiller": None, "data": "photos", "device": "cpu", "dry_run": True}
 DECIDES = (
@@ -190,3 +202,14 @@ def test_options_besides_a_recipe_are_for_the_recipes_parts(tmp_path: Path, caps
     assert left.value.code == 0
     assert (found["pruner"]["multiple_of"], found["pruner"]["trials"]) == (8, 0)
     assert found["given"]["distiller"][1]["options"]["weight"] == 2
+
+
+def test_a_run_is_continued_only_with_what_decides_a_student():
+    scoring = {"eval_data", "metrics", "quality"}
+    assert set(deciding(Recipe("demo", seed=7))) == {one.name for one in fields(Settings)} - scoring
+    assert deciding(Recipe("demo", seed=7))["seed"] == 7
+
+
+def test_a_recipe_of_a_call_has_its_fields_and_the_budgets_of_its_students():
+    call = Rungs("demo", budgets="2x,4x", seed=7, out_dir="out", distiller="none")
+    assert recipe_of(call, ["2x", "4x"]) == Recipe("demo", budgets=["2x", "4x"], seed=7, distiller=None)

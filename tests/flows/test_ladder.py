@@ -27,6 +27,7 @@ from gansdk.events import Finished, SearchStep, StageStarted, StepDone, Warned
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.generators.wrapping import WrappedAdapter
 from gansdk.interfaces import Pruner
+from gansdk.recipe import read_recipe
 from gansdk.registry.parts import open_distillers
 from gansdk_adapters.tasks.adversarial import ImageToImageTask
 
@@ -195,6 +196,9 @@ def test_the_folder_holds_students_reports_and_one_run(shared):
     for name, result in zip(NAMES, made.results, strict=True):
         assert result.out_dir == out / name
         assert content_of(gansdk.load(out / name / "student")) == content_of(result.student)
+        recipe = out / name / "student" / "recipe.toml"
+        assert read_recipe(recipe)["budgets"] == [result.budget]
+        assert "one of a ladder: macs<=70%, macs/3" in recipe.read_text()
     told = json.loads((out / "ladder.json").read_text())
     assert told["curve"] == json.loads(json.dumps(made.curve()))
     assert list(told["students"]) == NAMES

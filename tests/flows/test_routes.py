@@ -14,6 +14,7 @@ from gansdk.errors import CheckpointError, GansdkWarning, IncompatibleParts, Inv
 from gansdk.generators.joint import source_of, student_of, task_of, teacher_of
 from gansdk.interfaces import Distiller, Regime, Stage
 from gansdk.pipeline.opening import open_generator, open_source
+from gansdk.recipe import read_recipe
 from gansdk.registry.parts import open_adapter
 from gansdk.saving.reading import sealed
 from gansdk.training.offline_regime import OfflineRegime
@@ -89,6 +90,8 @@ def test_both_directions_are_compressed_trained_and_saved_together(teacher, tmp_
             assert torch.equal(saved.module(x), result.student[route](x))
             assert torch.equal(part.student(x), result.student[route](x))
         assert saved.discriminator
+        recipe = read_recipe(tmp_path / "student" / route / "recipe.toml")
+        assert (recipe["budgets"], recipe["model"]) == (["macs/2"], str(teacher))
         assert not torch.equal(weights(part.student), weights(untrained.routes[route].student))
         assert torch.equal(weights(part.teacher), before[route])
         assert torch.equal(weights(gansdk.load(teacher / route)), before[route])

@@ -11,7 +11,7 @@ import gansdk
 from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
 from gansdk.contracts import Contract
-from gansdk.errors import GansdkWarning
+from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.events import Carved, DistillerChosen, Finished, PlanFound, PlansCompared, StageStarted, StepDone, Warned
 from gansdk.generators.elastic_student import ElasticStudent
 from gansdk.pipeline.stages import why_unused
@@ -125,6 +125,33 @@ def test_one_seed_gives_the_same_bytes_twice_and_another_seed_others(given, quic
     first, again, other = (content(gansdk.compress(given(), **settings, seed=seed).student) for seed in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+def test_the_recipe_in_a_students_folder_makes_the_same_student_again(build, quick, tmp_path):
+    torch.save(build().state_dict(), tmp_path / "net.pth")
+    settings = {
+        **quick,
+        "pruner": {"name": "uniform"},
+        "distiller": ["pixel", {"name": "gka", "weight": 2.0}],
+        "seed": 3,
+    }
+    gansdk.compress(tmp_path / "net.pth", **settings, out_dir=tmp_path / "first")
+    recipe = tmp_path / "first" / "student" / "recipe.toml"
+    gansdk.compress(recipe=recipe, device="cpu", out_dir=tmp_path / "again")
+    for name in ("model.safetensors", "recipe.toml"):
+        first, again = ((tmp_path / run / "student" / name).read_bytes() for run in ("first", "again"))
+        assert first == again
+
+
+def test_a_recipe_needs_what_was_passed_as_an_object_once_more(given, quick, tmp_path):
+    gansdk.compress(given(), **quick, distiller=None, out_dir=tmp_path / "first")
+    recipe = tmp_path / "first" / "student" / "recipe.toml"
+    assert "# model was a gansdk_adapters.networks.srresnet.SRResNet" in recipe.read_text()
+    with pytest.raises(InvalidOption, match="No model was given"):
+        gansdk.compress(recipe=recipe)
+    gansdk.compress(given(), recipe=recipe, device="cpu", out_dir=tmp_path / "again")
+    first, again = ((tmp_path / run / "student" / "model.safetensors").read_bytes() for run in ("first", "again"))
+    assert first == again
 
 
 def test_compressing_leaves_every_global_random_generator_alone(given, quick):

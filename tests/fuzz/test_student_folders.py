@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gansdk
+from gansdk.recipe import read_recipe
 from gansdk.saving.reading import load_generator
 from gansdk.testing.fuzzing import CANARY, bounded, changed_json, contained, damaged, hostile_values
 from gansdk.testing.weights import randomise
@@ -54,6 +55,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         out = tmp_path_factory.mktemp(form)
         made = gansdk.compress(net, budget="2x", distiller=None)
         found[form] = replace(made, inputs={"a": torch.rand(1, 3, 20, 24)}).save(out / "student")
+        assert (found[form] / "recipe.toml").is_file()
     return found
 
 
@@ -86,7 +88,7 @@ def run(student: nn.Module, folder: Path) -> None:
 
 NAMES = (
     *("config.json", "plan.json", "model.safetensors", "model.pt2"),
-    *("inputs.safetensors", "report.json", "README.md", "report.html"),
+    *("inputs.safetensors", "recipe.toml", "report.json", "README.md", "report.html"),
 )
 
 
@@ -109,6 +111,17 @@ def test_damaged_bytes_are_read_or_refused_in_words(
         look(students[form], verify=verify)
     finally:
         file.write_bytes(content)
+
+
+@bounded(40)
+@given(data=st.data(), form=st.sampled_from(FORMS))
+def test_damaged_recipes_are_read_or_refused_in_words(
+    students: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, form: str
+) -> None:
+    file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    file.write_bytes(data.draw(damaged((students[form] / "recipe.toml").read_bytes())))
+    with contained():
+        read_recipe(file)
 
 
 @bounded(40)

@@ -20,6 +20,7 @@ from gansdk.errors import (
     CheckpointError,
     GansdkWarning,
     IntegrityError,
+    InvalidOption,
     NothingPruned,
     OutputError,
     PluginNotFound,
@@ -33,6 +34,7 @@ from gansdk.modules.inference import inferring
 from gansdk.modules.weights import fingerprint
 from gansdk.pipeline.opening import open_generator
 from gansdk.pipeline.result import CompressionResult
+from gansdk.recipe import Recipe
 from gansdk.registry.discovery import registry
 from gansdk.saving import reading as artifact
 from gansdk.saving import writing as saving
@@ -894,6 +896,27 @@ def test_missing_texts_cause_a_warning_alone(copied):
     (copied / "report.html").write_text("changed")
     with pytest.warns(GansdkWarning, match=r"README\.md and report\.html are missing or not as saved"):
         load(copied)
+
+
+def test_a_recipe_belongs_to_the_files_that_are_compared_and_the_student_is_whole_without_it(tmp_path):
+    folder = replace(family(), recipe=Recipe("x.pth", budgets=["2x"])).save(tmp_path / "student")
+    assert {path.name for path in folder.iterdir()} == FILES | {"recipe.toml"}
+    for page in ("README.md", "report.html"):
+        assert "gansdk compress --recipe recipe.toml" in (folder / page).read_text()
+    load(folder)
+    (folder / "recipe.toml").write_text("import os")
+    with pytest.warns(
+        GansdkWarning, match=r"recipe\.toml is missing or not as saved\. The student itself is unchanged"
+    ):
+        load(folder)
+    with pytest.raises(InvalidOption, match=r"recipe\.toml' cannot be read"):
+        gansdk.compress(recipe=folder / "recipe.toml")
+
+
+def test_a_student_of_the_layout_without_a_recipe_loads(copied):
+    edit(copied / "config.json", schema_version=3)
+    seal(copied)
+    load(copied)
 
 
 def test_folders_of_the_first_layout_have_no_checksums_and_load(copied):
