@@ -188,9 +188,7 @@ def _reason(error: ValueError) -> str:
         return ""
 
 
-_EXPLAINED = frozenset(
-    "literal_error callable_type none_required greater_than greater_than_equal less_than less_than_equal".split()
-)
+_EXPLAINED = frozenset("callable_type none_required greater_than greater_than_equal less_than less_than_equal".split())
 """Errors of pydantic that the words of the type say all about; our own checks raise ValueErrors without words."""
 
 
@@ -203,7 +201,7 @@ def _kind_of(annotation: Any) -> _Kind | None:
         return _any_of([_kind_of(argument) for argument in arguments])
     if origin is Literal:
         named = tuple(repr(choice) for choice in arguments)
-        return _Kind(named, _or(named), _before(plain_number, annotation), choices=arguments)
+        return _Kind(named, _or(named), _plain(_one_of(arguments)), choices=arguments)
     container = origin or annotation
     if container is collections.abc.Callable:
         return _Kind(("a function",), "functions", Callable)
@@ -238,16 +236,13 @@ def _is_check(metadata: Any) -> bool:
 
 
 def _any_of(kinds: Sequence[_Kind | None]) -> _Kind | None:
-    from pydantic import Field
-
     known = [kind for kind in kinds if kind is not None]
     if len(known) < len(kinds):
         return None
-    alternatives = Union[tuple(kind.type for kind in known)]  # noqa: UP007 - they are known at run time only
     return _Kind(
         sum((kind.one for kind in known), ()),
         _or([kind.several for kind in known]),
-        Annotated[alternatives, Field(union_mode="left_to_right")],
+        Union[tuple(kind.type for kind in known)],  # noqa: UP007 - they are known at run time only
         choices=sum((kind.choices or ((None,) if kind.one == ("None",) else ()) for kind in known), ()),
     )
 
@@ -287,6 +282,20 @@ def _of(kind: type) -> Callable[[Any], Any]:
         if not isinstance(value, kind):
             raise ValueError
         return value
+
+    return check
+
+
+def _one_of(choices: Sequence[Any]) -> Callable[[Any], Any]:
+    """One of the choices: unlike pydantic's, not True for 1, nor 1.0."""
+
+    def check(value: Any) -> Any:
+        plain = plain_number(value)
+        for choice in choices:
+            alike = isinstance(plain, type(choice)) and isinstance(plain, bool) == isinstance(choice, bool)
+            if alike and plain == choice:
+                return choice
+        raise ValueError
 
     return check
 
