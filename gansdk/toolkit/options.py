@@ -102,6 +102,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     Raises:
         InvalidOption: from the function, for an argument of another type or out of bounds.
     """
+    call: Callable[..., R] = function
     positional = [
         name
         for name, parameter in inspect.signature(function).parameters.items()
@@ -113,7 +114,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         named = dict(zip(positional, args, strict=False))
         fitted = fitting(function, {**named, **kwargs})
         rest = args[len(named) :]
-        return function(*(fitted[name] for name in named), *rest, **{name: fitted[name] for name in kwargs})
+        return call(*(fitted[name] for name in named), *rest, **{name: fitted[name] for name in kwargs})
 
     return called
 

@@ -253,20 +253,22 @@ def _row(kinds: Sequence[_Kind | None]) -> _Kind:
     items = tuple(Any if kind is None else kind.type for kind in kinds)
     check = functools.partial(_items, length=len(kinds))
     return _Kind(
-        (f"a list of {len(kinds)} ({words})",), f"lists of {len(kinds)} ({words})", _before(check, tuple[items])
+        (f"a list of {len(kinds)} ({words})",),
+        f"lists of {len(kinds)} ({words})",
+        _before(check, types.GenericAlias(tuple, items)),
     )
 
 
 def _listed(container: Any, items: _Kind | None) -> _Kind:
     of = "" if items is None else f" of {items.several}"
     inner = Any if items is None else items.type
-    type_ = tuple[inner, ...] if container is tuple else Sequence[inner]
+    type_ = types.GenericAlias(container, (inner, ...) if container is tuple else inner)
     return _Kind((f"a list{of}",), f"lists{of}", _before(_items, type_))
 
 
 def _mapped(keys: _Kind | None, values: _Kind | None) -> _Kind:
     inner = tuple(Any if kind is None else kind.type for kind in (keys, values))
-    return _Kind(("a mapping",), "mappings", _before(_of(Mapping), dict[inner]))
+    return _Kind(("a mapping",), "mappings", _before(_of(Mapping), types.GenericAlias(dict, inner)))
 
 
 def _items(value: Any, length: int | None = None) -> Sequence[Any]:
