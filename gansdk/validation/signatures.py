@@ -20,6 +20,9 @@ from gansdk.text import one_line, quoted
 
 MOST_BITS = 10_000
 """Of an integer. Python prints no number that is much longer."""
+_LONGEST_NAME = 100
+"""Characters of a text that similar names are looked for."""
+_NONE = "None"
 
 
 @dataclass(frozen=True)
@@ -160,17 +163,16 @@ def _refusal(kind: _Kind, value: Any, error: ValueError, may_be_left_out: bool) 
     """What is wrong, behind the option and its value."""
     if reason := _reason(error):
         return f": {reason}."
-    alternatives, choices = kind.one, kind.choices
-    if may_be_left_out:
-        alternatives = tuple(word for word in alternatives if word != "None")
-        choices = tuple(choice for choice in choices if choice is not None)
-    if len(choices) == len(alternatives):
+    if len(kind.choices) == len(kind.one):
+        choices = [choice for choice in kind.choices if not (choice is None and may_be_left_out)]
         texts = [choice for choice in choices if isinstance(choice, str)]
-        hint = suggestion(value, texts) if isinstance(value, str) and len(value) < 100 else ""
+        hint = suggestion(value, texts) if isinstance(value, str) and len(value) < _LONGEST_NAME else ""
         return f" is not known; choose one of {', '.join(map(repr, choices))}.{hint}"
-    without = ", or left out" if len(alternatives) < len(kind.one) else ""
+    alternatives = [word for word in kind.one if word != _NONE] or [_NONE]
     advice = f"; {kind.otherwise}" if kind.otherwise else ""
-    return f" must be {_or(alternatives)}{without}{advice}."
+    if _NONE in kind.one:
+        advice = ", or left out" if may_be_left_out else "; to do without, give None"
+    return f" must be {_or(alternatives)}{advice}."
 
 
 def _reason(error: ValueError) -> str:
@@ -243,7 +245,7 @@ def _any_of(kinds: Sequence[_Kind | None]) -> _Kind | None:
         sum((kind.one for kind in known), ()),
         _or([kind.several for kind in known]),
         Union[tuple(kind.type for kind in known)],  # noqa: UP007 - they are known at run time only
-        choices=sum((kind.choices or ((None,) if kind.one == ("None",) else ()) for kind in known), ()),
+        choices=sum((kind.choices or ((None,) if kind.one == (_NONE,) else ()) for kind in known), ()),
     )
 
 
@@ -338,6 +340,6 @@ _SIMPLE: dict[Any, Callable[[], _Kind]] = {
     bool: lambda: _Kind(("true or false",), "true or false", _plain(_of(bool))),
     str: lambda: _Kind(("text",), "texts", _plain(_of(str))),
     Path: lambda: _Kind(("a path",), "paths", _plain(_of(Path))),
-    None: lambda: _Kind(("None",), "None", None),
-    type(None): lambda: _Kind(("None",), "None", None),
+    None: lambda: _Kind((_NONE,), _NONE, None),
+    type(None): lambda: _Kind((_NONE,), _NONE, None),
 }

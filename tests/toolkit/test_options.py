@@ -150,7 +150,7 @@ def test_a_checked_function_is_called_with_what_fits():
             {"size": "64"},
             "size='64' must be a side in pixels or (height, width), with sides of 1 to 65536, or left out.",
         ),
-        ({"wide": -1}, "wide=-1 must be a finite number above zero or None."),
+        ({"wide": -1}, "wide=-1 must be a finite number above zero; to do without, give None."),
         ({"deep": "x"}, "deep='x' must be a finite number above zero or 'auto', or left out."),
         ({"rate": 1}, "rate=1 must be a number >= 0 and < 1."),
         ({"pairs": 3}, "pairs=3: it must be even."),

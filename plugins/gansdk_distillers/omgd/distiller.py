@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
 from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.interfaces import Distiller, Term
-from gansdk.toolkit.options import AtLeastZero, Count, CountOrZero, Positive, checked
+from gansdk.toolkit.options import AtLeastZero, Count, CountOrZero, Expected, Positive, checked
 from gansdk_distillers.channel import channel
 from gansdk_distillers.connected import Reduction
 from gansdk_distillers.omgd.regime import OnlineTeachers, Schedule
 from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
 from gansdk_distillers.variation import tv
+
+Judge = Annotated[Callable[[nn.Module], float], Expected("a function of a network, so it is for Python alone")]
 
 
 @checked
@@ -29,7 +31,7 @@ def omgd(
     student_steps: CountOrZero | None = None,
     schedule: Schedule = "auto",
     blocks: Count | None = None,
-    select: Callable[[nn.Module], float] | None = None,
+    select: Judge | None = None,
     ssim_weight: AtLeastZero = 10.0,
     style_weight: AtLeastZero = 1e4,
     feature_weight: AtLeastZero = 10.0,
