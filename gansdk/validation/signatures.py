@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -148,15 +148,14 @@ def _checks(annotation: Any) -> tuple[_Kind | None, Callable[[Any], Any]]:
 
 @functools.lru_cache(maxsize=1024)
 def _known_checks(annotation: Any) -> tuple[_Kind | None, Callable[[Any], Any]]:
-    kind = _kind_of(annotation)
-    if kind is None:
-        return None, lambda value: value
-    from pydantic import TypeAdapter
-
     try:
-        return kind, TypeAdapter(kind.type).validate_python
+        if (kind := _kind_of(annotation)) is not None:
+            from pydantic import TypeAdapter
+
+            return kind, TypeAdapter(kind.type).validate_python
     except Exception:  # a stranger's metadata may be any object
-        return None, lambda value: value
+        pass
+    return None, lambda value: value
 
 
 def _refusal(kind: _Kind, value: Any, error: ValueError, may_be_left_out: bool) -> str:
@@ -222,9 +221,9 @@ def _refined(base: Any, *metadata: Any) -> _Kind | None:
     expected = next((one for one in metadata if isinstance(one, Expected)), None)
     if kind is None and (expected is None and not any(map(_is_check, metadata))):
         return None
-    kind = kind or _Kind((), "", Any)
+    kind = kind or _Kind(("a value that its check accepts",), "values that its check accepts", Any)
     for one in metadata:
-        kind = _Kind(kind.one, kind.several, Annotated[kind.type, one], kind.otherwise, kind.choices)
+        kind = replace(kind, type=Annotated[kind.type, one])
     if expected is not None:
         return _Kind((expected.words,), f"each {expected.words}", kind.type, expected.otherwise)
     bounds = bounds_of(metadata)

@@ -181,6 +181,14 @@ def test_types_that_pydantic_cannot_read_are_not_looked_at():
     assert options.check(Annotated[int, ["unhashable"]], 3, "an_option") == 3
 
 
+def test_a_check_without_words_of_a_type_that_is_not_plain_refuses_in_words():
+    def refuse(value: object) -> None:
+        raise ValueError
+
+    with pytest.raises(InvalidOption, match=r"^x=3 must be a value that its check accepts > 0\.$"):
+        options.check(Annotated[nn.Module, AfterValidator(refuse), Field(gt=0)], 3, "x")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
