@@ -2,70 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from inspect import signature
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from gansdk.errors import InvalidOption
 from gansdk.text import quoted
-from gansdk.toolkit.options import at_least_zero, count, flag, one_of, share
-from gansdk.validation.signatures import plain_number
+from gansdk.toolkit.options import AtLeastZero, Expected, Share, check
 from gansdk_adapters.networks.norms import Norm
 from gansdk_adapters.networks.spade import Upsampling
 
 T = TypeVar("T")
 
 LARGEST = 2**12
+"""Of anything that a network has."""
 
 
-def rate(given: object, option: str) -> float:
-    """`given` as a float, if it is a rate of dropout: a number from 0 to below 1.
-
-    Raises:
-        InvalidOption: it is not.
-    """
-    if (found := share(given, option)) < 1:
-        return found
-    raise InvalidOption(f"{option}={quoted(given)} must be a rate from 0 to below 1: with 1 nothing would be left.")
+def _odd(sides: Sequence[int]) -> tuple[int, ...]:
+    if not sides or not all(side % 2 for side in sides):
+        raise ValueError
+    return tuple(sides)
 
 
-def kernels(given: object, option: str) -> tuple[int, ...]:
-    """`given` as a tuple, if it is a list of odd sides of kernels.
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
+Rate = Annotated[Share, Field(lt=1), Expected("a rate from 0 to below 1: with 1 nothing would be left")]
+Kernels = Annotated[Sequence[Size], AfterValidator(_odd), Expected("a list of odd numbers, as [1, 3, 5]")]
 
-    Raises:
-        InvalidOption: it is not.
-    """
-    if isinstance(given, (list, tuple)) and given and all(map(_is_odd, given)):
-        return tuple(int(side) for side in given)
-    raise InvalidOption(f"{option}={quoted(given)} must be a list of odd numbers, as [1, 3, 5].")
-
-
-def _is_odd(side: object) -> bool:
-    plain = plain_number(side)
-    return isinstance(plain, int) and not isinstance(plain, bool) and 0 < plain <= LARGEST and plain % 2 == 1
-
-
-def size_of(given: object, option: str) -> int:
-    """`given`, if it is an integer that a network can have of anything.
-
-    Raises:
-        InvalidOption: it is not.
-    """
-    if (found := count(given, option)) <= LARGEST:
-        return found
-    raise InvalidOption(f"{option}={quoted(given)} is more than {LARGEST}, and no network here is as large.")
-
-
-CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("width", "blocks", "downs", "labels", "channels_in", "channels_out"), size_of),
-    "norm": lambda given, option: one_of(get_args(Norm), given, option),
-    "upsampling": lambda given, option: one_of(get_args(Upsampling), given, option),
-    "dropout": lambda given, option: None if given is None else rate(given, option),
-    "kernels": kernels,
-    **dict.fromkeys(("share", "hidden"), size_of),
-    "slope": at_least_zero,
-    **dict.fromkeys(("separable", "spectral", "deep"), flag),
+SIZES: Mapping[str, Any] = {
+    **dict.fromkeys(("width", "blocks", "downs", "labels", "channels_in", "channels_out"), Size),
+    "norm": Norm,
+    "upsampling": Upsampling,
+    "dropout": Rate | None,
+    "kernels": Kernels,
+    **dict.fromkeys(("share", "hidden"), Size),
+    "slope": AtLeastZero,
+    **dict.fromkeys(("separable", "spectral", "deep"), bool),
 }
 """What users may say of an architecture, where it has that size; all other widths follow from these."""
 
@@ -78,10 +52,10 @@ def sizes_from(kind: type[T], of: Callable[..., T], given: Mapping[str, Any], ar
             has.
     """
     known = {*signature(of).parameters, *(field.name for field in fields(kind))}  # type: ignore[arg-type]
-    names = [name for name in CHECKS if name in known]
+    names = [name for name in SIZES if name in known]
     for name in given:
         if name not in names:
             raise InvalidOption(
                 f"The architecture {quoted(architecture)} has no size {quoted(name)}. Its sizes: {', '.join(names)}."
             )
-    return of(**{name: CHECKS[name](value, name) for name, value in given.items()})
+    return of(**{name: check(SIZES[name], value, name) for name, value in given.items()})

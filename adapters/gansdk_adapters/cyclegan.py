@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gansdk.contracts import Route
 from gansdk.errors import InvalidOption, Unsupported
 from gansdk.interfaces import Teacher
-from gansdk.toolkit.options import at_least_zero
+from gansdk.toolkit.options import AtLeastZero, Count, HeightWidth, Share, checked
+from gansdk_adapters.creating import Rate
 from gansdk_adapters.tasks.cycle import A2B, B2A, CycleTask, CycleTeacher
 from gansdk_adapters.tasks.losses import Kind
 from gansdk_adapters.translation import Inference, Translation
@@ -40,19 +41,20 @@ class CycleGAN(Translation):
     conditional = False
     usual_discriminator_width = 64
 
+    @checked
     def __init__(
         self,
         *,
         inference: Inference = "auto",
-        dropout: float | Literal["auto"] = "auto",
-        size: int | Sequence[int] | None = None,
+        dropout: Rate | Literal["auto"] = "auto",
+        size: HeightWidth | None = None,
         gan: Kind = "lsgan",
-        gan_weight: float = 1.0,
-        reconstruction_weight: float = 10.0,
-        constant: float = 0.5,
-        cycle_weight: float = 10.0,
-        identity_weight: float = 0.5,
-        discriminator_width: int | None = None,
+        gan_weight: AtLeastZero = 1.0,
+        reconstruction_weight: AtLeastZero = 10.0,
+        constant: Share = 0.5,
+        cycle_weight: AtLeastZero = 10.0,
+        identity_weight: AtLeastZero = 0.5,
+        discriminator_width: Count | None = None,
         labels: int | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -66,8 +68,8 @@ class CycleGAN(Translation):
             discriminator_width=discriminator_width,
             labels=labels,
         )
-        self._cycle_weight = at_least_zero(cycle_weight, "cycle_weight")
-        self._identity_weight = at_least_zero(identity_weight, "identity_weight")
+        self._cycle_weight = cycle_weight
+        self._identity_weight = identity_weight
 
     def options(self) -> dict[str, Any]:
         own = {"cycle_weight": self._cycle_weight, "identity_weight": self._identity_weight}

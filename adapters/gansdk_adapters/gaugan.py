@@ -16,8 +16,8 @@ from gansdk.errors import CheckpointError, InvalidOption, Unsupported
 from gansdk.generators.online_teacher import OnlineTeacher
 from gansdk.interfaces import Adapter, Task, Teacher, TeacherFacts, Teaching, Variant
 from gansdk.text import quoted
-from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
-from gansdk_adapters.creating import size_of, sizes_from
+from gansdk.toolkit.options import AtLeastZero, Count, HeightWidth, Share, check, checked
+from gansdk_adapters.creating import Size, sizes_from
 from gansdk_adapters.keys import Branches, State, keys_below, read_branches, side
 from gansdk_adapters.networks.inception_spade import (
     FIRST_LAYER,
@@ -72,34 +72,31 @@ class GauGAN(Adapter):
     name = "gaugan"
     transforms = ("mobile",)
 
+    @checked
     def __init__(
         self,
         *,
         upsampling: Upsampling | None = None,
         edges: bool | None = None,
         unknown: bool | None = None,
-        size: int | Sequence[int] | None = None,
-        slope: float = 0.0,
+        size: HeightWidth | None = None,
+        slope: AtLeastZero = 0.0,
         perceptual: str | Path | None = "pretrained",
-        discriminator_width: int | None = None,
-        feature_weight: float = 10.0,
-        perceptual_weight: float = 10.0,
-        constant: float = 0.5,
+        discriminator_width: Count | None = None,
+        feature_weight: AtLeastZero = 10.0,
+        perceptual_weight: AtLeastZero = 10.0,
+        constant: Share = 0.5,
     ) -> None:
-        if upsampling not in (None, "normal", "more", "most"):
-            raise InvalidOption(f"upsampling={upsampling!r} is none of: normal, more, most.")
         self._upsampling = upsampling
-        self._edges = None if edges is None else flag(edges, "edges")
-        self._unknown = None if unknown is None else flag(unknown, "unknown")
-        self._size = None if size is None else height_width(size, "size")
-        self._slope = at_least_zero(slope, "slope")
+        self._edges = edges
+        self._unknown = unknown
+        self._size = size
+        self._slope = slope
         self._perceptual = perceptual
-        self._discriminator_width = (
-            None if discriminator_width is None else count(discriminator_width, "discriminator_width")
-        )
-        self._feature_weight = at_least_zero(feature_weight, "feature_weight")
-        self._perceptual_weight = at_least_zero(perceptual_weight, "perceptual_weight")
-        self._constant = share(constant, "constant")
+        self._discriminator_width = discriminator_width
+        self._feature_weight = feature_weight
+        self._perceptual_weight = perceptual_weight
+        self._constant = constant
 
     def teaching(self, facts: TeacherFacts) -> Teaching:
         """Return CAT's published choice beside the family's adversarial losses, which keep images sharp."""
@@ -222,7 +219,7 @@ class GauGAN(Adapter):
                 f"The family 'gaugan' has no {quoted(architecture)}; it has spade, mobile and inception."
             )
         network, table = NETWORKS[kind]
-        labels = size_of(sizes.get("labels", 36), "labels")
+        labels = check(Size, sizes.get("labels", 36), "labels")
         options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
         if kind == "inception":
             options.setdefault("slope", self._slope)

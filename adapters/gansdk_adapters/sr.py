@@ -16,8 +16,9 @@ from gansdk.generators.wrapping import ReconstructionTask
 from gansdk.interfaces import Adapter, Task, Variant
 from gansdk.text import quoted
 from gansdk.toolkit.degradation import shrunk
+from gansdk.toolkit.options import check, checked
 from gansdk.validation.signatures import fitting
-from gansdk_adapters.creating import size_of
+from gansdk_adapters.creating import Size
 from gansdk_adapters.networks.edsr import EDSR, EDSRBasicSR, EDSRSizes, published_res_scale
 from gansdk_adapters.networks.sizes import Sizes
 from gansdk_adapters.networks.srresnet import MSRResNet, SRGANGenerator, SRGANSizes, SRResNet, SRResNetSizes
@@ -39,8 +40,9 @@ class SuperResolution(Adapter):
     name = "sr"
     patch = 24
 
-    def __init__(self, *, pre_upsampled: int = 4) -> None:
-        self._pre_upsampled = size_of(pre_upsampled, "pre_upsampled")
+    @checked
+    def __init__(self, *, pre_upsampled: Size = 4) -> None:
+        self._pre_upsampled = pre_upsampled
         self._contract: Contract | None = None
 
     def bind(self, module: nn.Module) -> SuperResolution:
@@ -135,7 +137,7 @@ class SuperResolution(Adapter):
         chosen = fitting(layout.sizes, {"width": 64, **usual, **sizes}, whose=f"The architecture {layout.name!r}")
         for name in ("width", "blocks", "channels", "scale"):
             if name in chosen:
-                size_of(chosen[name], name)
+                check(Size, chosen[name], name)
         if layout.sizes is EDSRSizes:
             chosen.setdefault("res_scale", published_res_scale(chosen["width"]))
         try:

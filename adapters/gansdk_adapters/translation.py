@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.utils import spectral_norm
@@ -16,8 +16,8 @@ from gansdk.generators.online_teacher import OnlineTeacher
 from gansdk.interfaces import Adapter, Task, Teacher, TeacherFacts, Teaching, Variant
 from gansdk.modules.weights import reset_parameters
 from gansdk.text import quoted
-from gansdk.toolkit.options import at_least_zero, count, flag, height_width, share
-from gansdk_adapters.creating import rate, sizes_from
+from gansdk.toolkit.options import AtLeastZero, Count, HeightWidth, Share, check, checked
+from gansdk_adapters.creating import Rate, sizes_from
 from gansdk_adapters.keys import State
 from gansdk_adapters.networks.discriminators import PatchDiscriminator, PatchSizes, patch_discriminator, share_stages
 from gansdk_adapters.networks.inception import InceptionGenerator, InceptionSizes
@@ -28,7 +28,7 @@ from gansdk_adapters.networks.unet import UNetSizes
 from gansdk_adapters.search_spaces import CYCLEGAN_CHOICES, PIX2PIX_CHOICES, knobs_of, resnet_positions
 from gansdk_adapters.separable import separable
 from gansdk_adapters.tasks.adversarial import PUBLISHED_TEACHING, Critics, ImageToImageTask, check_width
-from gansdk_adapters.tasks.losses import Kind, check_kind
+from gansdk_adapters.tasks.losses import Kind
 from gansdk_adapters.translation_layouts import (
     ARCHITECTURES,
     LAYOUTS,
@@ -79,33 +79,29 @@ class Translation(Adapter):
     """Whether the discriminator sees the input beside the image."""
     usual_discriminator_width: int
 
+    @checked
     def __init__(
         self,
         *,
         inference: Inference = "auto",
-        dropout: float | Literal["auto"] = "auto",
-        size: int | Sequence[int] | None = None,
+        dropout: Rate | Literal["auto"] = "auto",
+        size: HeightWidth | None = None,
         gan: Kind = "hinge",
-        gan_weight: float = 1.0,
-        reconstruction_weight: float = 100.0,
-        constant: float = 0.5,
-        discriminator_width: int | None = None,
+        gan_weight: AtLeastZero = 1.0,
+        reconstruction_weight: AtLeastZero = 100.0,
+        constant: Share = 0.5,
+        discriminator_width: Count | None = None,
         labels: int | Mapping[str, Any] | None = None,
     ) -> None:
-        if inference not in get_args(Inference):
-            raise InvalidOption(f"inference={inference!r} is none of: {', '.join(get_args(Inference))}.")
         self._inference: Inference = inference
-        check_kind(gan)
-        self._dropout: float | Literal["auto"] = "auto" if dropout == "auto" else rate(dropout, "dropout")
-        self._size = None if size is None else height_width(size, "size")
+        self._dropout: float | Literal["auto"] = dropout
+        self._size = size
         self._labels = None if labels is None else _labels_of(labels)
         self._gan: Kind = gan
-        self._gan_weight = at_least_zero(gan_weight, "gan_weight")
-        self._reconstruction_weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
-        self._constant = share(constant, "constant")
-        self._discriminator_width = (
-            None if discriminator_width is None else count(discriminator_width, "discriminator_width")
-        )
+        self._gan_weight = gan_weight
+        self._reconstruction_weight = reconstruction_weight
+        self._constant = constant
+        self._discriminator_width = discriminator_width
 
     def teaching(self, facts: TeacherFacts) -> Teaching:
         """Return CAT's published choice beside the family's adversarial losses, which keep images sharp."""
@@ -333,11 +329,11 @@ def _labels_of(given: int | Mapping[str, Any]) -> Labels:
     Raises:
         InvalidOption: a field is missing, unknown or of another kind.
     """
-    checks: dict[str, Callable[[Any, str], Any]] = {"classes": count, "unknown": flag, "edges": flag}
+    types: dict[str, Any] = {"classes": Count, "unknown": bool, "edges": bool}
     fields = given if isinstance(given, Mapping) else {"classes": given}
-    if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
+    if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(types):
         raise InvalidOption(
             f"labels={quoted(given)} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
             "'unknown': false, 'edges': false}, of which the last two may be left out."
         )
-    return Labels(**{name: checks[name](value, f"labels.{name}") for name, value in fields.items()})
+    return Labels(**{name: check(types[name], value, f"labels.{name}") for name, value in fields.items()})

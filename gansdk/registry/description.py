@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from gansdk.errors import AmbiguousPlugin, PluginNotFound
 from gansdk.registry.discovery import KINDS, Registry
 from gansdk.text import quoted
-from gansdk.validation.signatures import annotations_of
+from gansdk.validation.signatures import annotations_of, bounds_of
 
 BY_THE_RUN = frozenset({"contract", "degrade", "default_patch", "split"})
 """Parameters of sources that the run fills in."""
@@ -100,10 +101,27 @@ def _type_of(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return ""
     try:
-        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        return _written(annotation)
     except Exception:  # a stranger's __repr__
         return type(annotation).__name__
-    return text.replace("collections.abc.", "")
+
+
+def _written(annotation: Any) -> str:
+    """A type as Python writes it, with the bounds of numbers instead of what checks them: "int >= 1 | None"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, str):
+        return annotation
+    if annotation is None or annotation is type(None):
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if origin is Annotated:
+        return " ".join(filter(None, (_written(arguments[0]), bounds_of(arguments[1:]))))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_written, arguments))
+    if origin in (Sequence, Mapping, list, tuple, dict) and arguments:
+        return f"{origin.__name__}[{', '.join(map(_written, arguments))}]"
+    return inspect.formatannotation(annotation).replace("collections.abc.", "")
 
 
 def _default_of(parameter: inspect.Parameter) -> str:

@@ -132,8 +132,9 @@ def instantiate(
     known = known or {}
     given = _fitting_options(kind, name, factory, {**known, **options})
     entry = registry().find(kind, name)
-    # Recorded before the factory has them, and given to it as copies: it may change what it is given.
-    options = {name: said(value) for name, value in {**_defaults(factory), **given}.items() if name not in known}
+    # Recorded as users gave them and before the factory has them, which gets copies: it may change what it is given.
+    asked = {**_defaults(factory), **options}
+    options = {name: said(value) for name, value in asked.items() if name not in known}
     origin = Origin(
         kind=kind,
         name=entry.spec.name,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
-
 from gansdk.interfaces import Distiller
-from gansdk.toolkit.options import names, one_of, positive
+from gansdk.toolkit.options import Names, Positive, checked
 from gansdk_distillers.connected import Connected, NormedConnector, Reduction, channel_distance
 
 
-def channel(weight: float = 50.0, taps: Sequence[str] | None = None, reduction: str = "sum") -> Distiller:
+@checked
+def channel(weight: Positive = 50.0, taps: Names | None = None, reduction: Reduction = "sum") -> Distiller:
     """Distil the mean activity of channels through 1x1 connectors with batch norm, after OMGD (Ren et al., ICCV 2021).
 
     `weight`: published are 50 (Cityscapes, U-Net), 10 (edges->shoes, U-Net), 100 or 1000 (its ResNets), 500
@@ -22,10 +20,10 @@ def channel(weight: float = 50.0, taps: Sequence[str] | None = None, reduction: 
     """
     term = Connected(
         "channel",
-        weight=positive(weight, "weight"),
-        taps=None if taps is None else names(taps, "taps"),
+        weight=weight,
+        taps=taps,
         connector=NormedConnector,
         distance=channel_distance,
-        reduction=one_of(get_args(Reduction), reduction, "reduction"),
+        reduction=reduction,
     )
     return Distiller((term,))

@@ -117,7 +117,7 @@ class Connected(Term):
         name: str,
         *,
         weight: float,
-        taps: tuple[str, ...] | None,
+        taps: Sequence[str] | None,
         connector: Callable[..., nn.Module],
         distance: Callable[[Tensor, Tensor], Tensor],
         reduction: Reduction = "sum",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gansdk.interfaces import Distiller
-from gansdk.toolkit.options import names, positive
+from gansdk.toolkit.options import Names, Positive, checked
 from gansdk_distillers.connected import Connected, Connector, feature_distance
 
 
-def feature(weight: float = 1.0, taps: Sequence[str] | None = None) -> Distiller:
+@checked
+def feature(weight: Positive = 1.0, taps: Names | None = None) -> Distiller:
     """Distil intermediate features through learned 1x1 connectors, after GAN Compression (Li et al., CVPR 2020).
 
     `weight`: 1 by default, as published for edges->shoes and Cityscapes label->photo beside a reconstruction weight
@@ -19,11 +18,5 @@ def feature(weight: float = 1.0, taps: Sequence[str] | None = None) -> Distiller
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    term = Connected(
-        "feature",
-        weight=positive(weight, "weight"),
-        taps=None if taps is None else names(taps, "taps"),
-        connector=Connector,
-        distance=feature_distance,
-    )
+    term = Connected("feature", weight=weight, taps=taps, connector=Connector, distance=feature_distance)
     return Distiller((term,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from gansdk.contracts import Observation
 from gansdk.errors import ContractError, IncompatibleParts
 from gansdk.interfaces import Distiller, Term
-from gansdk.toolkit.options import names, one_of, positive
+from gansdk.toolkit.options import Names, Positive, checked
 from gansdk_distillers.distances import full_precision, promoted
 from gansdk_distillers.taps import chosen
 
@@ -97,7 +97,7 @@ class KernelAlignment(Term):
 
     name = "gka"
 
-    def __init__(self, *, weight: float, variant: Variant, taps: tuple[str, ...] | None, reduction: Reduction) -> None:
+    def __init__(self, *, weight: float, variant: Variant, taps: Sequence[str] | None, reduction: Reduction) -> None:
         self.weight = weight
         self.variant = variant
         self.reduction = reduction
@@ -125,8 +125,9 @@ class KernelAlignment(Term):
         return -alignments.sum() if self.reduction == "sum" else -alignments.mean()
 
 
+@checked
 def gka(
-    weight: float = 1.0, variant: str = "paper", taps: Sequence[str] | None = None, reduction: str = "sum"
+    weight: Positive = 1.0, variant: Variant = "paper", taps: Names | None = None, reduction: Reduction = "sum"
 ) -> Distiller:
     """Distil by global kernel alignment of feature maps, after CAT (Jin et al., CVPR 2021).
 
@@ -137,13 +138,4 @@ def gka(
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    return Distiller(
-        (
-            KernelAlignment(
-                weight=positive(weight, "weight"),
-                variant=one_of(get_args(Variant), variant, "variant"),
-                taps=None if taps is None else names(taps, "taps"),
-                reduction=one_of(get_args(Reduction), reduction, "reduction"),
-            ),
-        )
-    )
+    return Distiller((KernelAlignment(weight=weight, variant=variant, taps=taps, reduction=reduction),))

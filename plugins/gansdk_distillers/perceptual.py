@@ -12,7 +12,7 @@ from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts, InvalidOption
 from gansdk.interfaces import Distiller, Stage, Term
 from gansdk.modules.weights import fingerprint
-from gansdk.toolkit.options import at_least_zero, positive
+from gansdk.toolkit.options import AtLeastZero, Positive, checked
 from gansdk.toolkit.perceptual import Features, vgg
 from gansdk_distillers.distances import full_precision, images, output_range, promoted, rescaled
 
@@ -123,11 +123,12 @@ class Perceptual(Term):
         return torch.stack(distances).sum()
 
 
+@checked
 def perceptual(
     weights: Weights = "pretrained",
-    weight: float = 1.0,
-    style_weight: float = 1e4,
-    feature_weight: float = 10.0,
+    weight: Positive = 1.0,
+    style_weight: AtLeastZero = 1e4,
+    feature_weight: AtLeastZero = 10.0,
 ) -> Distiller:
     """Distil by what VGG-16 sees in the images, as OMGD does (Ren et al., ICCV 2021).
 
@@ -153,14 +154,13 @@ def perceptual_term(
     weights: Weights, *, option: str, optional: bool, weight: float, style_weight: float, feature_weight: float
 ) -> Perceptual:
     """The term; for messages, `option` is what takes the weights, and `optional` whether None there leaves it out."""
-    styled, featured = at_least_zero(style_weight, "style_weight"), at_least_zero(feature_weight, "feature_weight")
-    if not styled and not featured:
+    if not style_weight and not feature_weight:
         raise InvalidOption("style_weight=0 and feature_weight=0 leave nothing to compare; raise one, or leave it out.")
     return Perceptual(
         weights,
         option=option,
         optional=optional,
-        weight=positive(weight, "weight"),
-        style_weight=styled,
-        feature_weight=featured,
+        weight=weight,
+        style_weight=style_weight,
+        feature_weight=feature_weight,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk.toolkit.options import one_of, positive
+from gansdk.toolkit.options import Positive, checked
 from gansdk_distillers.distances import Norm, gain, images, pixel_distance
 
 
@@ -31,7 +29,8 @@ class Pixel(Term):
         return self._gain * pixel_distance(*images(student, teacher), norm=self.norm)
 
 
-def pixel(weight: float = 1.0, norm: str = "l1") -> Distiller:
+@checked
+def pixel(weight: Positive = 1.0, norm: Norm = "l1") -> Distiller:
     """Distil by the distance between the images of student and teacher.
 
     `norm`: "l1" (mean of absolute differences) or "l2" (mean of squares), of images scaled to a peak-to-peak
@@ -40,4 +39,4 @@ def pixel(weight: float = 1.0, norm: str = "l1") -> Distiller:
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    return Distiller((Pixel(weight=positive(weight, "weight"), norm=one_of(get_args(Norm), norm, "norm")),))
+    return Distiller((Pixel(weight=weight, norm=norm),))

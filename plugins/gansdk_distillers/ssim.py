@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk.toolkit.options import positive
+from gansdk.toolkit.options import Positive, checked
 from gansdk_distillers.distances import full_precision, images, output_range, promoted, rescaled
 
 WINDOW, DEVIATION = 11, 1.5
@@ -84,7 +84,8 @@ class Similarity(Term):
         return 1 - similarity(x, y, of_x, of_y)
 
 
-def ssim(weight: float = 10.0) -> Distiller:
+@checked
+def ssim(weight: Positive = 10.0) -> Distiller:
     """Distil by 1 - SSIM of the images, as OMGD's released code does (Ren et al., ICCV 2021).
 
     Gaussian windows of 11x11, padded with zeros, on images in [-1, 1] with the constants of a data range of 1: other
@@ -93,4 +94,4 @@ def ssim(weight: float = 10.0) -> Distiller:
     Raises:
         InvalidOption: the weight is no finite number above zero.
     """
-    return Distiller((Similarity(weight=positive(weight, "weight")),))
+    return Distiller((Similarity(weight=weight),))

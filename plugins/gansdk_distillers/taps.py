@@ -10,7 +10,7 @@ USUAL = 4
 """As in GAN Compression's and CAT's ResNet generators: behind the stem and after each third of the blocks."""
 
 
-def chosen(name: str, given: tuple[str, ...] | None, available: Sequence[str]) -> tuple[str, ...]:
+def chosen(name: str, given: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:
     """The taps that the distiller `name` was given, or up to four of the available ones from the first to the last.
 
     Raises:
@@ -28,7 +28,7 @@ def chosen(name: str, given: tuple[str, ...] | None, available: Sequence[str]) -
             "gansdk.wrap(net, taps={...}), or distil images with 'pixel'.",
             missing=("taps",),
         )
-    return given or spread(available, USUAL)
+    return tuple(given or spread(available, USUAL))
 
 
 def spread(available: Sequence[str], number: int) -> tuple[str, ...]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from torch import Tensor
 
 from gansdk.contracts import Observation
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk.toolkit.options import one_of, positive
+from gansdk.toolkit.options import Positive, checked
 from gansdk_distillers.connected import Reduction
 from gansdk_distillers.distances import gain, images, total_variation
 
@@ -31,7 +29,8 @@ class Variation(Term):
         return self._gain * total_variation(image, mean=self.reduction == "mean")
 
 
-def tv(weight: float = 1e-5, reduction: str = "sum") -> Distiller:
+@checked
+def tv(weight: Positive = 1e-5, reduction: Reduction = "sum") -> Distiller:
     """Smooth the student's image by its total variation, as a term of OMGD (Ren et al., ICCV 2021).
 
     `reduction`: "sum" over pixels and batch, as published, so that the weight's meaning changes with both; or "mean".
@@ -41,5 +40,4 @@ def tv(weight: float = 1e-5, reduction: str = "sum") -> Distiller:
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    reduced = one_of(get_args(Reduction), reduction, "reduction")
-    return Distiller((Variation(weight=positive(weight, "weight"), reduction=reduced),))
+    return Distiller((Variation(weight=weight, reduction=reduction),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gansdk.contracts import Observation
 from gansdk.errors import IncompatibleParts
 from gansdk.interfaces import Distiller, Stage, Term
-from gansdk.toolkit.options import count, names, one_of, positive
+from gansdk.toolkit.options import Count, Names, Positive, checked, one_of
 from gansdk_distillers.distances import Norm, difference, full_precision, gain, images, magnitude
 
 Details = tuple[Tensor, Tensor, Tensor]
@@ -140,13 +140,14 @@ class Wavelet(Term):
         )
 
 
+@checked
 def wavelet(
-    weight: float = 0.4,
+    weight: Positive = 0.4,
     basis: str = "haar",
-    levels: int = 3,
-    norm: str = "l1",
-    bands: str = "high",
-    routes: Sequence[str] | None = None,
+    levels: Count = 3,
+    norm: Norm = "l1",
+    bands: Bands = "high",
+    routes: Names | None = None,
 ) -> Distiller:
     """Distil by the distance between the wavelet details of both images, after WKD (Zhang et al., CVPR 2022).
 
@@ -161,15 +162,6 @@ def wavelet(
     """
     import pywt
 
-    return Distiller(
-        (
-            Wavelet(
-                weight=positive(weight, "weight"),
-                basis=one_of(pywt.wavelist(kind="discrete"), basis, "basis"),
-                levels=count(levels, "levels"),
-                norm=one_of(get_args(Norm), norm, "norm"),
-                bands=one_of(get_args(Bands), bands, "bands"),
-                routes=None if routes is None else names(routes, "routes"),
-            ),
-        )
-    )
+    one_of(pywt.wavelist(kind="discrete"), basis, "basis")
+    only = None if routes is None else tuple(routes)
+    return Distiller((Wavelet(weight=weight, basis=basis, levels=levels, norm=norm, bands=bands, routes=only),))

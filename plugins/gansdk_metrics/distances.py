@@ -6,14 +6,17 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from gansdk.contracts import Batch, Contract
-from gansdk.errors import DataError, InvalidOption
+from gansdk.errors import DataError
 from gansdk.interfaces import MIN_IMAGES, REAL, Measured, Metric
 from gansdk.modules.randomness import seeded
+from gansdk.toolkit.options import Count, checked
 from gansdk_metrics.extractors import LITE0, open_extractor
 
 
@@ -25,6 +28,7 @@ class FeatureDistance(Metric):
 
     kind = ""
 
+    @checked
     def __init__(
         self, extractor: str | nn.Module = LITE0, weights: str | Path | None = None, label: str | None = None
     ) -> None:
@@ -102,20 +106,17 @@ class KernelDistance(FeatureDistance):
 
     kind = "kid"
 
+    @checked
     def __init__(
         self,
         extractor: str | nn.Module = LITE0,
         weights: str | Path | None = None,
         label: str | None = None,
         *,
-        subsets: int = 100,
-        subset_size: int = 1000,
+        subsets: Count = 100,
+        subset_size: Annotated[int, Field(ge=MIN_IMAGES)] = 1000,
         seed: int = 0,
     ) -> None:
-        if subsets < 1 or subset_size < MIN_IMAGES:
-            raise InvalidOption(
-                f"subsets={subsets} and subset_size={subset_size} must be integers >= 1 and >= {MIN_IMAGES}."
-            )
         self._subsets, self._subset_size, self._seed = subsets, subset_size, seed
         super().__init__(extractor, weights, label)
 

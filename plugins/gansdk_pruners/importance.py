@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -197,6 +198,7 @@ def torch_pruning_magnitude(student: Student, run: Run) -> Scores:
     return scores
 
 
+Importance = Literal["auto", "gauss-newton", "taylor", "norm-scale", "consumer-norm", "torch-pruning"]
 IMPORTANCES: dict[str, Measure] = {
     "gauss-newton": gauss_newton,
     "taylor": taylor,

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from random import Random
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gansdk.budget.cost import Limits
@@ -22,10 +23,9 @@ from gansdk.contracts import Route
 from gansdk.errors import DataError, GansdkWarning, InvalidOption, MissingData, TrainingDiverged
 from gansdk.interfaces import Pruner, Run, Student
 from gansdk.toolkit.calibration import calibrate, calibrated, on_batch_statistics, tracks_statistics
-from gansdk.toolkit.options import count, one_of, positive, share
-from gansdk.toolkit.options import shares as listed
+from gansdk.toolkit.options import Count, CountOrZero, Positive, Share, Shares, checked
 from gansdk_pruners.evolution import Evolution, every, evolve
-from gansdk_pruners.importance import IMPORTANCES, scores_by
+from gansdk_pruners.importance import Importance, scores_by
 from gansdk_pruners.reach import Widths, check_listed
 from gansdk_pruners.scoring import Scoring
 from gansdk_pruners.subnets import Config, Positions, Ranking, Subnets, rank
@@ -82,45 +82,46 @@ class OnceForAll(Pruner):
     _subnets: Subnets
     """Set by `prepare`."""
 
+    @checked
     def __init__(
         self,
         *,
-        steps: int = 2000,
+        steps: CountOrZero = 2000,
         space: Positions = "auto",
-        shares: Sequence[float] | None = None,
-        multiple_of: int | None = None,
-        config: str | Sequence[int] | Mapping[str, int] | None = None,
+        shares: Shares | None = None,
+        multiple_of: Count | None = None,
+        config: str | int | Sequence[int] | Mapping[str, int] | None = None,
         sampling: Literal["uniform", "sandwich"] = "uniform",
         order: Literal["importance", "prefix"] = "importance",
-        importance: str = "auto",
+        importance: Importance = "auto",
         search: Literal["auto", "evolution", "exhaustive"] = "auto",
-        population: int = 100,
-        iterations: int = 10,
-        parent_ratio: float = 0.25,
-        mutation_ratio: float = 0.5,
-        mutate_prob: float = 0.2,
-        scored_images: int = 8,
-        calibration: int = 16,
-        max_minutes: float | None = None,
+        population: Annotated[int, Field(ge=2)] = 100,
+        iterations: CountOrZero = 10,
+        parent_ratio: Share = 0.25,
+        mutation_ratio: Share = 0.5,
+        mutate_prob: Share = 0.2,
+        scored_images: Annotated[int, Field(ge=LEAST_IMAGES)] = 8,
+        calibration: CountOrZero = 16,
+        max_minutes: Positive | None = None,
     ) -> None:
-        self.steps = count(steps, "steps", least=0)
+        self.steps = steps
         self.trains = steps > 0
-        self.space: Positions = one_of(("auto", "knobs", "groups"), space, "space")
-        self.shares = None if shares is None else listed(shares, "shares")
-        self.multiple_of = None if multiple_of is None else count(multiple_of, "multiple_of")
+        self.space: Positions = space
+        self.shares = shares
+        self.multiple_of = multiple_of
         self.config = None if config is None else _config(config)
-        self.sampling = one_of(("uniform", "sandwich"), sampling, "sampling")
-        self.order = one_of(("importance", "prefix"), order, "order")
-        self.importance = one_of(("auto", *IMPORTANCES), importance, "importance")
-        self._search = one_of(("auto", "evolution", "exhaustive"), search, "search")
-        self.population = count(population, "population", least=2)
-        self.iterations = count(iterations, "iterations", least=0)
-        self.parent_ratio = share(parent_ratio, "parent_ratio")
-        self.mutation_ratio = share(mutation_ratio, "mutation_ratio")
-        self.mutate_prob = share(mutate_prob, "mutate_prob")
-        self.scored_images = count(scored_images, "scored_images", least=LEAST_IMAGES)
-        self.calibration = count(calibration, "calibration", least=0)
-        self._minutes = None if max_minutes is None else positive(max_minutes, "max_minutes")
+        self.sampling = sampling
+        self.order = order
+        self.importance = importance
+        self._search = search
+        self.population = population
+        self.iterations = iterations
+        self.parent_ratio = parent_ratio
+        self.mutation_ratio = mutation_ratio
+        self.mutate_prob = mutate_prob
+        self.scored_images = scored_images
+        self.calibration = calibration
+        self._minutes = max_minutes
 
     def prepare(self, student: Student, limits: Sequence[Limits], run: Run) -> None:
         """Rank the channels and train the student's shared weights, once for all budgets.
@@ -283,14 +284,10 @@ def _check_images(run: Run) -> None:
         )
 
 
-def _config(given: object) -> str | list[int] | dict[str, int]:
+def _config(given: str | int | Sequence[int] | Mapping[str, int]) -> str | list[int] | dict[str, int]:
     """The option as a text, or numbers in a list or by names; `plan_of` says whether it is a configuration."""
     if isinstance(given, str):
         return given
     if isinstance(given, Mapping):
         return dict(given)
-    if isinstance(given, Sequence):
-        return list(given)
-    if isinstance(given, int) and not isinstance(given, bool):
-        return [given]
-    raise InvalidOption(f"config={given!r} must be numbers joined by '_', a list of numbers, or {{name: number}}.")
+    return [given] if isinstance(given, int) else list(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from gansdk.channels.groups import Plan
 from gansdk.channels.select import FLOOR_SHARE, check_scores, select
 from gansdk.errors import GansdkWarning
 from gansdk.interfaces import Inherit, Pruner, Run, Student
-from gansdk.toolkit.options import count, one_of, share
-from gansdk_pruners.importance import IMPORTANCES, scores_by
+from gansdk.toolkit.options import Count, CountOrZero, Share, checked
+from gansdk_pruners.importance import Importance, scores_by
 from gansdk_pruners.threshold import check_threshold_floor, select_by_threshold
 from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
 
@@ -60,30 +60,29 @@ class OneStep(Pruner):
         inherit: which weights the student takes along (CAT: "none"); where not all, there is nothing to refit or try.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        importance: str = "auto",
+        importance: Importance = "auto",
         allocation: Ask = "auto",
         selection: Literal["rank", "threshold"] = "rank",
-        multiple_of: int = 16,
-        floor_share: float = FLOOR_SHARE,
-        floor_width: int = 1,
+        multiple_of: Count = 16,
+        floor_share: Share = FLOOR_SHARE,
+        floor_width: Count = 1,
         recovery: Repair = "auto",
-        trials: int = 100,
+        trials: CountOrZero = 100,
         inherit: Inherit = "all",
     ) -> None:
-        self.importance = one_of(("auto", *IMPORTANCES), importance, "importance")
-        self.allocation: Literal["auto", "cost", "global", "per-layer"] = one_of(
-            ("auto", "cost", "global", "per-layer"), allocation, "allocation"
-        )
-        self.selection = one_of(("rank", "threshold"), selection, "selection")
-        self.multiple_of = count(multiple_of, "multiple_of")
-        self.floor_share = share(floor_share, "floor_share")
-        self.floor_width = count(floor_width, "floor_width")
-        self.recovery: Repair = one_of(get_args(Repair), recovery, "recovery")
-        self.trials = count(trials, "trials", least=0)
-        self.inherit: Inherit = one_of(("none", "norms", "all"), inherit, "inherit")
+        self.importance = importance
+        self.allocation: Ask = allocation
+        self.selection = selection
+        self.multiple_of = multiple_of
+        self.floor_share = floor_share
+        self.floor_width = floor_width
+        self.recovery: Repair = recovery
+        self.trials = trials
+        self.inherit: Inherit = inherit
 
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
         space = student.space

@@ -8,7 +8,7 @@ from gansdk.budget.cost import Limits
 from gansdk.channels.groups import Plan
 from gansdk.channels.select import check_floor, check_scores, floor_of
 from gansdk.interfaces import Inherit, Pruner, Run, Student
-from gansdk.toolkit.options import one_of
+from gansdk.toolkit.options import checked
 
 
 class Uniform(Pruner):
@@ -22,8 +22,9 @@ class Uniform(Pruner):
         inherit: which weights the student takes along; "none" trains a smaller network from scratch.
     """
 
+    @checked
     def __init__(self, *, inherit: Inherit = "all") -> None:
-        self.inherit: Inherit = one_of(("none", "norms", "all"), inherit, "inherit")
+        self.inherit: Inherit = inherit
 
     def search(self, student: Student, limits: Limits, run: Run) -> Plan:
         space = student.space

@@ -349,7 +349,7 @@ def test_a_discriminator_is_gone_on_with_or_refused():
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(InvalidOption, match="normal, more, most"):
+    with pytest.raises(InvalidOption, match="'normal', 'more', 'most'"):
         GauGAN(upsampling="much")
     with pytest.raises(InvalidOption, match="spade, mobile and inception"):
         GauGAN().create("resnet")

@@ -601,7 +601,7 @@ def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"direction": "A2B"}, "'AtoB' nor 'BtoA'"),
+        ({"direction": "A2B"}, "choose one of 'AtoB', 'BtoA'"),
         ({"layout": "side"}, "layout='side'"),
         ({"split": "all", "x": 1}, "x"),
     ],

@@ -536,15 +536,15 @@ DEEP = "[" * 50_000
     ("arguments", "says"),
     [
         (("--pruner-option", f"floor_share={DEEP}"), "nested too deeply"),
-        (("--pruner-option", "floor_share=NaN"), "floor_share='NaN' is not a number"),
-        (("--pruner-option", "floor_share=" + "1" * 5000), "is not a number"),
+        (("--pruner-option", "floor_share=NaN"), "floor_share='NaN' must be a number from 0 to 1"),
+        (("--pruner-option", "floor_share=" + "1" * 5000), "must be a number"),
         (("--pruner-option", "floor_share=0.1", "--pruner-option", "floor-share=0.2"), "a second value"),
         (("--pruner-option", "name=uniform"), "a second value"),
         (("--pruner-option", '={"a": 1}'), "KEY=VALUE"),
         (("--distiller", "gka", "--distiller", "gka"), "given twice"),
         (("--data", '{"name": ' + DEEP), "nested too deeply"),
         (("--data", '{"name": "photos", "name": "folder"}'), "'name' twice"),
-        (("--data", '{"name": "photos", "holdout": "half"}'), "holdout='half' is not a number"),
+        (("--data", '{"name": "photos", "holdout": "half"}'), "holdout='half' must be a number"),
         (("--discriminator", '{"main": ' + DEEP), "nested too deeply"),
         (("--seed", str(2**64)), "from 0 to 18446744073709551615"),
         (("--steps", "9" * 30), "integer from 0"),
@@ -576,10 +576,14 @@ def test_a_part_is_described_by_its_options_its_paper_and_its_needs(capsys):
     [found] = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["needs"]) == ("distiller", ["taps"])
     assert "CVPR 2021" in found["source"]
-    assert {"name": "weight", "type": "float", "default": "1.0"} in found["options"]
+    assert {"name": "weight", "type": "float > 0", "default": "1.0"} in found["options"]
     assert call("plugins", "once-for-all") == 0
     shown = capsys.readouterr().out
     assert "sampling" in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "population int >= 2 100" in lines
+    assert "parent_ratio float >= 0 and <= 1 0.25" in lines
+    assert "max_minutes float > 0 | None None" in lines
     assert "'sandwich'" in shown
     assert "Li et al., CVPR 2020" in shown
 

@@ -105,7 +105,7 @@ def test_a_recipe_with_several_budgets_is_for_a_ladder():
         ({"modle": "demo"}, r"has the field 'modle'\. Known fields are adapter, batch_size"),
         ("nowhere.toml", r"'nowhere\.toml' cannot be read"),
         ({"model": "demo", "budgets": "4x", "steps": -1}, r"steps=-1 must be an integer from 0 to"),
-        ({"model": "demo", "budgets": "4x", "seed": "x"}, r"seed='x' is not an integer"),
+        ({"model": "demo", "budgets": "4x", "seed": "x"}, r"seed='x' must be an integer"),
         ({"budgets": "4x"}, r"No model was given"),
         ({"model": "demo"}, r"No budget was given"),
         (5, r"recipe=5 is neither a gansdk\.Recipe"),

@@ -82,7 +82,7 @@ def test_the_plugin_of_the_docs_distils(acme: str) -> None:
         "demo", budget="4x", data="photos", distiller=["pixel", acme], steps=1, batch_size=1, patch=8
     )
     assert "brightness" in result.history[0]
-    with pytest.raises(InvalidOption, match="'acme-gan:brightness': weight='x' is not a number"):
+    with pytest.raises(InvalidOption, match="'acme-gan:brightness': weight='x' must be a finite number above zero"):
         gansdk.compress("demo", budget="4x", data="photos", distiller=["pixel", {"name": acme, "weight": "x"}])
 
 

@@ -13,7 +13,19 @@ import pytest
 import gansdk
 from gansdk.registry.discovery import registry
 
-HEAVY = ("torch", "numpy", "torchvision", "torchmetrics", "timm", "matplotlib", "onnx", "pywt", "skimage", "sklearn")
+HEAVY = (
+    "torch",
+    "numpy",
+    "torchvision",
+    "torchmetrics",
+    "timm",
+    "matplotlib",
+    "onnx",
+    "pydantic",
+    "pywt",
+    "skimage",
+    "sklearn",
+)
 
 NOTHING_HEAVY = f"assert not [name for name in {HEAVY} if name in sys.modules], sorted(sys.modules)"
 

@@ -1,5 +1,7 @@
 """Scores against literal transcriptions of what they say."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import gansdk
 from gansdk.channels.tracing.trace import trace
 from gansdk.contracts import MAIN
 from gansdk.generators.elastic_student import ElasticStudent
-from gansdk_pruners.importance import IMPORTANCES
+from gansdk_pruners.importance import IMPORTANCES, Importance
 
 
 @pytest.fixture
@@ -44,6 +46,10 @@ def gated(net, x, channel, gate):
 
 def slope(function, step=1e-5):
     return (function(1 + step) - function(1 - step)) / (2 * step)
+
+
+def test_every_importance_can_be_chosen():
+    assert get_args(Importance) == ("auto", *IMPORTANCES)
 
 
 def test_gauss_newton_is_the_root_mean_square_of_projected_gate_derivatives(student):

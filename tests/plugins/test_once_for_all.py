@@ -511,7 +511,7 @@ def test_shared_weights_are_trained_before_a_given_configuration_is_carved():
     [
         ("1_2", "2x", "2 values, but"),
         ("x", "2x", "integers"),
-        (3.5, "2x", "config=3.5 is neither text nor a list of integers"),
+        (3.5, "2x", "config=3.5 must be text, an integer, a list of integers or a mapping"),
         ({"nothing": 1}, "2x", "no knob 'nothing'"),
         ({}, "2x", "over the budget: macs"),
     ],

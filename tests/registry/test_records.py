@@ -109,6 +109,9 @@ def test_a_part_that_was_asked_for_by_name_has_plugin_version_and_all_options() 
     assert recorded(open_pruner("gansdk:one-step")) == recorded(open_pruner("one-step"))
     assert recorded(open_distillers({"name": "pixel", "weight": 2})[0])["options"] == {"norm": "l1", "weight": 2}
     assert recorded(open_adapter("sr"))["plugin"] == "gansdk"
+    square = open_adapter({"name": "pix2pix", "size": np.int64(64)})
+    assert recorded(square)["options"]["size"] == 64
+    assert square.options()["size"] == [64, 64]
 
 
 def test_an_instance_is_told_by_its_class_and_what_its_attributes_say() -> None:

@@ -9,14 +9,11 @@ from typing import Any, Literal, get_args
 from gansdk.contracts import Contract
 from gansdk.errors import DataError, InvalidOption
 from gansdk.text import quoted
-from gansdk.toolkit.options import flag, height_width
+from gansdk.toolkit.options import HeightWidth, checked
 from gansdk_adapters.sources.reading import Size
 
 Preprocess = Literal["resize-and-crop", "resize", "scale-width", "scale-width-and-crop", "crop", "none"]
 """What is done to an image before training: to both sides, to its width with the height following, or nothing."""
-
-SideOrSize = int | Sequence[int]
-"""Pixels of a square's side, or (H, W)."""
 
 MOST_PIXELS = 2**27
 """Of an enlarged image: about what Pillow reads."""
@@ -75,12 +72,13 @@ class Preparation:
             )
 
 
+@checked
 def for_training(
     contract: Contract,
     *,
     preprocess: str | None = None,
-    load_size: SideOrSize | None = None,
-    crop_size: SideOrSize | None = None,
+    load_size: HeightWidth | None = None,
+    crop_size: HeightWidth | None = None,
     flip: bool = True,
 ) -> Preparation:
     """Return how training images are prepared; what is left out follows the contract's size.
@@ -97,7 +95,7 @@ def for_training(
     kind = usual_kind if preprocess is None else preprocess.replace("_", "-")
     if kind not in get_args(Preprocess):
         raise InvalidOption(f"preprocess={quoted(preprocess)} is none of {', '.join(get_args(Preprocess))}.")
-    crop = contract.size if crop_size is None else height_width(crop_size, "crop_size")
+    crop = crop_size or contract.size
     if any(side % contract.multiple_of for side in crop):
         raise InvalidOption(
             f"The crop of {crop[0]}x{crop[1]} pixels does not fit this generator: both sides must be multiples of "
@@ -106,7 +104,7 @@ def for_training(
     enlarged = kind in ("resize-and-crop", "scale-width-and-crop")
     larger = max(crop, contract.size, key=min)
     usual = (round(larger[0] * LOAD / CROP), round(larger[1] * LOAD / CROP)) if enlarged else crop
-    load = usual if load_size is None else height_width(load_size, "load_size")
+    load = load_size or usual
     if enlarged and any(whole < part for whole, part in zip(load, crop, strict=True)):
         raise InvalidOption(
             f"The crop of {crop[0]}x{crop[1]} pixels is larger than the loaded {load[0]}x{load[1]}. Raise load_size, "
@@ -116,7 +114,7 @@ def for_training(
         kind="keep" if kind in ("crop", "none") else "width" if kind.startswith("scale-width") else "fixed",
         load=load,
         crop=crop if kind.endswith("crop") else None,
-        flip=flag(flip, "flip"),
+        flip=flip,
         multiple=contract.multiple_of,
     )
 

@@ -12,6 +12,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import DataSource
 from gansdk.text import quoted
+from gansdk.toolkit.options import HeightWidth
 from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.encoding import Encoding
 from gansdk_adapters.sources.finding import Found
@@ -27,7 +28,7 @@ from gansdk_adapters.sources.layouts import (
     layout_of,
 )
 from gansdk_adapters.sources.metadata import find_described
-from gansdk_adapters.sources.preparing import SideOrSize, for_evaluation, for_training
+from gansdk_adapters.sources.preparing import for_evaluation, for_training
 from gansdk_adapters.sources.scenes import Scene, SceneReader, Scenes, check_all
 
 
@@ -64,8 +65,8 @@ class Translation(DataSource):
         layout: Layout = "auto",
         direction: Direction = "AtoB",
         preprocess: str | None = None,
-        load_size: SideOrSize | None = None,
-        crop_size: SideOrSize | None = None,
+        load_size: HeightWidth | None = None,
+        crop_size: HeightWidth | None = None,
         flip: bool = True,
         patch: int | None = None,
         unknown_ids: Sequence[int] | None = None,
@@ -82,7 +83,7 @@ class Translation(DataSource):
         self._layout = layout_of(self._path, contract) if layout == "auto" else layout
         found = _find(self._path, self._layout, direction, input_column, target_column)
         encoding = Encoding(contract, unknown_ids=unknown_ids) if self._layout == "labels" else None
-        crop = patch if crop_size is None else crop_size
+        crop = (patch, patch) if crop_size is None and patch is not None else crop_size
         prepared = for_training(contract, preprocess=preprocess, load_size=load_size, crop_size=crop, flip=flip)
         training = SceneReader(contract=contract, preparation=prepared, encoding=encoding)
         other_domain = SceneReader(contract=contract, preparation=prepared, shows_outputs=True)

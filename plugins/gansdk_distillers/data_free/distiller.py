@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import Distiller
-from gansdk.toolkit.options import at_least_zero, count, one_of, positive
+from gansdk.toolkit.options import AtLeastZero, Count, Expected, Positive, checked
 from gansdk_distillers.data_free.regime import DataFree, NewBlocks, Reduction
 from gansdk_distillers.distances import Norm
 
-SETTINGS: dict[str, dict[str, Any]] = {
+Setting = Literal["general", "official"]
+SETTINGS: dict[Setting, dict[str, Any]] = {
     "general": {
         "norm": "l1",
         "reduction": "mean",
@@ -31,18 +34,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """What the option `setting` decides."""
 
 
+def _all_different(scales: Sequence[int]) -> tuple[int, ...]:
+    if not scales or len(set(scales)) < len(scales):
+        raise ValueError
+    return tuple(scales)
+
+
+Scales = Annotated[
+    Sequence[Annotated[int, Field(ge=2)]],
+    AfterValidator(_all_different),
+    Expected("a list of different integers >= 2"),
+]
+
+
+@checked
 def data_free(
-    setting: str = "general",
+    setting: Setting = "general",
     *,
-    norm: str | None = None,
-    reduction: str | None = None,
-    reconstruction_weight: float = 1.0,
-    student_steps: int = 50,
-    latent: int = 256,
-    generator_learning_rate: float | None = None,
-    stages: int | None = None,
-    new_blocks: str = "kept",
-    scales: Sequence[int] | None = None,
+    norm: Norm | None = None,
+    reduction: Reduction | None = None,
+    reconstruction_weight: AtLeastZero = 1.0,
+    student_steps: Count = 50,
+    latent: Count = 256,
+    generator_learning_rate: Positive | None = None,
+    stages: Count | None = None,
+    new_blocks: NewBlocks = "kept",
+    scales: Scales | None = None,
     cycle: str | Path | None = None,
 ) -> Distiller:
     """Distil on images that a network makes of noise, in a game against the student (Zhang et al., CVPR 2021).
@@ -70,30 +87,22 @@ def data_free(
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    chosen = SETTINGS[one_of(tuple(SETTINGS), setting, "setting")]
+    chosen = SETTINGS[setting]
     rate = chosen["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
-    weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
-    if cycle is not None and not weight:
+    if cycle is not None and not reconstruction_weight:
         raise InvalidOption("cycle leads back to inputs, which reconstruction_weight=0 leaves out. Choose one of them.")
     regime = DataFree(
-        norm=one_of(get_args(Norm), chosen["norm"] if norm is None else norm, "norm"),
-        reduction=one_of(get_args(Reduction), chosen["reduction"] if reduction is None else reduction, "reduction"),
+        norm=norm or chosen["norm"],
+        reduction=reduction or chosen["reduction"],
         published=chosen["published"],
-        reconstruction_weight=weight,
-        student_steps=count(student_steps, "student_steps"),
-        latent=count(latent, "latent"),
-        generator_learning_rate=positive(rate, "generator_learning_rate", without=None),
-        stages=None if stages is None else count(stages, "stages"),
+        reconstruction_weight=reconstruction_weight,
+        student_steps=student_steps,
+        latent=latent,
+        generator_learning_rate=rate,
+        stages=stages,
         usual_stages=chosen["usual_stages"],
-        new_blocks=one_of(get_args(NewBlocks), new_blocks, "new_blocks"),
-        scales=None if scales is None else _scales(scales),
+        new_blocks=new_blocks,
+        scales=scales,
         cycle=None if cycle is None else str(cycle),
     )
-    return Distiller(regime=regime, needs=frozenset() if cycle is not None or not weight else None)
-
-
-def _scales(given: object) -> tuple[int, ...]:
-    found = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if found and all(type(scale) is int and scale >= 2 for scale in found) and len({*found}) == len(found):
-        return found
-    raise InvalidOption(f"scales={given!r} must be a list of different integers >= 2, or left out.")
+    return Distiller(regime=regime, needs=frozenset() if cycle is not None or not reconstruction_weight else None)

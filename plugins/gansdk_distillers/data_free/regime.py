@@ -57,7 +57,7 @@ class DataFree(Regime):
     stages: int | None
     usual_stages: int
     new_blocks: NewBlocks
-    scales: tuple[int, ...] | None
+    scales: Sequence[int] | None
     cycle: str | None
 
     uses_task = False

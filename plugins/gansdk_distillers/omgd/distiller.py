@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import get_args
+from typing import Annotated, Literal
 
 from torch import nn
 
 from gansdk.errors import GansdkWarning, InvalidOption
 from gansdk.interfaces import Distiller, Term
-from gansdk.toolkit.options import at_least_zero, count, flag, one_of, positive
+from gansdk.toolkit.options import AtLeastZero, Count, CountOrZero, Expected, Positive, checked
 from gansdk_distillers.channel import channel
 from gansdk_distillers.connected import Reduction
-from gansdk_distillers.omgd.regime import Deep, OnlineTeachers, Schedule
+from gansdk_distillers.omgd.regime import OnlineTeachers, Schedule
 from gansdk_distillers.perceptual import Weights, perceptual_term
 from gansdk_distillers.ssim import ssim
 from gansdk_distillers.variation import tv
 
+Judge = Annotated[Callable[[nn.Module], float], Expected("a function of a network, so it is for Python alone")]
 
+
+@checked
 def omgd(
     perceptual: Weights | None = "pretrained",
-    wide: float | None = 1.0,
-    deep: Deep = "auto",
+    wide: Positive | None = 1.0,
+    deep: Positive | Literal["auto"] | None = "auto",
     warm: bool = False,
-    share: int | None = None,
-    student_steps: int | None = None,
-    schedule: str = "auto",
-    blocks: int | None = None,
-    select: Callable[[nn.Module], float] | None = None,
-    ssim_weight: float = 10.0,
-    style_weight: float = 1e4,
-    feature_weight: float = 10.0,
-    tv_weight: float = 1e-5,
-    channel_weight: float = 50.0,
-    channel_reduction: str = "sum",
-    tv_reduction: str = "sum",
+    share: CountOrZero | None = None,
+    student_steps: CountOrZero | None = None,
+    schedule: Schedule = "auto",
+    blocks: Count | None = None,
+    select: Judge | None = None,
+    ssim_weight: AtLeastZero = 10.0,
+    style_weight: AtLeastZero = 1e4,
+    feature_weight: AtLeastZero = 10.0,
+    tv_weight: AtLeastZero = 1e-5,
+    channel_weight: AtLeastZero = 50.0,
+    channel_reduction: Reduction = "sum",
+    tv_reduction: Reduction = "sum",
 ) -> Distiller:
     """Distil from a wider and a deeper teacher that learn in the run; the student sees neither critic nor truth.
 
@@ -53,48 +56,37 @@ def omgd(
     """
     if wide is None and deep is None:
         raise InvalidOption("wide=None and deep=None leave no teacher; give one of them a width.")
-    if flag(warm, "warm") and wide != 1.0:
+    if warm and wide != 1.0:
         raise InvalidOption(f"warm=True begins with the weights of the given generator, so wide={wide!r} must be 1.")
     if student_steps == 0:
         raise InvalidOption(
             "student_steps=0 would leave the teachers as they are. A frozen teacher is imitated without 'omgd': "
             "distiller=['ssim', 'perceptual', 'tv', 'channel']."
         )
-    if select is not None and not callable(select):
-        raise InvalidOption(f"select={select!r} must be a function of a network, so it is for Python alone.")
-    one_of(get_args(Reduction), channel_reduction, "channel_reduction")
-    one_of(get_args(Reduction), tv_reduction, "tv_reduction")
     regime = OnlineTeachers(
-        wide=None if wide is None else positive(wide, "wide", without="None"),
-        deep=deep if deep in (None, "auto") else positive(deep, "deep", without="None"),
+        wide=wide,
+        deep=deep,
         warm=warm,
-        share=None if share is None else count(share, "share", least=0),
-        student_steps=None if student_steps is None else count(student_steps, "student_steps"),
-        schedule=one_of(get_args(Schedule), schedule, "schedule"),
-        blocks=None if blocks is None else count(blocks, "blocks"),
+        share=share,
+        student_steps=student_steps,
+        schedule=schedule,
+        blocks=blocks,
         select=select,
     )
     return Distiller(
         terms=(
-            *_unless_zero(ssim_weight, "ssim_weight", ssim),
+            *(ssim(ssim_weight).terms if ssim_weight else ()),
             *_perceptual(perceptual, style_weight, feature_weight),
-            *_unless_zero(tv_weight, "tv_weight", lambda weight: tv(weight, tv_reduction)),
-            *_unless_zero(
-                channel_weight, "channel_weight", lambda weight: channel(weight, reduction=channel_reduction)
-            ),
+            *(tv(tv_weight, tv_reduction).terms if tv_weight else ()),
+            *(channel(channel_weight, reduction=channel_reduction).terms if channel_weight else ()),
         ),
         regime=regime,
         needs=frozenset({"rebuild", "taps"} if channel_weight else {"rebuild"}),
     )
 
 
-def _unless_zero(weight: float, option: str, made: Callable[[float], Distiller]) -> tuple[Term, ...]:
-    return made(weight).terms if at_least_zero(weight, option) else ()
-
-
 def _perceptual(weights: Weights | None, style_weight: float, feature_weight: float) -> tuple[Term, ...]:
-    weighted = at_least_zero(style_weight, "style_weight") + at_least_zero(feature_weight, "feature_weight")
-    if not weighted:
+    if not (style_weight or feature_weight):
         return ()
     if weights is None:
         warnings.warn(
