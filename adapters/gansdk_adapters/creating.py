@@ -27,7 +27,7 @@ def rate(given: object, option: str) -> float:
     """
     if (found := share(given, option)) < 1:
         return found
-    raise InvalidOption(f"{option}={quoted(given)} must be a rate from 0 to below 1: with 1 nothing would be left.")
+    raise InvalidOption(f"{option}={quoted(given)} must be a number in [0, 1).")
 
 
 def kernels(given: object, option: str) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def size_of(given: object, option: str) -> int:
     """
     if (found := count(given, option)) <= LARGEST:
         return found
-    raise InvalidOption(f"{option}={quoted(given)} is more than {LARGEST}, and no network here is as large.")
+    raise InvalidOption(f"{option}={quoted(given)} must be at most {LARGEST}.")
 
 
 CHECKS: Mapping[str, Callable[[Any, str], Any]] = {

@@ -93,7 +93,7 @@ class Translation(Adapter):
         labels: int | Mapping[str, Any] | None = None,
     ) -> None:
         if inference not in get_args(Inference):
-            raise InvalidOption(f"inference={inference!r} is none of: {', '.join(get_args(Inference))}.")
+            raise InvalidOption(f"inference={inference!r} must be one of: {', '.join(get_args(Inference))}.")
         self._inference: Inference = inference
         check_kind(gan)
         self._dropout: float | Literal["auto"] = "auto" if dropout == "auto" else rate(dropout, "dropout")
@@ -200,8 +200,8 @@ class Translation(Adapter):
         if found.sizes.channels_in != channels:
             shown = f"the input and the image have {channels}" if self.conditional else f"the image has {channels}"
             raise CheckpointError(
-                f"The discriminator judges {found.sizes.channels_in} channels, but {shown}. Give the one that the "
-                "generator was trained against."
+                f"The discriminator takes {found.sizes.channels_in} channels, but {shown}. Pass the discriminator that "
+                "the generator was trained with."
             )
         check_width(self._discriminator_width, found.sizes.width)
         return found
@@ -234,7 +234,7 @@ class Translation(Adapter):
             if layout is not None:
                 return layout.network(layout.sizes(**description["sizes"]))
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{strange} The sizes do not fit: {error}.") from error
+            raise CheckpointError(f"{strange} The sizes are invalid: {error}.") from error
         raise CheckpointError(strange)
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
@@ -249,7 +249,7 @@ class Translation(Adapter):
         chosen = architecture or next(iter(ARCHITECTURES))
         if chosen not in ARCHITECTURES:
             raise InvalidOption(
-                f"architecture={quoted(architecture)} is none of those of the adapter {self.name!r}: "
+                f"The adapter {self.name!r} has no architecture={quoted(architecture)}. Choose from: "
                 f"{', '.join(ARCHITECTURES)}."
             )
         made = sizes_from(*ARCHITECTURES[chosen], sizes, chosen)
@@ -282,7 +282,7 @@ class Translation(Adapter):
             return super().transform(module, name)
         network = self._known(module)
         if not isinstance(network, ResNetGenerator):
-            raise Unsupported(f"Only ResNets have a mobile form, and this is of the class {type(network).__name__}.")
+            raise Unsupported(f"Only ResNets have a mobile variant, but this network is a {type(network).__name__}.")
         return separable(network, self.initialise)
 
     def _task(self, network: PatchDiscriminator, critics: Critics | None = None) -> Task:
@@ -300,7 +300,7 @@ class Translation(Adapter):
         if isinstance(module, Network):
             return module
         raise Unsupported(
-            f"The adapter {self.name!r} knows ResNetGenerator, UNetGenerator and InceptionGenerator, but got "
+            f"The adapter {self.name!r} supports ResNetGenerator, UNetGenerator and InceptionGenerator, but got "
             f"{type(module).__qualname__}. Call gansdk.wrap(net, contract=...) for other networks."
         )
 
@@ -337,7 +337,7 @@ def _labels_of(given: int | Mapping[str, Any]) -> Labels:
     fields = given if isinstance(given, Mapping) else {"classes": given}
     if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
         raise InvalidOption(
-            f"labels={quoted(given)} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
-            "'unknown': false, 'edges': false}, of which the last two may be left out."
+            f"labels={quoted(given)} does not describe a label map. Pass the number of its classes, or its fields: "
+            "{'classes': 12, 'unknown': false, 'edges': false}; the last two are optional."
         )
     return Labels(**{name: checks[name](value, f"labels.{name}") for name, value in fields.items()})

@@ -88,7 +88,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.bounds:
-            raise BudgetSyntaxError(f"A budget without any bound was given; write one of {SPELLINGS}.")
+            raise BudgetSyntaxError(f"The budget has no bound; write one of {SPELLINGS}.")
         if not isinstance(self.counting, str) or self.counting not in get_args(Counting):
             raise BudgetSyntaxError(
                 f'counting={quoted(self.counting)} is unknown; choose "true" (what a device executes), "paper" (what '
@@ -118,8 +118,8 @@ class Budget:
             bounds = [_read_item(metric, limit) for metric, limit in given.items()]
         elif isinstance(given, Sequence):
             raise BudgetSyntaxError(
-                f"{quoted(given)} is a list of budgets, and one student has one. {_SEVERAL}; for one, pass it alone: "
-                '"macs<=2.6G, params<=25%" for several limits.'
+                f"{quoted(given)} is a list of budgets, but one student has one budget. {_SEVERAL}; for one student "
+                'with several limits, write "macs<=2.6G, params<=25%".'
             )
         else:
             _refuse_bare(quoted(given))
@@ -161,8 +161,8 @@ def is_ratio(term: str) -> bool:
 def _refuse_several(ratios: Sequence[str], given: str) -> None:
     if len(ratios) > 1:
         raise BudgetSyntaxError(
-            f"The budget {given!r} has several ratios ({', '.join(ratios)}), and one student has one. {_SEVERAL}; for "
-            "one, keep the largest ratio."
+            f"The budget {given!r} has several ratios ({', '.join(ratios)}), but one student has one. {_SEVERAL}; for "
+            "one student, keep the largest ratio."
         )
 
 
@@ -203,11 +203,13 @@ def _known(metric: str, term: str) -> str:
         return metric
     if metric in _MEASURED:
         raise BudgetSyntaxError(
-            f"The budget term {term!r} limits {metric}, which has to be measured on a device; budgets of that kind "
-            f"come later. Limit macs, params or size now, and read the measured value in the report."
+            f"The budget term {term!r} limits {metric}, which must be measured on a device; such budgets are not "
+            "supported. Limit macs, params or size instead, and read the measured value in the report."
         )
     nearest = difflib.get_close_matches(metric, _UNITS, n=1, cutoff=0.0)[0]
-    raise BudgetSyntaxError(f"The budget term {term!r} names {metric!r}, which is no metric; did you mean {nearest!r}?")
+    raise BudgetSyntaxError(
+        f"The budget term {term!r} names {metric!r}, which is not a metric; did you mean {nearest!r}?"
+    )
 
 
 def _divided(metric: str, divisor: str, term: str) -> Share:
@@ -229,7 +231,7 @@ def _at_most(metric: str, amount: str, term: str) -> Share | Ceiling:
     value = _number(number, term)
     if unit == "%":
         if value > 100:
-            raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; ask for at most 100%.")
+            raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; write at most 100%.")
         return Share(_COMPARED[metric], value / 100)
     if unit.upper() not in _UNITS[metric]:
         known = ", ".join(["%", *filter(None, _UNITS[metric])])

@@ -59,8 +59,8 @@ def _part(module: nn.Module, path: str) -> nn.Module:
         part = module
     if part is module:
         raise ContractError(
-            f"The adapter names the branch or layer {path!r}, but {type(module).__name__} has no submodule there. "
-            "This is a fault of the adapter."
+            f"The adapter names the branch or layer {path!r}, but {type(module).__name__} has no submodule there. This "
+            "is a bug in the adapter."
         )
     return part
 
@@ -79,8 +79,8 @@ def groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> tu
         rows = space.axes_of.get(tensor, {}).get(dim, ())
         if not rows:
             raise ContractError(
-                f"The adapter names the layer {layer!r}, but it makes no channels that can be followed. "
-                "Name a convolution or linear layer that runs. This is a fault of the adapter."
+                f"The adapter names the layer {layer!r}, but its output channels cannot be traced. Name a convolution "
+                "or linear layer that is executed. This is a bug in the adapter."
             )
         names |= dict.fromkeys(group.name for group, _ in rows)
     return tuple(names)

@@ -96,7 +96,7 @@ def config_of(space: Space, plan: Plan) -> Config:
         for name, multiplier in knob.widths:
             if widths[name] != multiplier * value:
                 raise ContractError(
-                    f"The plan is no configuration: the knob {knob.name!r} gives {name!r} {multiplier} channels for "
+                    f"The plan is not a configuration: the knob {knob.name!r} gives {name!r} {multiplier} channels for "
                     f"{factor} of {group!r}, but the plan keeps {widths[name]} and {widths[group]}."
                 )
         config[knob.name] = value

@@ -363,11 +363,11 @@ class Plan(Mapping[str, tuple[int, ...]]):
                 )
             if not kept and group.floor > 0:
                 raise ContractError(
-                    f"A plan keeps nothing of group {name!r}, but the network does not run without its channels: "
+                    f"A plan keeps no channel of group {name!r}, but the network does not run without its channels: "
                     "only branches that an adapter names can be emptied. Keep at least one."
                 )
             if group.frozen and len(kept) < group.size:
-                raise ContractError(f"A plan cuts the group {name!r}, but {group.frozen}.")
+                raise ContractError(f"A plan prunes the group {name!r}, but {group.frozen}.")
 
     def to_dict(self) -> dict[str, list[int]]:
         """Plain JSON data."""

@@ -70,12 +70,12 @@ def widths_at(size: int, shares: Sequence[float] = SHARES, *, multiple_of: int =
 
 def _check(space: Space, knob: Knob, widths: dict[str, int], taken: set[str]) -> None:
     if twice := taken & widths.keys():
-        raise ContractError(f"The group {min(twice)!r} belongs to two knobs. This is a fault of the adapter.")
+        raise ContractError(f"The group {min(twice)!r} belongs to two knobs. This is a bug in the adapter.")
     if not knob.choices or list(knob.choices) != sorted(set(knob.choices)) or knob.choices[0] < 1:
         raise ContractError(f"The knob {knob.name!r} has choices {knob.choices}; they must ascend from at least 1.")
     for name, factor in widths.items():
         if space.by_name[name].size != factor * knob.choices[-1]:
             raise ContractError(
                 f"The knob {knob.name!r} gives {name!r} {factor} x {knob.choices[-1]} channels at its last choice, but "
-                f"it has {space.by_name[name].size}. This is a fault of the adapter."
+                f"it has {space.by_name[name].size}. This is a bug in the adapter."
             )

@@ -126,8 +126,8 @@ def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
         found = scores.get(group.name)
         if found is None or len(found) != group.size or not np.isfinite(found).all():
             raise ContractError(
-                f"The importance gave no finite score for each of the {group.size} channels of group {group.name!r}. "
-                "A non-finite score usually means that the teacher's own output is not finite."
+                f"The importance did not return a finite score for each of the {group.size} channels of group "
+                f"{group.name!r}. A non-finite score usually means that the teacher's own output is not finite."
             )
     return list(space.prunable)
 

@@ -22,14 +22,15 @@ LEFT_OUT = frozenset({"observers"})
 ONE_PART, SEVERAL_PARTS = ("adapter", "pruner"), ("distiller", "metrics")
 OUT = Path("gansdk-out")
 TEXTS = {
-    "model": "A checkpoint, the folder of a saved student, 'demo', or JSON of one per route.",
+    "model": "A checkpoint, the folder of a saved student, 'demo', or a JSON object with one per route.",
     "budgets": 'What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB". Several students, from large '
     'to small: repeat it, or "2x,4x,8x".',
     "distiller": "What trains the student; repeatable. 'auto' follows family and teacher, 'none' prunes only.",
     "data": "Training images: a folder, 'photos' (embedded photographs), or a source as JSON.",
     "eval_data": "Images to score on, likewise; default: the held-out part of --data.",
     "metrics": "Further metrics: kid, fid, miou or a plugin's; repeatable.",
-    "discriminator": "Checkpoint of the teacher's discriminator, 'fresh' for a new one, or JSON of one per route.",
+    "discriminator": "Checkpoint of the teacher's discriminator, 'fresh' for a new one, or a JSON object with one per "
+    "route.",
     "transform": "An architecture of the family for the student to start from, such as 'mobile'.",
     "out_dir": "Output folder for run, result and report.",
     "resume": "Continue a run found in --out, or move it aside.",

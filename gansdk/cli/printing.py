@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gansdk.cli.wording import in_options
 from gansdk.errors import GansdkWarning, QualityFloorMissed
 from gansdk.text import readable, visible_json
 
@@ -30,7 +31,7 @@ def working() -> Iterator[Console]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, GansdkWarning):
-                say(console, f"warning: {message}")
+                say(console, f"warning: {in_options(str(message))}")
             else:
                 usual(message, category, *rest, **more)
 

@@ -176,8 +176,8 @@ def evaluate(
         measurement.show({who: made for who, made in images.items() if who not in SHOWN_ALONE}, batch)
         if not protocol.measures(images[STUDENT]):
             warnings.warn(
-                f"The image {name!r} is not scored: {images[STUDENT].shape[:2]} pixels are too few, {SSIM_WINDOW} "
-                f"must be left inside a border of {protocol.border}.",
+                f"The image {name!r} is not scored: its size of {images[STUDENT].shape[:2]} pixels is too small; at "
+                f"least {SSIM_WINDOW} per side must remain inside a border of {protocol.border}.",
                 GansdkWarning,
                 stacklevel=2,
             )
@@ -195,7 +195,7 @@ def evaluate(
     qualities = (*_means(rows, protocol), *measurement.qualities())
     if not qualities:
         raise DataError(
-            "There is no image that can be scored: none was given, or too few to hold some out of training. Pass "
+            "There are no images to score: the data has none, or too few to hold some out of training. Pass "
             "eval_data='folder/', or more images."
         )
     return Evaluation(
@@ -236,8 +236,8 @@ def _run(network: nn.Module, x: Tensor, contract: Contract) -> Tensor:
         image = network(padded)
     if image.shape != expected:
         raise ContractError(
-            f"{type(network).__qualname__} made {tuple(image.shape)} of {tuple(padded.shape)}, but its contract says "
-            f"{expected}. Correct the contract's channels or scale."
+            f"{type(network).__qualname__} returned {tuple(image.shape)} for an input of {tuple(padded.shape)}, but "
+            f"its contract states {expected}. Correct the contract's channels or scale."
         )
     cropped: Tensor = image[..., :height, :width]
     return cropped

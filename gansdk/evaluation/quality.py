@@ -84,9 +84,9 @@ class QualityFloor:
                 whole = "" if part == text.strip() else f", in {quoted(part)},"
                 meant = suggestion(part, (*CHECKS, ALL_CHECKS))
                 raise InvalidOption(
-                    f"quality={quoted(text)}{whole} is not understood.{meant} Write a metric and a bound, such as "
+                    f"quality={quoted(text)}{whole} cannot be read.{meant} Write a metric and a bound, such as "
                     "'psnr-y>=29.5', 'worst-psnr-y>=25', 'psnr-y-to-teacher>=30' or 'kid(efficientnet-lite0)<=0.05', "
-                    f"or a check: {', '.join(CHECKS)}, or {ALL_CHECKS} for all of them. Several go with commas between."
+                    f"or a check: {', '.join(CHECKS)}, or {ALL_CHECKS} for all of them. Separate several with commas."
                 )
         return cls(tuple(bounds), tuple(checks))
 
@@ -102,7 +102,7 @@ class QualityFloor:
             if bound.metric not in known and plain not in single:
                 forms = f", or of {', '.join(single)} {WORST}NAME or NAME{TO_TEACHER}"
                 raise InvalidOption(
-                    f"quality asks for {bound.metric!r}, which is not measured for this generator; choose one of "
+                    f"quality names {bound.metric!r}, which is not measured for this generator; choose one of "
                     f"{', '.join(known)}{forms}."
                 )
 
@@ -130,7 +130,7 @@ def _failed(name: str, findings: Sequence[Finding]) -> list[str]:
         return [f"Check {found.check!r}: {found.text}" for found in findings if found.passed is False]
     asked = [found for found in findings if found.check == name]
     if not asked:
-        return [f"The check {name!r} was not made."]
+        return [f"The check {name!r} was not run."]
     return [f"Check {name!r}: {found.text}" for found in asked if not found.passed]
 
 

@@ -36,7 +36,7 @@ TEACHER, FINITE, RANGE, BASELINE, TRAINING, ACTIVATIONS = (
 CHECKS = {
     TEACHER: "the teacher's own images are finite, vary, lie in the contract's range and are no worse than bicubic",
     FINITE: "all values of the student's images are finite",
-    RANGE: "the student's images leave the contract's output range hardly more than the teacher's",
+    RANGE: "the student's images exceed the contract's output range hardly more than the teacher's",
     BASELINE: "the student is nearer to the teacher than bicubic enlargement, or than its input left as it is",
     TRAINING: "training brought the student nearer to the teacher, or kept it there",
     ACTIVATIONS: "no feature map of the student is many times as large as the teacher's",
@@ -166,16 +166,16 @@ class SelfCheck:
     def of_teacher(self) -> Finding:
         """Whether the teacher and its contract are sound, which can be said before any training."""
         if not self._views:
-            return _left_out(TEACHER, "the teacher runs on none of the images at hand")
+            return _left_out(TEACHER, "the teacher runs on none of the available images")
         low, high = self._contract.output_range
         broken = [view for view in self._views if not view.teacher.finite]
         worst = max(self._views, key=lambda view: view.teacher.outside)
         if broken:
             return _out_of_line(
                 TEACHER,
-                f"The teacher itself gives values that are not finite on {_share(broken, self._views)}, such as "
-                f"{self._name(broken[0])}; the student is not to blame for these. Check the generator's weights, "
-                "and the contract's input_range.",
+                f"The teacher itself returns non-finite values on {_share(broken, self._views)}, such as "
+                f"{self._name(broken[0])}; the student did not cause them. Check the generator's weights and the "
+                "contract's input_range.",
                 view=broken[0],
             )
         if worst.teacher.outside > TEACHER_OUTSIDE:
@@ -210,7 +210,7 @@ class SelfCheck:
                 "images are what the generator was trained for.",
                 measured=measured,
             )
-        where = " on images made without data, for no others were given" if self.on_made_images else ""
+        where = " on synthetic images, since there is no data" if self.on_made_images else ""
         return _passed(TEACHER, f"The teacher is finite and in range{where}.", measured=measured)
 
     # The checks of the student; `pairs` as `_sound` gives them.
@@ -221,8 +221,8 @@ class SelfCheck:
             return _passed(FINITE, f"All values are finite on {self._looked_at(pairs)}.")
         return _out_of_line(
             FINITE,
-            f"The student gives values that are not finite on {_share(broken, [view for view, _ in pairs])}, such "
-            f"as {self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget.",
+            f"The student returns non-finite values on {_share(broken, [view for view, _ in pairs])}, such as "
+            f"{self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget.",
             view=broken[0],
         )
 
@@ -255,9 +255,7 @@ class SelfCheck:
         rows = [(view, sight, view.baseline) for view, sight in pairs if view.baseline is not None]
         if not rows:
             reason = (
-                "images that are made without data have no baseline"
-                if self.on_made_images
-                else "what goes in and what comes out cannot be compared"
+                "synthetic images have no baseline" if self.on_made_images else "input and output cannot be compared"
             )
             return _left_out(BASELINE, reason)
         near = [
@@ -266,7 +264,7 @@ class SelfCheck:
         ]
         student, baseline = (fmean(values) for values in zip(*near, strict=True))
         measured = {"student": student, self._plain: baseline}
-        try_this = "Train longer, ask for a larger budget, or try another pruner or distiller."
+        try_this = "Train longer, allow a larger budget, or try another pruner or distiller."
         if student < min(baseline, ALIKE_DB):
             return _out_of_line(
                 BASELINE,
@@ -316,11 +314,11 @@ class SelfCheck:
         reason = (
             "nothing was trained"
             if not self._untrained
-            else "images that are made without data are not what the student was trained on"
+            else "the student was not trained on synthetic images"
             if self.on_made_images
             else ""
             if imitates
-            else "its teachers learned in the run, so the generator that was given is not what it imitates"
+            else "its teachers were trained during the run, so it does not imitate the original generator"
         )
         if reason:
             return _left_out(TRAINING, reason)
@@ -331,9 +329,9 @@ class SelfCheck:
         if after < min(before, ALIKE_DB) - NOISE_DB:
             return _out_of_line(
                 TRAINING,
-                f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
-                f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a "
-                "distiller of the teacher's images, such as 'pixel', beside less task_weight for the ground truth.",
+                f"The student is further from the teacher after training than before: {after:.1f} dB instead of "
+                f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a distiller "
+                "that compares images, such as 'pixel', with a smaller task_weight.",
                 measured=measured,
             )
         return _passed(
@@ -348,9 +346,9 @@ class SelfCheck:
             if teacher > 0 and math.isfinite(teacher):
                 growth[tap] = student / teacher
         reason = (
-            "there are no taps to look at"
+            "the generator has no taps"
             if not growth
-            else "the student began with fresh weights, whose activations have a scale of their own"
+            else "the student started from fresh weights, so the scale of its activations is not comparable"
             if fresh
             else ""
         )
@@ -362,8 +360,8 @@ class SelfCheck:
             view, _ = max(pairs, key=lambda pair: pair[1].activations[tap])
             return _out_of_line(
                 ACTIVATIONS,
-                f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is about to be "
-                "unstable. Try a larger budget, or a pruner that leaves the groups there wider.",
+                f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is close to unstable. "
+                "Try a larger budget, or a pruner that keeps the groups there wider.",
                 view=view,
                 measured=growth,
             )
@@ -472,8 +470,8 @@ class SelfCheck:
         images = len({view.image for view, _ in pairs})
         sizes = list(dict.fromkeys(tuple(view.x.shape[2:]) for view, _ in pairs))
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
-        kind = "images made without data, for no others were given," if self.on_made_images else f"{images} image(s)"
-        single = "" if len(sizes) > 1 else " alone; there was no second size to look at"
+        kind = "synthetic images, since there is no data," if self.on_made_images else f"{images} image(s)"
+        single = "" if len(sizes) > 1 else " only; there was no second size"
         return f"{kind} at {shown}{single}"
 
 
@@ -491,7 +489,7 @@ def _out_of_line(
 
 
 def _left_out(check: str, reason: str) -> Finding:
-    return Finding(check=check, passed=None, text=f"It was not looked at: {reason}.")
+    return Finding(check=check, passed=None, text=f"Not checked: {reason}.")
 
 
 def warn_of(findings: Sequence[Finding]) -> None:

@@ -28,8 +28,8 @@ from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import reset_parameters
 
 REOPENED = (
-    "It was read back as a traced program, which has neither channel groups nor taps: it runs, is scored and exported, "
-    "but is not compressed further. For that, wrap the module that gansdk.load(directory, network=net) gives."
+    "It was loaded as a traced program, which has no channel groups or taps. It can be run, scored and exported, but "
+    "not compressed further. To compress it, wrap the module that gansdk.load(directory, network=net) returns."
 )
 
 

@@ -38,9 +38,8 @@ def together(generators: Mapping[Route, Generator]) -> Generator:
     if set(generators) != set(known):
         wanted = " and ".join(map(repr, known)) or "none"
         raise Unsupported(
-            f"Generators of the routes {', '.join(map(repr, generators))} were given, but the family "
-            f"{first.adapter.name!r} trains these together: {wanted}. Give one generator, or choose the family by "
-            "adapter=."
+            f"The model has the routes {', '.join(map(repr, generators))}, but the family {first.adapter.name!r} "
+            f"trains these together: {wanted}. Pass one generator, or set the family with adapter=."
         )
     ordered = {route: replace(generators[route], way=way) for route, way in known.items()}
     return Generator(
@@ -60,7 +59,7 @@ def the_only(generator: Generator) -> Generator:
     """
     if generator.routes:
         raise Unsupported(
-            f"There are several generators here, {' and '.join(generator.routes)}, and this takes one. Give the folder "
+            f"The model has several generators, {' and '.join(generator.routes)}, but this takes one. Pass the folder "
             "of one of them."
         )
     return generator
@@ -103,8 +102,8 @@ def source_of(source: DataSource, generator: Generator) -> DataSource:
     ways = {route: generator.adapter.routes[route] for route in generator.routes}
     if "backward" in ways.values() and source.pairing is Pairing.INPUTS_ONLY:
         raise MissingData(
-            f"The routes {' and '.join(ways)} are trained together on images of both sides, and this data has inputs "
-            "only. Give a folder with both (trainA and trainB), or compress one route alone."
+            f"The routes {' and '.join(ways)} are trained together on images of both sides, but this data has only "
+            "inputs. Pass a folder with both (trainA and trainB), or compress one route only."
         )
     return JointSource(source, ways)
 

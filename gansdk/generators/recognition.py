@@ -198,11 +198,11 @@ def _mismatch(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], misf
     if not misfits:
         keys = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:5])
         families = ", ".join(adapters) or "none"
-        return f"{given} resembles no known family (known: {families}). Its first keys are {keys or 'none'}. {advice}"
+        return f"{given} matches no known family (known: {families}). Its first keys are {keys or 'none'}. {advice}"
     nearest = min(misfits, key=lambda misfit: len(misfit.differences))
     differences = nearest.differences
     return (
-        f"{given} fits no known family. Nearest is {nearest.candidate}, but {len(differences)} "
-        f"key{'s differ' if len(differences) > 1 else ' differs'}: {'; '.join(differences[:5])}"
-        f"{'; ...' if len(differences) > 5 else '.'} {advice}"
+        f"{given} matches no known family. The closest is {nearest.candidate}, but {len(differences)} "
+        f"key{'s differ' if len(differences) > 1 else ' differs'}: "
+        f"{'; '.join(differences[:5])}{'; ...' if len(differences) > 5 else '.'} {advice}"
     )

@@ -258,7 +258,7 @@ def _known(name: str) -> _Made:
 
 
 def _strange(name: str) -> ValueError:
-    return ValueError(f"it holds values of a kind that no weights have ({name[:60]})")
+    return ValueError(f"it holds values of a type that weights do not have ({name[:60]})")
 
 
 def _hold(target: _Made, items: list[Any]) -> None:

@@ -74,8 +74,7 @@ UNREADABLE = (
 
 
 _HOW_TO_SAVE = (
-    "Where the network's code is at hand, save its weights with torch.save(net.state_dict(), 'net.pth') "
-    "and give that file."
+    "If you have the network's code, save its weights with torch.save(net.state_dict(), 'net.pth') and pass that file."
 )
 
 
@@ -94,7 +93,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """As `read_state`, and the key of the container that they were in: "model.params_ema", or ""."""
     path = Path(path)
     if os.path.isdir(path):  # no error for names too long to be one
-        raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Give the file with the weights.")
+        raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Pass the file with the weights.")
     if not os.path.isfile(path):
         raise CheckpointError(f"There is no file {quoted(str(path))}. Check the path of the checkpoint.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -113,8 +112,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is not a readable safetensors file ({first_line(error)}). "
-            "It may be cut off: copy or download it again."
+            f"'{path}' is not a readable safetensors file ({first_line(error)}). It may be truncated: copy or download "
+            "it again."
         ) from error
 
 
@@ -139,7 +138,7 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(file, weights_only=True, map_location="cpu")
     except UNREADABLE as error:
         raise CheckpointError(
-            f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
+            f"'{path}' does not hold a plain state dict: it is a pickled module, truncated, or not a checkpoint "
             f"({first_line(error)}). {_HOW_TO_SAVE}"
         ) from error
 
@@ -165,8 +164,8 @@ def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[
     if not _is_network(content) and (inner := _networks_in(content)):
         if len(inner) > 1:
             raise CheckpointError(
-                f"'{path}' holds several networks ({', '.join(map('.'.join, list(inner)[:5]))}), and nothing tells "
-                f"which of them is the generator. Save the weights of that one alone, and give that file."
+                f"'{path}' holds several networks ({', '.join(map('.'.join, list(inner)[:5]))}), and it is unclear "
+                "which one is the generator. Save only the weights of the generator, and pass that file."
             )
         [(below, network)] = inner.items()
         return _weights_in(network, path, (*where, *below))

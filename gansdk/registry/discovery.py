@@ -231,7 +231,7 @@ class Registry:
                 raise
             raise PluginLoadError(f"{what}: {entry.spec.factory} cannot be imported: {in_words(error)}") from error
         if not callable(factory):
-            raise PluginLoadError(f"{what}: {entry.spec.factory} is a {type(factory).__name__}, which makes nothing.")
+            raise PluginLoadError(f"{what}: {entry.spec.factory} is a {type(factory).__name__}, which is not callable.")
         return cast("Callable[..., Any]", factory)
 
     def owner(self, module: str) -> Entry | None:
@@ -279,7 +279,7 @@ class Registry:
                 if is_interruption(error):
                     raise
                 del self._observers[plugin]
-                self._report(f"The observer {plugin} failed and is not asked again: {in_words(error)}", error)
+                self._report(f"The observer {plugin} failed and is not called again: {in_words(error)}", error)
 
     def _discover(self) -> None:
         if not self._undiscovered:
@@ -313,7 +313,9 @@ class Registry:
             with within(DISCOVERY_S), warnings.catch_warnings():
                 self._add(offer.load(), plugin=plugin, version=version)
         except Late as late:
-            reason = f"it took longer than {DISCOVERY_S:.0f} s; its module should name parts and import nothing heavy"
+            reason = (
+                f"it took longer than {DISCOVERY_S:.0f} s; its module should only name parts and import nothing heavy"
+            )
             self._skipped.append(Skipped(plugin=plugin, reason=reason, version=version, error=late))
         except BaseException as error:  # a stranger's module may do anything at import
             if is_interruption(error):
@@ -362,7 +364,9 @@ class Registry:
         for answer in self._hook_of(hook, module)():
             for offered in answer:
                 if not isinstance(offered, _SPECS[kind]):
-                    raise InvalidSpec(f"{hook} gave a {type(offered).__name__}; it takes only {_SPECS[kind].__name__}.")
+                    raise InvalidSpec(
+                        f"{hook} returned a {type(offered).__name__}; only {_SPECS[kind].__name__} is allowed."
+                    )
                 spec = _plain(offered, _SPECS[kind])
                 if note := check_api(spec):
                     warnings.warn(f"{plugin}: {note}", PluginWarning, stacklevel=2)

@@ -137,7 +137,7 @@ def _read(lines: list[str], origin: str, version: str) -> list[Offer | Unreadabl
         if origin == FIRST_PARTY and BUILT_IN.get(name) == value:
             continue  # our own metadata
         if origin == FIRST_PARTY or is_own(value.partition(":")[0].strip()):
-            reason = "it passes itself off as a part of gansdk, which only the packages beside gansdk are"
+            reason = "it claims to be part of gansdk, which only the packages that come with gansdk are"
         elif not sign or not _POINT.fullmatch(name) or not _VALUE.fullmatch(value):
             reason = f"its entry point is {one_line(line, 100)!r}; write name = package.module"
         else:

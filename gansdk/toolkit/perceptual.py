@@ -13,7 +13,7 @@ from gansdk.modules.weights import first_line, read_state
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
-_WHERE = "({option}='{name}.pth'), or leave the term out{how}."
+_WHERE = "({option}='{name}.pth'), or omit the term{how}."
 _WITHOUT = " ({option}=None, on the command line {option}=null)"
 
 
@@ -80,7 +80,7 @@ def vgg(
         )
     if broken := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise CheckpointError(
-            f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Get them anew."
+            f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Download them again."
         )
     network.load_state_dict(state, assign=True)
     return Features(network, wanted)
@@ -91,7 +91,7 @@ def _features_of(name: str) -> nn.Sequential:
     import timm
 
     if name not in ("vgg16", "vgg19"):
-        raise InvalidOption(f"{name!r} is no network for perceptual losses; choose 'vgg16' or 'vgg19'.")
+        raise InvalidOption(f"{name!r} is not a network for perceptual losses; choose 'vgg16' or 'vgg19'.")
     with torch.device("meta"):
         layers: nn.Sequential = timm.create_model(name, pretrained=False).features
     return layers
@@ -114,11 +114,11 @@ def _given(name: str, weights: str | Path | Mapping[str, Tensor], advice: str) -
     if isinstance(weights, Mapping):
         state = dict(weights)
     elif not isinstance(weights, (str, Path)):
-        raise InvalidOption(f"The weights of {name} are {weights!r}, which is no path. Say where they are {advice}")
+        raise InvalidOption(f"The weights of {name} are {weights!r}, which is not a path. Pass their path {advice}")
     elif weights == PRETRAINED:
         state = _pretrained(name, advice)
     elif not Path(weights).is_file():
-        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {advice}")
+        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Pass their path {advice}")
     else:
         state = read_state(Path(weights))
     return {key.removeprefix("features."): tensor for key, tensor in state.items()}
@@ -131,8 +131,8 @@ def _pretrained(name: str, advice: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise CheckpointError(
-            f"The weights of {name} cannot be had from timm ({first_line(error)}). Download the checkpoint of "
-            f"torchvision's or timm's {name} where there is a network and give its path {advice}"
+            f"The weights of {name} cannot be loaded from timm ({first_line(error)}). Download the checkpoint of "
+            f"torchvision's or timm's {name} on a machine with network access and pass its path {advice}"
         ) from error
     return state
 

@@ -32,7 +32,7 @@ def check_anchored(terms: Sequence[Term], routes: Collection[Route], *, missing:
     if open_routes := [route for route in routes if not any(term.holds_for(route) for term in anchors)]:
         where = f" on the route {open_routes[0]!r}" if len(routes) > 1 else ""
         raise IncompatibleParts(
-            f"Nothing tells the student{where} which colours and brightness to give: {missing}, and no distiller "
+            f"Nothing determines the colors and brightness of the student's images{where}: {missing}, and no distiller "
             f"compares more than details or features. Add the distiller 'pixel', or {remedy}."
         )
 
@@ -42,8 +42,8 @@ def check_routes(terms: Sequence[Term], trained: Collection[Route]) -> None:
     for term in terms:
         if strange := [route for route in term.routes or () if route not in trained]:
             raise IncompatibleParts(
-                f"The distiller {term.name!r} was given routes={list(term.routes or ())}, but {strange[0]!r} is not "
-                f"trained here; there is {' and '.join(map(repr, trained))}. Choose of these, or leave routes out."
+                f"The distiller {term.name!r} has routes={list(term.routes or ())}, but {strange[0]!r} is not trained "
+                f"in this run. Choose from {' and '.join(map(repr, trained))}, or omit routes."
             )
 
 

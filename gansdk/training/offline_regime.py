@@ -42,9 +42,9 @@ class OfflineRegime(Regime):
         betas: tuple[float, float] | None = None,
     ) -> None:
         if not 0 <= task_weight < float("inf"):
-            raise InvalidOption(f"task_weight={task_weight!r} must be a finite number from 0.")
+            raise InvalidOption(f"task_weight={task_weight!r} must be a finite number >= 0.")
         if clip_norm is not None and not clip_norm > 0:
-            raise InvalidOption(f"clip_norm={clip_norm!r} must be above zero, or None to leave gradients as they are.")
+            raise InvalidOption(f"clip_norm={clip_norm!r} must be above zero, or None to disable clipping.")
         self.task_weight = task_weight
         self.uses_task = task_weight > 0
         self.clip_norm = clip_norm
@@ -57,8 +57,8 @@ class OfflineRegime(Regime):
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
             raise IncompatibleParts(
-                f"Offline distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
-                f"distiller that brings a regime of its own."
+                f"Offline distillation imitates one teacher, but got {len(stage.teachers)}. For several, use a "
+                "distiller with its own regime."
             )
         self.check(stage.terms, stage.student.parts())
         self._stage = stage

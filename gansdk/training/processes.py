@@ -64,7 +64,7 @@ class Processes:
         if self.count != launch.count:
             raise ProcessError(
                 f"{launch.count} processes were started, but accelerate sees {self.count} on {self.device.type!r}, so "
-                f"each would do a run of its own. Pass device='cpu', or start one process."
+                "each would start its own run. Pass device='cpu', or start one process."
             )
         self._check_gpus()
 
@@ -263,7 +263,7 @@ class _Failure:
 
     def error(self, rank: int, count: int) -> ProcessError:
         """The error of those that did not fail themselves; they exit as the one that did."""
-        error = ProcessError(f"Process {rank} of {count} failed, so all end. {self.kind}: {self.message}")
+        error = ProcessError(f"Process {rank} of {count} failed, so all processes stop. {self.kind}: {self.message}")
         error.exit_code = self.exit_code
         return error
 
@@ -335,6 +335,6 @@ def _exchanging() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessError(
-            f"Another process of this run ended without a word, or did not come within {PATIENCE_S:.0f} s "
-            f"({first_line(error)}). See its output; what was saved is kept, and the same command goes on from there."
+            f"Another process of this run ended without an error message, or did not respond within {PATIENCE_S:.0f} s "
+            f"({first_line(error)}). Check its output. The saved state is kept, and the same command continues from it."
         ) from error

@@ -163,8 +163,9 @@ class CompressionRun:
         shown = (x for source in self._scored_on for batch in source.images("eval") for x in batch.inputs.values())
         if any(_content(x) in seen for x in shown):
             warnings.warn(
-                "Subnets are compared on images that the student is scored on too, so its scores will be too good. "
-                "Pass eval_data with other images, or data with a folder of its own to score on (val or test).",
+                "Subnets are compared on images that the student is scored on too, so its scores will be too "
+                "optimistic. Pass eval_data with other images, or data with a folder of its own to score on (val or "
+                "test).",
                 GansdkWarning,
                 stacklevel=2,
             )

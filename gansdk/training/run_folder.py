@@ -68,7 +68,7 @@ class RunFolder:
         _check_writable(out_dir)
         if os.path.lexists(self.path) and not self.path.is_dir():
             raise OutputError(
-                f"'{self.path}' is no folder, but a run keeps a folder of that name. Choose another out_dir."
+                f"'{self.path}' is not a folder, but a run needs a folder of that name. Choose another out_dir."
             )
         if resume == "never":
             move_aside(self.path)
@@ -128,7 +128,7 @@ class RunFolder:
             # Not forced to the disk each time: what a power cut takes of a search is scored again.
             _append(file, sealed_row(row, name=_numbered(name, self._lines[name]), settings=self._key))
         except OSError as error:
-            raise OutputError(f"{file} could not be written: {error}. The lines before are kept.") from error
+            raise OutputError(f"{file} could not be written: {error}. Earlier lines are kept.") from error
         self._lines[name] += 1
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -174,9 +174,9 @@ class RunFolder:
                 return
             if self._has_begun and found is not None:
                 raise OutputError(
-                    f"'{file}' was changed while this run was under way, so another run may use the folder. This one "
-                    "ends and writes nothing more there. See to it that one run at a time has the folder, and start "
-                    "the one you need again."
+                    f"'{file}' was changed during this run, so another run may be using the folder. This run stops and "
+                    "writes nothing more there. Make sure that only one run at a time uses the folder, and start the "
+                    "one you need again."
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             put(file, text)
@@ -283,8 +283,8 @@ def damaged(file: Path | str, error: Exception) -> CheckpointError:
     is_plain = isinstance(error, IntegrityError)
     reason = str(error) if is_plain else f"{type(error).__name__}: {first_line(error)}"
     return (IntegrityError if is_plain else CheckpointError)(
-        f"'{file}' is damaged, or no state of this run ({reason}), so the run cannot be continued. Use resume='never' "
-        "to move it aside and start anew."
+        f"'{file}' is damaged, or is not a state of this run ({reason}), so the run cannot be continued. Use "
+        "resume='never' to move it aside and start anew."
     )
 
 

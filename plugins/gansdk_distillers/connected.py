@@ -67,8 +67,8 @@ class NormedConnector(nn.Module):
         """
         if x.numel() == x.shape[1]:
             raise IncompatibleParts(
-                f"The batch norm of a connector needs more than one value per channel, but the feature map is "
-                f"{tuple(x.shape)}. Raise the batch size, or leave that tap out."
+                "The batch norm of a connector needs more than one value per channel, but the feature map is "
+                f"{tuple(x.shape)}. Increase the batch size, or omit that tap."
             )
         connected: Tensor = self.norm(self.connector(x, channels))
         return connected
@@ -145,7 +145,7 @@ class Connected(Term):
         wanted = self.taps(common_taps(student, teacher))
         if self._taps is None and (absent := [tap for tap in student.taps if tap not in teacher.taps]):
             warnings.warn(
-                f"{self.name} leaves out the taps that the teacher lacks ({', '.join(absent)}) and compares "
+                f"{self.name} skips the taps that the teacher lacks ({', '.join(absent)}) and compares "
                 f"{', '.join(wanted)}.",
                 GansdkWarning,
                 stacklevel=2,
@@ -162,7 +162,7 @@ class Connected(Term):
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         if self._student is None:
-            raise RuntimeError(f"The connectors of {self.name!r} are made by bind(stage), which was not called.")
+            raise RuntimeError(f"The connectors of {self.name!r} are created by bind(stage), which was not called.")
         distances = torch.stack(
             [
                 self._distance(

@@ -49,7 +49,7 @@ def images(student: Observation, teacher: Observation) -> tuple[Tensor, Tensor]:
         ContractError: one was not observed.
     """
     if student.image is None or teacher.image is None:
-        raise ContractError("A loss on images was given observations without them; observe with image=True.")
+        raise ContractError("A loss on images received observations without images; observe with image=True.")
     return student.image, teacher.image
 
 

@@ -18,8 +18,8 @@ def chosen(name: str, given: tuple[str, ...] | None, available: Sequence[str]) -
     """
     if absent := [tap for tap in given or () if tap not in available]:
         raise IncompatibleParts(
-            f"{name} was given taps={list(given or ())}, but {absent[0]!r} is not offered by both student and "
-            f"teacher; choose from {', '.join(available) or 'none'}.",
+            f"{name} has taps={list(given or ())}, but {absent[0]!r} is not offered by both student and teacher; "
+            f"choose from {', '.join(available) or 'none'}.",
             missing=("taps",),
         )
     if not available:

@@ -50,14 +50,14 @@ class MeanIoU(Metric):
         super().check(contract)
         if contract.labels is None:
             raise InvalidOption(
-                f"{self.name} needs a generator of images from label maps, and this one takes images. Leave the metric "
-                "out, or say in the contract what the channels mean: labels=gansdk.Labels(classes=...)."
+                f"{self.name} needs a generator of images from label maps, but this one takes images. Omit the metric, "
+                "or describe the channels in the contract: labels=gansdk.Labels(classes=...)."
             )
         classes = getattr(self._network, "classes", contract.labels.classes)
         if classes != contract.labels.classes:
             raise InvalidOption(
-                f"{self.name} tells {classes} classes apart, but the label maps have {contract.labels.classes}. Train "
-                "a segmenter on the same classes."
+                f"{self.name} distinguishes {classes} classes, but the label maps have {contract.labels.classes}. "
+                "Train a segmenter on the same classes."
             )
         self.start(contract, "cpu")
         # One that gives no such logits is refused now, and not when the training is over.

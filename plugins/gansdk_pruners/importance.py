@@ -65,7 +65,7 @@ def _probes(run: Run) -> list[Batch]:
     """Batches of one image for every route; made without data where there are no images."""
     batches = run.probe_batches(PROBES) or run.synthetic_batches(PROBES)
     if not batches:
-        raise MissingData("This importance looks at images, and none may run here. Use importance='consumer-norm'.")
+        raise MissingData("This importance needs images, but none are available. Use importance='consumer-norm'.")
     single: list[Batch] = []
     for batch in batches:
         for i in range(min(len(x) for x in batch.inputs.values())):
@@ -107,8 +107,8 @@ def taylor(student: Student, run: Run) -> Scores:
     for batch in _probes(run):
         if not batch.targets or not batch.paired:
             raise MissingData(
-                "The importance 'taylor' compares with the ground truth, and these images have none. "
-                "Use importance='gauss-newton', which needs no targets."
+                "The importance 'taylor' compares with the ground truth, but these images have none. Use "
+                "importance='gauss-newton', which needs no targets."
             )
         loss, _ = run.task.generator_loss(batch, _images(student, batch), batch.targets)
         rows.append(_gates(student, loss))

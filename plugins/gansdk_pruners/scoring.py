@@ -161,8 +161,8 @@ class Scoring:
 
     def _warn(self, number: int, total: int) -> None:
         warnings.warn(
-            f"The search was ended by max_minutes={self._max_minutes:g} in generation {number} of {total}, with "
-            f"{len(self.scores)} subnets scored; the best of them is taken.",
+            f"The search stopped at max_minutes={self._max_minutes:g} in generation {number} of {total}, with "
+            f"{len(self.scores)} subnets scored; the best of them is used.",
             GansdkWarning,
             stacklevel=2,
         )

@@ -235,7 +235,7 @@ def test_spectrally_normalised_weights_load_and_are_folded_for_the_student(tmp_p
 def test_wrong_checkpoints_are_refused_with_the_nearest_variant(change, expected, tmp_path):
     state = weights(resnet_keys())
     change(state)
-    with pytest.raises(CheckpointMismatch, match=f"(?s)Nearest is.*{expected}"):
+    with pytest.raises(CheckpointMismatch, match=f"(?s)The closest.*{expected}"):
         open_generator(saved(tmp_path, state))
 
 

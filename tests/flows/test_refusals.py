@@ -109,7 +109,7 @@ REFUSED = {
     "a route that there is not": (
         {"distiller": {"name": "wavelet", "routes": ["A2B"]}},
         IncompatibleParts,
-        "'A2B' is not trained here",
+        "'A2B' is not trained in this run",
     ),
     "details without colours": (
         {"distiller": [Distiller(regime=OfflineRegime(task_weight=0.0)), "wavelet"]},
@@ -352,7 +352,7 @@ def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused_and_bre
     adapter_named("painter")
     with pytest.raises(PluginLoadError, match=r"'painter' calls itself 'sr'.*Give the class SuperResolution"):
         open_adapter("painter")
-    with pytest.warns(PluginWarning, match="'painter' is not asked"):
+    with pytest.warns(PluginWarning, match="'painter' is skipped"):
         assert open_generator(given()).adapter.name == "sr"
 
 

@@ -391,7 +391,7 @@ def test_what_claims_more_than_it_holds_or_nests_without_end_is_refused_at_once(
 
 def test_a_number_is_never_made_into_memory(tmp_path):
     torch.save({"a": made_of("builtins.bytearray", 10)}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="no weights have"):
+    with pytest.raises(CheckpointError, match="weights do not have"):
         read_state(tmp_path / "net.pth")
 
 

@@ -171,7 +171,7 @@ def test_hooks_are_removed_after_an_error():
 
 
 def test_a_path_that_does_not_exist_is_refused_with_the_nearest_ones():
-    with pytest.raises(ContractError, match=r"'tails', but Counted has no submodule there. Nearest: tail"):
+    with pytest.raises(ContractError, match=r"'tails', but Counted has no such submodule. Closest: tail"):
         FrozenTeacher(Counted(), contract(), {"end": "tails"})
 
 

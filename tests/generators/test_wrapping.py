@@ -22,8 +22,8 @@ def plain(layers: int) -> nn.Sequential:
     ("changes", "words"),
     [
         ({"channels_in": 4}, "does not run on"),
-        ({"channels_out": 1}, "promises"),
-        ({"scale": 2}, r"promises \(1, 3, 32, 32\)"),
+        ({"channels_out": 1}, "states"),
+        ({"scale": 2}, r"states \(1, 3, 32, 32\)"),
     ],
 )
 def test_a_contract_that_the_module_does_not_keep_is_refused(changes, words: str):

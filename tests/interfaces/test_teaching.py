@@ -198,7 +198,7 @@ def test_without_a_truth_nothing_is_compared_and_the_student_imitates_the_teache
     assert facts == TeacherFacts(images=8)
     assert not facts.is_perceptual
     assert by_images(facts).task_weight == 1.0
-    assert "no truth" in by_images(facts).reason
+    assert "no ground truth" in by_images(facts).reason
 
 
 def test_label_maps_and_noise_are_looked_at_too():

@@ -447,7 +447,7 @@ def test_without_reconstruction_a_translator_is_distilled_with_a_warning():
 def test_norms_that_start_afresh_and_runs_too_short_for_the_images_are_warned_of():
     with pytest.warns(GansdkWarning, match="batch norms"):
         Bound("srresnet", fresh=True)
-    with pytest.warns(GansdkWarning, match="never reach"):
+    with pytest.warns(GansdkWarning, match="but the run has only"):
         Bound(steps=2)
 
 

@@ -404,7 +404,7 @@ def test_a_search_under_way_can_be_ended_by_a_time_limit(tmp_path):
     with pytest.raises(Killed):
         compress(out_dir=tmp_path, observers=[die])
     before = scored(tmp_path)
-    with pytest.warns(GansdkWarning, match="ended by max_minutes"):
+    with pytest.warns(GansdkWarning, match="stopped at max_minutes"):
         result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9))
     assert scored(tmp_path) == before
     assert result.after.macs == min(before, key=lambda row: (row[2], row[1]))[1]
@@ -513,7 +513,7 @@ def test_shared_weights_are_trained_before_a_given_configuration_is_carved():
         ("x", "2x", "integers"),
         (3.5, "2x", "config=3.5 is neither text nor a list of integers"),
         ({"nothing": 1}, "2x", "no knob 'nothing'"),
-        ({}, "2x", "over the budget: macs"),
+        ({}, "2x", "exceeds the budget: macs"),
     ],
 )
 def test_a_configuration_that_is_none_or_over_the_budget_is_refused_before_training(config, budget, message):
@@ -620,7 +620,9 @@ def test_a_space_without_a_choice_is_refused_with_what_to_change():
         compress(pruner=asked(shares=(1.0,)))
 
 
-@pytest.mark.parametrize(("limit", "message"), [("MOST_LISTED", "100 are the most"), ("MOST_SCORED", "within the")])
+@pytest.mark.parametrize(
+    ("limit", "message"), [("MOST_LISTED", "at most 100 are allowed"), ("MOST_SCORED", "within the")]
+)
 def test_an_exhaustive_search_of_a_space_too_large_is_refused_before_any_work(limit, message, monkeypatch):
     monkeypatch.setattr(f"gansdk_pruners.reach.{limit}", 100)
     seen = []

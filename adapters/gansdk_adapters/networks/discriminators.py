@@ -28,7 +28,7 @@ class PatchSizes:
 
     def __post_init__(self) -> None:
         if min(self.channels_in, self.width, self.layers) < 1:
-            raise ContractError(f"{self}: everything must be at least 1.")
+            raise ContractError(f"{self}: all sizes must be >= 1.")
 
 
 class PatchDiscriminator(nn.Module):
@@ -70,7 +70,7 @@ def share_stages(networks: Sequence[PatchDiscriminator], count: int) -> None:
     first, *others = networks
     starts = [index for index, part in enumerate(first.model) if isinstance(part, nn.Conv2d)]
     if not 0 <= count <= len(starts):
-        raise InvalidOption(f"These discriminators can share 0 to {len(starts)} stages, but {count!r} were asked for.")
+        raise InvalidOption(f"These discriminators can share 0 to {len(starts)} stages, but {count!r} were requested.")
     end = [*starts, len(first.model)][count]
     for network in others:
         for index in range(end):
@@ -100,8 +100,8 @@ def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:
     wrong += [key for key in given if key not in network.state_dict()]
     if wrong:
         raise CheckpointError(
-            f"The weights fit no PatchGAN discriminator. Nearest is one of {sizes.channels_in} input channels, width "
-            f"{sizes.width}, {sizes.layers} strided layers and norm {norm!r}, but {', '.join(wrong[:4])} "
+            f"The weights do not match a PatchGAN discriminator. The closest has {sizes.channels_in} input channels, "
+            f"width {sizes.width}, {sizes.layers} strided layers and norm {norm!r}, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.

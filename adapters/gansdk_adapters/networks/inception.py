@@ -41,7 +41,7 @@ class InceptionSizes:
         object.__setattr__(self, "middle", tuple(tuple(row) for row in self.middle))
         wrong = any(len(row) != 2 * len(self.kernels) or min(row) < 0 for row in self.middle)
         if wrong or len(self.widths) != 5 or min(self.channels_in, self.channels_out, *self.widths) < 1:
-            raise ContractError(f"{self}: five widths from 1, and two branches per kernel and block from 0.")
+            raise ContractError(f"{self}: expected five widths >= 1, and two branch widths >= 0 per kernel and block.")
 
     @property
     def blocks(self) -> int:

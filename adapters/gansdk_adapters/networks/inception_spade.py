@@ -40,7 +40,7 @@ class InceptionSPADESizes(SPADELayout):
         object.__setattr__(self, "guide", tuple(tuple(row) for row in self.guide))
         for rows in (self.middle, self.guide):
             if len(rows) != len(self.names) or any(len(row) != 2 * len(self.kernels) or min(row) < 0 for row in rows):
-                raise ContractError(f"{self}: two branches per kernel, from 0 channels, for each of the blocks.")
+                raise ContractError(f"{self}: expected two branch widths >= 0 per kernel for each block.")
 
     @classmethod
     def of(

@@ -27,7 +27,7 @@ class MultiScaleSizes:
 
     def __post_init__(self) -> None:
         if min(self.channels_in, self.width, self.layers, self.scales) < 1:
-            raise ContractError(f"{self}: everything must be at least 1.")
+            raise ContractError(f"{self}: all sizes must be >= 1.")
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -102,8 +102,8 @@ def multi_scale_discriminator(state: Mapping[str, Tensor]) -> MultiScaleDiscrimi
     wrong += [key for key in state if key not in own]
     if wrong:
         raise CheckpointError(
-            f"The weights fit no multi-scale discriminator. Nearest is one of {sizes.channels_in} input channels, "
-            f"width {sizes.width} and {sizes.scales} scales, but {', '.join(wrong[:4])} "
+            f"The weights do not match a multi-scale discriminator. The closest has {sizes.channels_in} input "
+            f"channels, width {sizes.width} and {sizes.scales} scales, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.

@@ -46,7 +46,7 @@ class ResNetSizes:
             len(self.widths) != 5
             or min((self.channels_in, self.channels_out, *self.widths, *self.inner), default=0) < 1
         ):
-            raise ContractError(f"{self}: five widths, and everything at least 1.")
+            raise ContractError(f"{self}: expected five widths, and all sizes >= 1.")
 
     @property
     def blocks(self) -> int:
@@ -79,7 +79,7 @@ class ResNetSizes:
         if len(numbers) == 6:
             numbers[3:4] = [numbers[3]] * 3
         if len(numbers) != 8:
-            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight (or six) are a network.")
+            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight (or six) are expected.")
         stem, down, trunk, *thirds, up, last = numbers
         inner = tuple(4 * thirds[3 * index // blocks] for index in range(blocks))
         return cls(widths=(stem, 2 * down, 4 * trunk, 2 * up, last), inner=inner, **options)

@@ -109,7 +109,7 @@ def matched(files: Sequence[Mapping[str, Path]]) -> list[tuple[str, tuple[Path, 
         named = ", ".join(repr(str(file)) for file in sorted(lonely)[:_NAMED_AT_MOST])
         more = f" and {len(lonely) - _NAMED_AT_MOST} more" if len(lonely) > _NAMED_AT_MOST else ""
         raise DataError(
-            f"The folders of what belongs together have {lengths}; without a partner of the same name: {named}{more}. "
-            "Add the partners, or take these files out."
+            f"Paired folders must hold files of the same names, but they have {lengths}; files without a partner: "
+            f"{named}{more}. Add the partners, or remove these files."
         )
     return [(key, tuple(some[key] for some in files)) for key in sorted(common)]

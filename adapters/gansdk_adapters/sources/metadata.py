@@ -115,14 +115,16 @@ def _rows(table: Path) -> list[Row]:
                 list(csv.DictReader(lines)) if table.suffix == ".csv" else [json.loads(x) for x in lines if x.strip()]
             )
     except (OSError, ValueError, csv.Error, RecursionError) as error:
-        raise DataError(f"{str(table)!r} cannot be read: {error}. Every line describes one image.") from error
+        raise DataError(f"{str(table)!r} cannot be read: {error}. Each line must describe one image.") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f'{str(table)!r} has lines that are no objects. Write {{"file_name": ...}} in every line.')
+        raise DataError(f'{str(table)!r} has lines that are not JSON objects. Write {{"file_name": ...}} on each line.')
     return rows
 
 
 def _file(table: Path, row: Row, column: str, number: int) -> Path:
     name = row.get(column)
     if not isinstance(name, str) or not _is_below(name) or not os.path.isfile(table.parent / name):
-        raise DataError(f"Row {number + 1} of {str(table)!r} has {column}={quoted(name)}, which is no file beside it.")
+        raise DataError(
+            f"Row {number + 1} of {str(table)!r} has {column}={quoted(name)}, but there is no such file next to it."
+        )
     return table.parent / name

@@ -70,8 +70,8 @@ class Preparation:
     def _check(self, size: Size, scaled: str) -> None:
         if min(size) < self.multiple:
             raise DataError(
-                f"It is {size[0]}x{size[1]} pixels{scaled} but this generator needs sides of at least "
-                f"{self.multiple}, the multiple of its sides. Take it out of the folder, or resize it."
+                f"It is {size[0]}x{size[1]} pixels{scaled} but this generator needs sides of at least {self.multiple}, "
+                "the multiple of its sides. Remove it from the folder, or resize it."
             )
 
 
@@ -96,7 +96,7 @@ def for_training(
     usual_kind = "scale-width" if contract.labels and len(set(contract.size)) > 1 else "resize-and-crop"
     kind = usual_kind if preprocess is None else preprocess.replace("_", "-")
     if kind not in get_args(Preprocess):
-        raise InvalidOption(f"preprocess={quoted(preprocess)} is none of {', '.join(get_args(Preprocess))}.")
+        raise InvalidOption(f"preprocess={quoted(preprocess)} must be one of {', '.join(get_args(Preprocess))}.")
     crop = contract.size if crop_size is None else height_width(crop_size, "crop_size")
     if any(side % contract.multiple_of for side in crop):
         raise InvalidOption(

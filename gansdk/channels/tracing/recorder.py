@@ -55,9 +55,11 @@ class Recorder:
             self.unions.freeze(labels.ids, f"its channels are not where {self.where()} expects them")
         elif origin is None and not hasattr(tensor, "_gansdk_seen") and state_name(tensor) is None:
             self._freeze_all(
-                f"{self.where()} got a tensor that no followed operation made; register constants as buffers"
+                f"{self.where()} received a tensor that no traced operation created; register constants as buffers"
             )
-        ids = self.unions.fresh(tensor.shape[dim], origin or f"it reads what {self.where()} was given from outside")
+        ids = self.unions.fresh(
+            tensor.shape[dim], origin or f"it reads an argument that {self.where()} received from outside"
+        )
         set_labels(tensor, Labels(ids, dim))
         return ids
 

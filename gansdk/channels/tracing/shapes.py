@@ -84,7 +84,7 @@ def _pieces(recorder: Recorder, call: Call, dim: int, *, follows: bool) -> None:
             set_labels(piece, labels)
         return None
     if not follows or len({piece.shape[labels.dim] for piece in pieces}) > 1:
-        return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+        return unknown(recorder, call, "splits channels at fixed indices (use chunk for equal parts)")
     parts = np.split(labels.ids, len(pieces))
     for piece, ids in zip(pieces, parts, strict=True):
         recorder.unions.unite(parts[0], ids)
@@ -100,7 +100,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         return None
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     if any(isinstance(part, (Tensor, list, bool)) for part in index):
-        return unknown(recorder, call, "picks entries by a list")
+        return unknown(recorder, call, "indexes with a list")
     used = sum(part is not None and part is not Ellipsis for part in index)
     if Ellipsis in index:
         at = index.index(Ellipsis)
@@ -114,7 +114,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         if source == labels.dim:
             ids = _sliced(recorder, labels.ids, part)
             if ids is None:
-                return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+                return unknown(recorder, call, "splits channels at fixed indices (use chunk for equal parts)")
             return set_labels(y, Labels(ids, target))
         source += 1
         target += isinstance(part, slice)
@@ -214,7 +214,7 @@ def _relabel(recorder: Recorder, call: Call, follows: Callable[[int, Ids], bool]
             return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))
         if count % side == 0 and _merges(y, dim, count // side):
             return set_labels(y, Labels(recorder.unions.unite_rows(labels.ids, count // side), dim))
-    return unknown(recorder, call, "is given a fixed number of channels (write -1 or x.shape[1] there)")
+    return unknown(recorder, call, "uses a fixed number of channels (write -1 or x.shape[1] there)")
 
 
 def _merges(tensor: Tensor, dim: int, factor: int) -> bool:

@@ -98,7 +98,7 @@ class Tracer(Recorder, TorchFunctionMode):
         outputs = tensors_in([output])
         for tensor in outputs:
             if labels_of(tensor) is None and not hasattr(tensor, "_gansdk_seen"):
-                reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be followed"
+                reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be traced"
                 self.freeze([args], reason)
                 tensor._gansdk_origin = f"it comes out of {reason}"  # type: ignore[attr-defined]
         tap = self._taps.get(self._paths.get(part, "-"))
@@ -145,8 +145,8 @@ def _run(module: nn.Module, slots: Slots, example: Tensor, taps: Mapping[str, st
         return _run_on("cpu", module, slots, example, taps)
     except FORWARD_ERRORS as error:
         raise ContractError(
-            f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. "
-            "Give the contract the channels and size the generator was made for."
+            f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. Set the contract's "
+            "channels and size to those of the generator."
         ) from error
 
 

@@ -108,7 +108,7 @@ def _check_texts(graph: Field) -> None:
         if key in ("in_spec", "out_spec"):
             expected = _ONE_IMAGE_IN if key == "in_spec" else _ONE_IMAGE_OUT
             if _canonical(parse(Field(value, key).text(longest=10_000))) != _canonical(expected):
-                raise ValueError(f"it takes or gives something other than one image ({key})")
+                raise ValueError(f"it takes or returns something other than one image ({key})")
 
 
 def _canonical(value: Any) -> str:
@@ -199,7 +199,7 @@ def _signature(module: Field, tensors: Mapping[str, Mapping[str, Tensor]]) -> tu
         raise ValueError("it does not take one image")
     outputs, made = module["graph"]["outputs"].list(), signature["output_specs"].list()
     if len(outputs) != 1 or len(made) != 1:
-        raise ValueError("it does not give one image")
+        raise ValueError("it does not return one image")
     image: str = outputs[0]["as_tensor"]["name"].text()
     made[0]["user_output"]["arg"]["as_tensor"]["name"].one_of([image])
     return holder, given, image

@@ -130,7 +130,7 @@ def read_calls(graph: Field, given: Mapping[str, str], image: str) -> list[_Call
         outputs = _outputs(node["outputs"], known)
         calls.append(_Call(guarded(function), args, kwargs, outputs))
     if image not in known:
-        raise ValueError(f"its image {image!r} is made by no call")
+        raise ValueError(f"no call computes its image {image!r}")
     return _released(calls, image)
 
 

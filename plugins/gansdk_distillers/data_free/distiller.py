@@ -74,7 +74,7 @@ def data_free(
     rate = chosen["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
     weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
     if cycle is not None and not weight:
-        raise InvalidOption("cycle leads back to inputs, which reconstruction_weight=0 leaves out. Choose one of them.")
+        raise InvalidOption("cycle reconstructs inputs, which reconstruction_weight=0 disables. Pass only one of them.")
     regime = DataFree(
         norm=one_of(get_args(Norm), chosen["norm"] if norm is None else norm, "norm"),
         reduction=one_of(get_args(Reduction), chosen["reduction"] if reduction is None else reduction, "reduction"),
@@ -96,4 +96,4 @@ def _scales(given: object) -> tuple[int, ...]:
     found = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if found and all(type(scale) is int and scale >= 2 for scale in found) and len({*found}) == len(found):
         return found
-    raise InvalidOption(f"scales={given!r} must be a list of different integers >= 2, or left out.")
+    raise InvalidOption(f"scales={given!r} must be a list of different integers >= 2, or omitted.")

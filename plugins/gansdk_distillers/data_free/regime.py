@@ -82,8 +82,8 @@ class DataFree(Regime):
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
             raise IncompatibleParts(
-                f"Data-free distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
-                f"distiller that brings a regime of its own."
+                f"Data-free distillation imitates one teacher, but got {len(stage.teachers)}. For several, use a "
+                "distiller with its own regime."
             )
         self._stage = stage
         self._student = stage.student
@@ -220,7 +220,7 @@ class DataFree(Regime):
         """A student that inherits its weights is whole already, and grows only if it was asked to."""
         stages = self.stages or (self.usual_stages if self._student.fresh else 1)
         if stages > 1 and not self._student.blocks:
-            _log.info("The student has no blocks that could be left out, so it is trained whole, in a single stage.")
+            _log.info("The student has no removable blocks, so it is trained as a whole, in a single stage.")
             return 1
         return stages
 
@@ -234,13 +234,13 @@ class DataFree(Regime):
         told = []
         if self._student.fresh and tracks_statistics(self._student):
             told.append(
-                "The student's batch norms start afresh and will know made images only. Let the student inherit the "
-                "teacher's weights, or calibrate it on real images before use."
+                "The student's batch norms start with fresh statistics and will see only generated images. Let the "
+                "student inherit the teacher's weights, or calibrate it on real images before use."
             )
         if self._stage.steps < self.student_steps:
             told.append(
-                f"The network that makes images learns after every {self.student_steps} steps, which "
-                f"{self._stage.steps} steps never reach. Train for longer, or lower student_steps."
+                f"The image-generating network is updated every {self.student_steps} steps, but the run has only "
+                f"{self._stage.steps}. Train longer, or lower student_steps."
             )
         for message in told:
             warnings.warn(message, GansdkWarning, stacklevel=3)
