@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import floor
 from typing import NoReturn, get_args
 
-from gansdk.budget.cost import _DECIMALS, _LARGEST, _METRICS, Cost, Counting, Limits, Metric, _decimal, _exact
+from gansdk.budget.cost import _DECIMALS, _LARGEST, _METRICS, Cost, CostMetric, Counting, Limits, _decimal, _exact
 from gansdk.errors import BudgetSyntaxError
 from gansdk.text import quoted
 from gansdk.validation.signatures import plain_number
@@ -20,7 +20,7 @@ SPELLINGS = '"10x", "macs/10", "macs<=2.6G", "flops<=5.2G", "params<=25%", "size
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _UNITS = {"macs": _COUNTS, "flops": _COUNTS, "params": _COUNTS, "size": {"": 1, **_BYTES}}
-_COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "params", "size": "size"}
+_COMPARED: dict[str, CostMetric] = {"macs": "macs", "flops": "macs", "params": "params", "size": "size"}
 _MEASURED = ("latency", "peak_memory")
 _LONGEST = 300  # characters
 _SEVERAL = "For several students pass a list to gansdk.ladder, or --budget several times to `gansdk compress`"
@@ -36,7 +36,7 @@ _BARE = re.compile(r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]{1,2})?)\s*(%?)\s*[xX
 class Share:
     """At most `kept` of what the teacher has; 0 < kept <= 1."""
 
-    metric: Metric
+    metric: CostMetric
     kept: Fraction
 
     def resolve(self, full: int) -> int:
@@ -60,7 +60,7 @@ class Share:
 class Ceiling:
     """At most `amount` MACs, parameters or bytes, whatever the teacher has."""
 
-    metric: Metric
+    metric: CostMetric
     amount: int
 
     def resolve(self, full: int) -> int:
@@ -132,7 +132,7 @@ class Budget:
 
     def resolve(self, full: Cost) -> Limits:
         """The numbers that hold for a teacher that costs `full`."""
-        tightest: dict[Metric, int] = {}
+        tightest: dict[CostMetric, int] = {}
         for bound in self.bounds:
             limit = bound.resolve(full.of(bound.metric, self.counting))
             tightest[bound.metric] = min(limit, tightest.get(bound.metric, limit))
@@ -260,7 +260,7 @@ def _number(text: str, term: str) -> Fraction:
     return value
 
 
-def _refuse_bare(text: str, metric: Metric = "macs") -> NoReturn:
+def _refuse_bare(text: str, metric: CostMetric = "macs") -> NoReturn:
     """Refuse a number without a meaning: "0.1" keeps a tenth for some and removes a tenth for others."""
     parts = _BARE.fullmatch(text)
     value = float(parts[1]) / (100 if parts[2] else 1) if parts else 0.0

@@ -605,7 +605,6 @@ def test_lists_of_parts_can_be_narrowed_to_one(capsys):
     assert "No part is called 'nonsense'" in capsys.readouterr().err
 
 
-def test_warnings_name_options(checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("plan", checkpoint, "--budget", "2x", "--pruner", "one-step") == 0
+def test_errors_about_data_name_options(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("compress", checkpoint, "--budget", "2x", "--out", str(tmp_path), "--distiller", "pixel") == 2
     assert "but no --data. Pass --data" in capsys.readouterr().err
