@@ -158,10 +158,10 @@ def is_ratio(term: str) -> bool:
     return _TIMES.fullmatch(term) is not None
 
 
-def _refuse_several(ratios: Sequence[str], given: str) -> None:
+def _refuse_several(ratios: Sequence[str], text: str) -> None:
     if len(ratios) > 1:
         raise BudgetSyntaxError(
-            f"The budget {given!r} has several ratios ({', '.join(ratios)}), but one student has one. {_SEVERAL}; for "
+            f"The budget {text!r} has several ratios ({', '.join(ratios)}), but one student has one. {_SEVERAL}; for "
             "one student, keep the largest ratio."
         )
 
@@ -234,8 +234,8 @@ def _at_most(metric: str, amount: str, term: str) -> Share | Ceiling:
             raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; write at most 100%.")
         return Share(_COMPARED[metric], value / 100)
     if unit.upper() not in _UNITS[metric]:
-        known = ", ".join(["%", *filter(None, _UNITS[metric])])
-        raise BudgetSyntaxError(f"The budget term {term!r} has the unit {unit!r}; {metric} takes one of {known}.")
+        units = ", ".join(["%", *filter(None, _UNITS[metric])])
+        raise BudgetSyntaxError(f"The budget term {term!r} has the unit {unit!r}; {metric} takes one of {units}.")
     if not unit and value.denominator != 1:
         _refuse_bare(number, _COMPARED[metric])
     return Ceiling(_COMPARED[metric], _amount(metric, value * _UNITS[metric][unit.upper()], term))

@@ -135,13 +135,13 @@ class Limits:
         if self.fits(floor):
             return
         broken = [row for row in self._terms(floor) if row[1] > row[2]]
-        asked = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
+        limits = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
         costs = ", ".join(f"{metric} {_exact(spent, metric)}{self._convention(metric)}" for metric, spent, _ in broken)
         enough = ", ".join(f"{metric}<={_exact(_round_up(spent), metric)}" for metric, spent, _ in broken)
         more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
         reasons = f" Frozen: {'; '.join(frozen[:_NAMED])}{more}." if frozen else ""
         raise BudgetUnreachable(
-            f"The budget allows {asked}, but the smallest plan of {name!r} costs {costs}.{reasons} "
+            f"The budget allows {limits}, but the smallest plan of {name!r} costs {costs}.{reasons} "
             f'Ask for "{enough}" or more, or {advice}.',
             floor={metric: floor.of(metric, self.counting) for metric in _METRICS},
         )

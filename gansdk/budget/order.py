@@ -52,7 +52,7 @@ def check_order(budgets: Sequence[Budget], limits: Sequence[Limits]) -> None:
         )
 
 
-def _split(given: Any) -> list[Any]:
+def _split(budgets: Any) -> list[Any]:
     """["2x", "4x"] of "2x,4x"; anything else alone."""
-    terms = [term.strip() for term in given.split(",")] if isinstance(given, str) and len(given) < 1000 else []
-    return terms if len(terms) > 1 and all(map(is_ratio, terms)) else [given]
+    terms = [term.strip() for term in budgets.split(",")] if isinstance(budgets, str) and len(budgets) < 1000 else []
+    return terms if len(terms) > 1 and all(map(is_ratio, terms)) else [budgets]

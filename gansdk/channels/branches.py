@@ -23,23 +23,23 @@ def with_branches(
     Raises:
         ContractError: a submodule or layer does not exist, or a layer makes no channels of its own.
     """
-    found: list[Branch] = []
+    candidates: list[Branch] = []
     notes: list[str] = []
     for path, layers in branches.items():
         _part(module, path)
         if inner := [tap for tap, place in taps.items() if is_within(place, (path,))]:
             notes.append(f"'{path}' is never removed, because the tap {inner[0]!r} is read inside it.")
             continue
-        found.append(Branch(module=path, groups=groups_made_by(space, module, layers)))
+        candidates.append(Branch(module=path, groups=groups_made_by(space, module, layers)))
     emptied = {
         branch.groups[0]
-        for branch in found
+        for branch in candidates
         if len(branch.groups) == 1 and _lies_inside(space.by_name[branch.groups[0]], branch.module)
     }
-    kept = tuple(branch for branch in found if emptied.issuperset(branch.groups))
+    kept = tuple(branch for branch in candidates if emptied.issuperset(branch.groups))
     notes += [
         f"'{branch.module}' is never removed, because other parts need the channels of {', '.join(branch.groups)}."
-        for branch in found
+        for branch in candidates
         if branch not in kept
     ]
     groups = tuple(replace(group, floor=0) if group.name in emptied else group for group in space.groups)

@@ -25,7 +25,7 @@ def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
         ContractError: a layer does not exist, a group belongs to two knobs, or a full width is not the multiplier
             times the last choice.
     """
-    found: list[Knob] = []
+    usable: list[Knob] = []
     notes: list[str] = []
     taken: set[str] = set()
     for knob in knobs:
@@ -36,14 +36,14 @@ def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
             continue
         _check(space, knob, widths, taken)
         taken |= widths.keys()
-        found.append(replace(knob, widths=tuple(widths.items())))
-    return replace(space, knobs=tuple(found), notes=(*space.notes, *notes))
+        usable.append(replace(knob, widths=tuple(widths.items())))
+    return replace(space, knobs=tuple(usable), notes=(*space.notes, *notes))
 
 
 def carved_knobs(knobs: Sequence[Knob], widths: Mapping[str, int]) -> tuple[Knob, ...]:
     """The knobs of a carved space, `widths` its channels by group; those whose proportions are lost are left out."""
-    found = (_carved(knob, widths) for knob in knobs)
-    return tuple(knob for knob in found if knob is not None)
+    candidates = (_carved(knob, widths) for knob in knobs)
+    return tuple(knob for knob in candidates if knob is not None)
 
 
 def _carved(knob: Knob, widths: Mapping[str, int]) -> Knob | None:

@@ -91,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     A signal ends it with one line, and so does a reader of its output that goes away without any.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    with stoppable(given, for_good=arguments is None), _speaking():
-        sys.exit(_run(given))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with stoppable(words, for_good=arguments is None), _speaking():
+        sys.exit(_run(words))
 
 
 def _run(arguments: list[str]) -> int:
@@ -140,8 +140,8 @@ def _speaking() -> Iterator[None]:
             sys.exit(READER_GONE)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from gansdk import __version__
 
         print(__version__)
@@ -170,7 +170,7 @@ def demo(
     from gansdk.pipeline.demo import STEPS, run_demo
 
     with shown_if_poor(as_json=as_json):
-        with working() as told, ProgressObserver(told) as progress:
+        with working() as console, ProgressObserver(console) as progress:
             result = run_demo(out, steps=steps or STEPS, observers=(progress,))
         print_made(result, as_json=as_json)
 
@@ -188,23 +188,23 @@ def inspect(
     with working():
         from gansdk.pipeline.inspection import inspect as look
 
-        found = look(model, budget, adapter=part_of(adapter, adapter_option), transform=transform)
+        inspection = look(model, budget, adapter=part_of(adapter, adapter_option), transform=transform)
     if as_json:
-        return print_json(found.to_dict())
+        return print_json(inspection.to_dict())
     console = Console()
-    say(console, f"{found.name}, adapter {found.adapter}")
-    console.print(cost_table(found.cost, found.floor, "smallest"))
+    say(console, f"{inspection.name}, adapter {inspection.adapter}")
+    console.print(cost_table(inspection.cost, inspection.floor, "smallest"))
     groups = new_table("channel group", "channels", "frozen because")
-    for group in found.groups:
+    for group in inspection.groups:
         add_row(groups, group["name"], str(group["size"]), group["frozen"])
     console.print(groups)
-    if found.knobs:
+    if inspection.knobs:
         knobs = new_table("knob of a search", "choices", "channels of each group")
-        for knob in found.knobs:
+        for knob in inspection.knobs:
             sets = ", ".join(f"{group} x{factor}" for group, factor in knob["groups"].items())
             add_row(knobs, knob["name"], " ".join(map(str, knob["choices"])), sets)
         console.print(knobs)
-    for line in (*found.notes, found.verdict):
+    for line in (*inspection.notes, inspection.verdict):
         say(console, line)
 
 
@@ -223,7 +223,7 @@ def plan(
     with working():
         from gansdk.pipeline.inspection import plan as choose
 
-        found = choose(
+        preview = choose(
             model,
             budget,
             part_of(pruner, pruner_option),
@@ -231,55 +231,55 @@ def plan(
             transform=transform,
         )
     if as_json:
-        return print_json(found.to_dict())
+        return print_json(preview.to_dict())
     console = Console()
     widths = new_table("channel group", "kept", "of")
-    for name, (kept, size) in found.widths.items():
-        add_row(widths, name, str(kept), str(size))
+    for name, (width, size) in preview.widths.items():
+        add_row(widths, name, str(width), str(size))
     console.print(widths)
-    console.print(cost_table(found.before, found.after, "after"))
-    say(console, f"{found.used:.1%} of the budget {found.budget} is used")
+    console.print(cost_table(preview.before, preview.after, "after"))
+    say(console, f"{preview.used:.1%} of the budget {preview.budget} is used")
 
 
 @app.command()
 @with_fields(Rungs)
-def compress(given: dict[str, Any], *, as_json: AsJson = False) -> None:
+def compress(values: dict[str, Any], *, as_json: AsJson = False) -> None:
     """Compress a generator into one or several small students, and write them with a report."""
     from gansdk.budget.order import read_budgets
     from gansdk.cli.progress import ProgressObserver
 
-    given = {"out_dir": OUT, **given}
-    for name, said in (("model", "argument MODEL"), ("budgets", "option --budget")):
-        if name not in given:
-            raise typer.BadParameter(f"Missing {said}. Pass it, or a --recipe that sets it.")
-    budgets = read_budgets(given.pop("budgets"))
+    values = {"out_dir": OUT, **values}
+    for name, described in (("model", "argument MODEL"), ("budgets", "option --budget")):
+        if name not in values:
+            raise typer.BadParameter(f"Missing {described}. Pass it, or a --recipe that sets it.")
+    budgets = read_budgets(values.pop("budgets"))
     with shown_if_poor(as_json=as_json):
-        with working() as told, ProgressObserver(told) as progress:
+        with working() as console, ProgressObserver(console) as progress:
             import gansdk
 
             run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
-            given |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
-            made = run(**given, observers=(progress,))
-        print_made(made, as_json=as_json)
+            values |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
+            outcome = run(**values, observers=(progress,))
+        print_made(outcome, as_json=as_json)
 
 
 @app.command("train-teacher")
 @with_fields(TeacherTraining)
-def train_teacher(given: dict[str, Any], *, as_json: AsJson = False) -> None:
+def train_teacher(values: dict[str, Any], *, as_json: AsJson = False) -> None:
     """Train a generator with its family's losses, as a teacher to compress."""
     from gansdk.cli.progress import ProgressObserver
 
-    given = {"out_dir": OUT, **given}
-    with working() as told, ProgressObserver(told) as progress:
+    values = {"out_dir": OUT, **values}
+    with working() as console, ProgressObserver(console) as progress:
         from gansdk.pipeline.train_teacher import train_teacher as train
 
-        trained = train(**given, observers=(progress,))
-    qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
+        trained = train(**values, observers=(progress,))
+    qualities = [quality for evaluation in trained.evaluations.values() for quality in evaluation.qualities]
     if as_json:
         return print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
     if qualities:
         print_quality(Console(), qualities)
-    say(Console(), f"Teacher: {given['out_dir'] / 'teacher'}")
+    say(Console(), f"Teacher: {values['out_dir'] / 'teacher'}")
 
 
 @app.command("eval")
@@ -369,16 +369,16 @@ def plugins(
     if compat and check:
         raise typer.BadParameter("--compat and --check are two different lists; pass only one of them.")
     with working():
-        known = registry()
-        listing = known.listing()
+        parts = registry()
+        listing = parts.listing()
         if name is not None:
             listing = tuple(row for row in listing if name in (row.name, f"{row.origin}:{row.name}"))
             if not listing:
                 raise typer.BadParameter(f"No part is called {quoted(name)}. `gansdk plugins` lists them.")
-        found = [] if name is None or compat or check else descriptions(known, name)
-        rows = _combinations() if compat else [_listed(known, row, check=check) for row in listing]
-    if found:
-        return _describe(found, as_json=as_json)
+        details = [] if name is None or compat or check else descriptions(parts, name)
+        rows = _combinations() if compat else [_listed(parts, row, check=check) for row in listing]
+    if details:
+        return _describe(details, as_json=as_json)
     if compat and name is not None:
         bare = listing[0].name
         rows = [row for row in rows if bare in [row[kind] for kind in COMBINED]]
@@ -403,12 +403,12 @@ def plugins(
 COMBINED = ("adapter", "pruner", "distiller")
 
 
-def _describe(found: Sequence[Description], *, as_json: bool) -> None:
+def _describe(parts: Sequence[Description], *, as_json: bool) -> None:
     """Parts of one name."""
     if as_json:
-        return print_json([asdict(one) for one in found])
+        return print_json([asdict(one) for one in parts])
     console = Console()
-    for one in found:
+    for one in parts:
         say(console, f"{one.kind} {one.name} ({one.origin} {one.version}): {one.summary}")
         for label, values in (("needs", one.needs), ("provides", one.provides)):
             if values:
@@ -431,18 +431,18 @@ def _beside(folder: Path) -> Path:
 # Plugins.
 
 
-def _listed(known: Registry, row: Row, *, check: bool) -> dict[str, Any]:
+def _listed(parts: Registry, row: Row, *, check: bool) -> dict[str, Any]:
     """One line of the list; with `check`, "failure" says why the part cannot be imported, or is empty."""
-    return {**asdict(row), **({"failure": _failure(known, row)} if check else {})}
+    return {**asdict(row), **({"failure": _failure(parts, row)} if check else {})}
 
 
-def _failure(known: Registry, row: Row) -> str:
+def _failure(parts: Registry, row: Row) -> str:
     if row.status == "blocked":
         return ""
     if row.kind == "plugin":
         return row.status
     try:
-        known.load(row.kind, f"{row.origin}:{row.name}")  # type: ignore[arg-type] # the kinds of parts
+        parts.load(row.kind, f"{row.origin}:{row.name}")  # type: ignore[arg-type] # the kinds of parts
     except PluginLoadError as error:
         return str(error)
     return ""

@@ -28,7 +28,7 @@ class Flag:
 def flags_of(command: Any) -> dict[str, Flag]:
     """The options of a click command by the names of its parameters."""
     return {
-        one.name: Flag(one.opts[0], *one.secondary_opts[:1], is_switch=one.is_flag)
+        one.name: Flag(one.opts[0], off=next(iter(one.secondary_opts), ""), is_switch=one.is_flag)
         for one in command.params
         if one.param_type_name == "option"
     }

@@ -31,11 +31,11 @@ def check_metrics(metrics: Sequence[Metric], contract: Contract, source: DataSou
         metric.check(contract)
     if not metrics:
         return
-    found = 0 if source is None else len(list(islice(source.references("eval"), MIN_IMAGES)))
-    if found < MIN_IMAGES:
+    count = 0 if source is None else len(list(islice(source.references("eval"), MIN_IMAGES)))
+    if count < MIN_IMAGES:
         raise MissingData(
             f"{' and '.join(names)} need at least {MIN_IMAGES} real images to compare with, but the evaluation data "
-            f"has {found}. Pass eval_data='folder/' with targets, or with images of the other domain."
+            f"has {count}. Pass eval_data='folder/' with targets, or with images of the other domain."
         )
 
 

@@ -128,16 +128,16 @@ class SelfCheck:
         self.on_made_images = not self._views
         """Whether there was no image that the generator takes."""
         if self.on_made_images:
-            made = [Batch({MAIN: x}, {}, (f"made image {n}",)) for n, x in enumerate(_made(contract, seed), 1)]
-            self._views = self._seen(made, device)
+            synthetic = [Batch({MAIN: x}, {}, (f"made image {n}",)) for n, x in enumerate(_made(contract, seed), 1)]
+            self._views = self._seen(synthetic, device)
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """One crop of each image that was looked at, by the image's name: (1, channels_in, H, W) on the CPU."""
-        found: dict[str, Tensor] = {}
+        crops: dict[str, Tensor] = {}
         for view in () if self.on_made_images else self._views:
-            found.setdefault(view.image, view.x.cpu())
-        return found
+            crops.setdefault(view.image, view.x.cpu())
+        return crops
 
     def before(self, student: Student) -> None:
         """Look at the student as its training finds it."""
@@ -195,17 +195,19 @@ class SelfCheck:
                 "all of them look flat. Correct output_range or input_range, or check the generator's weights.",
                 measured={"spread": spread},
             )
-        found = [
+        distances = [
             (self._psnr(view.teacher.pixels, view.target), self._psnr(view.baseline, view.target))
             for view in self._views
             if view.target is not None and view.baseline is not None
         ]
-        own, plain = (fmean(values) for values in zip(*found, strict=True)) if found else (math.nan, math.nan)
-        measured = {"teacher": own, self._plain: plain} if found else {}
-        if plain - own > FAR_BELOW_DB:
+        teacher, plain = (
+            (fmean(values) for values in zip(*distances, strict=True)) if distances else (math.nan, math.nan)
+        )
+        measured = {"teacher": teacher, self._plain: plain} if distances else {}
+        if plain - teacher > FAR_BELOW_DB:
             return _out_of_line(
                 TEACHER,
-                f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({own:.1f} dB to "
+                f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({teacher:.1f} dB to "
                 f"the ground truth against {plain:.1f} dB). Check input_range and output_range, and that these "
                 "images are what the generator was trained for.",
                 measured=measured,
@@ -300,14 +302,14 @@ class SelfCheck:
 
     def _below_truth(self, rows: Sequence[tuple[_View, _Sight, Pixels]]) -> tuple[float, float] | None:
         """(student, baseline) in dB to the ground truth, if the student is below and the teacher is not."""
-        found = [
-            [self._psnr(made, view.target) for made in (sight.pixels, plain, view.teacher.pixels)]
+        distances = [
+            [self._psnr(image, view.target) for image in (sight.pixels, plain, view.teacher.pixels)]
             for view, sight, plain in rows
             if view.target is not None
         ]
-        if not found:
+        if not distances:
             return None
-        student, baseline, teacher = (fmean(values) for values in zip(*found, strict=True))
+        student, baseline, teacher = (fmean(values) for values in zip(*distances, strict=True))
         return (student, baseline) if student < baseline <= teacher else None
 
     def _training(self, pairs: Sequence[tuple[_View, _Sight]], *, imitates: bool) -> Finding:
@@ -453,13 +455,13 @@ class SelfCheck:
     def _plainly(self) -> str:
         return "bicubic enlargement" if self._plain == BICUBIC else "its own input, left as it is"
 
-    def _psnr(self, made: Pixels | None, wanted: Pixels | None) -> float:
+    def _psnr(self, image: Pixels | None, target: Pixels | None) -> float:
         """By the protocol of the scores."""
-        assert made is not None
-        assert wanted is not None
-        border = self._protocol.border if min(made.shape[:2]) > 2 * self._protocol.border else 0
+        assert image is not None
+        assert target is not None
+        border = self._protocol.border if min(image.shape[:2]) > 2 * self._protocol.border else 0
         protocol = replace(self._protocol, border=border)
-        error = float((protocol.prepare(made) - protocol.prepare(wanted)).double().square().mean())
+        error = float((protocol.prepare(image) - protocol.prepare(target)).double().square().mean())
         return min(IDENTICAL_DB, -10 * math.log10(error)) if error > 0 else IDENTICAL_DB
 
     def _name(self, view: _View) -> str:
@@ -469,10 +471,10 @@ class SelfCheck:
     def _looked_at(self, pairs: Sequence[tuple[_View, _Sight]]) -> str:
         images = len({view.image for view, _ in pairs})
         sizes = list(dict.fromkeys(tuple(view.x.shape[2:]) for view, _ in pairs))
-        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        listed = ", ".join(f"{height}x{width}" for height, width in sizes)
         kind = "synthetic images, since there is no data," if self.on_made_images else f"{images} image(s)"
         single = "" if len(sizes) > 1 else " only; there was no second size"
-        return f"{kind} at {shown}{single}"
+        return f"{kind} at {listed}{single}"
 
 
 def _passed(check: str, text: str, measured: Mapping[str, float] | None = None) -> Finding:
@@ -514,10 +516,10 @@ def _peak(feature: Tensor) -> float:
 def _images(source: DataSource) -> list[Batch]:
     """The first few held-out images; none where the source has none that can be read."""
     try:
-        found = list(islice(source.images("eval"), MOST_IMAGES))
+        batches = list(islice(source.images("eval"), MOST_IMAGES))
     except DataError:
         return []
-    return [returned(batch, Batch, source, "images") for batch in found]
+    return [returned(batch, Batch, source, "images") for batch in batches]
 
 
 def _made(contract: Contract, seed: int) -> Iterator[Tensor]:

@@ -78,12 +78,12 @@ def _facts(generator: Generator, source: DataSource, seed: int, device: torch.de
 
 def _looked_at(source: DataSource, contract: Contract, seed: int) -> list[Batch]:
     """Batches of one image, no larger than the contract's size."""
-    found: list[Batch] = []
+    batches: list[Batch] = []
     with suppress(DataError):  # those held out cannot be read, which their scoring will tell
         held_out = islice(source.images("search"), IMAGES)
-        found.extend(_cut(returned(batch, Batch, source, "images"), contract) for batch in held_out)
-    probes = (source.probe(index, seed=seed) for index in range(IMAGES - len(found)))
-    return found + [_cut(returned(batch, Batch, source, "probe"), contract) for batch in probes]
+        batches.extend(_cut(returned(batch, Batch, source, "images"), contract) for batch in held_out)
+    probes = (source.probe(index, seed=seed) for index in range(IMAGES - len(batches)))
+    return batches + [_cut(returned(batch, Batch, source, "probe"), contract) for batch in probes]
 
 
 def _cut(batch: Batch, contract: Contract) -> Batch:

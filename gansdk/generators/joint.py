@@ -34,14 +34,14 @@ def together(generators: Mapping[Route, Generator]) -> Generator:
         Unsupported: the adapter's family is not trained on these routes together.
     """
     first = next(iter(generators.values()))
-    known = first.adapter.routes
-    if set(generators) != set(known):
-        wanted = " and ".join(map(repr, known)) or "none"
+    routes = first.adapter.routes
+    if set(generators) != set(routes):
+        expected = " and ".join(map(repr, routes)) or "none"
         raise Unsupported(
             f"The model has the routes {', '.join(map(repr, generators))}, but the family {first.adapter.name!r} "
-            f"trains these together: {wanted}. Pass one generator, or set the family with adapter=."
+            f"trains these together: {expected}. Pass one generator, or set the family with adapter=."
         )
-    ordered = {route: replace(generators[route], way=way) for route, way in known.items()}
+    ordered = {route: replace(generators[route], way=way) for route, way in routes.items()}
     return Generator(
         module=nn.ModuleDict({route: part.module for route, part in ordered.items()}),
         contract=first.contract,
@@ -139,8 +139,8 @@ class JointStudent(Student):
 
     def activate(self, plan: Plan) -> None:
         self.plan = plan
-        for route, own in self.split(plan).items():
-            self._parts[route].activate(own)
+        for route, part in self.split(plan).items():
+            self._parts[route].activate(part)
 
     def channels(self, tap: str) -> Tensor:
         raise ContractError(f"The tap {tap!r} belongs to one route; ask the student of that route in parts().")
@@ -153,7 +153,7 @@ class JointStudent(Student):
         return self._costs.cost(plan)
 
     def carve(self, plan: Plan, *, inherit: Inherit = "all") -> JointStudent:
-        carved = {route: self._parts[route].carve(own, inherit=inherit) for route, own in self.split(plan).items()}
+        carved = {route: self._parts[route].carve(part, inherit=inherit) for route, part in self.split(plan).items()}
         return JointStudent(carved, self.space.name)
 
     def parameters(self) -> Iterator[nn.Parameter]:

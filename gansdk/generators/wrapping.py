@@ -99,9 +99,9 @@ def _feature_shapes(module: nn.Module, contract: Contract) -> dict[str, int]:
     height, width = contract.size
     expected = (1, contract.channels_out, height * contract.scale, width * contract.scale)
     if not isinstance(output, Tensor) or tuple(output.shape) != expected:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ContractError(
-            f"{type(module).__name__} returns {found} for an input of {contract.example_shape}, but its contract "
+            f"{type(module).__name__} returns {result} for an input of {contract.example_shape}, but its contract "
             f"states {expected}. Correct channels_out, scale or size."
         )
     return calls

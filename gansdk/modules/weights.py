@@ -97,8 +97,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     if not os.path.isfile(path):
         raise CheckpointError(f"There is no file {quoted(str(path))}. Check the path of the checkpoint.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    found, where = _weights_in(content, path)
-    return _without_wrappers(found), ".".join(where)
+    weights, where = _weights_in(content, path)
+    return _without_wrappers(weights), ".".join(where)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -158,9 +158,9 @@ def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[
         raise CheckpointError(
             f"'{path}' holds a {type(content).__name__}, but a dict of named tensors was expected. {_HOW_TO_SAVE}"
         )
-    known = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-    if known is not None and len(where) < DEPTH:
-        return _weights_in(content[known], path, (*where, known))
+    container = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if container is not None and len(where) < DEPTH:
+        return _weights_in(content[container], path, (*where, container))
     if not _is_network(content) and (inner := _networks_in(content)):
         if len(inner) > 1:
             raise CheckpointError(
@@ -235,7 +235,7 @@ def _is_network(content: Mapping[Any, Any]) -> bool:
 
 def _networks_in(content: Mapping[Any, Any]) -> dict[tuple[str, ...], Mapping[Any, Any]]:
     """Key by key -> state dict of every network below, outermost first; no container is looked through twice."""
-    found: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+    networks: dict[tuple[str, ...], Mapping[Any, Any]] = {}
     level: dict[tuple[str, ...], Mapping[Any, Any]] = {(): content}
     seen = {id(content)}
     for _ in range(DEPTH + 1):
@@ -245,12 +245,12 @@ def _networks_in(content: Mapping[Any, Any]) -> dict[tuple[str, ...], Mapping[An
                 if not _is_name(key) or not isinstance(value, Mapping):
                     continue
                 if _is_network(value):
-                    found[(*where, key)] = value
+                    networks[(*where, key)] = value
                 elif id(value) not in seen:
                     seen.add(id(value))
                     below[(*where, key)] = value
         level = below
-    return found
+    return networks
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -202,15 +202,15 @@ class Registry:
             AmbiguousPlugin: several third parties offer the name.
         """
         if ":" in name:
-            found = [entry for entry in self._usable(kind) if canonical(name) == entry.identity]
+            matches = [entry for entry in self._usable(kind) if canonical(name) == entry.identity]
         else:
-            found = self._meant(kind).get(name, [])
-        if not found:
+            matches = self._meant(kind).get(name, [])
+        if not matches:
             raise PluginNotFound(self._not_found(kind, one_line(name, 100)))
-        if len(found) > 1:
-            choices = ", ".join(entry.identity for entry in found)
+        if len(matches) > 1:
+            choices = ", ".join(entry.identity for entry in matches)
             raise AmbiguousPlugin(f"{kind} {name!r} is offered by several plugins; pick one of: {choices}")
-        return found[0]
+        return matches[0]
 
     def load(self, kind: Kind, name: str) -> Callable[..., Any]:
         """Import the factory of the part called `name`; nobody else's code is imported.
@@ -402,8 +402,8 @@ class Registry:
 
     def _usable(self, kind: Kind) -> list[Entry]:
         self._discover()
-        found = [entry for entry in self._entries if entry.kind == kind and not self._is_blocked(entry)]
-        return _detection_order(found) if kind == "adapter" else found
+        entries = [entry for entry in self._entries if entry.kind == kind and not self._is_blocked(entry)]
+        return _detection_order(entries) if kind == "adapter" else entries
 
     def _named(self, kind: Kind) -> list[tuple[str, Entry]]:
         """Every usable part with the shortest name that finds it."""
@@ -415,25 +415,25 @@ class Registry:
 
     def _meant(self, kind: Kind) -> dict[str, list[Entry]]:
         """Bare name -> whom it means: the built-in part if there is one, else all that have it."""
-        found: dict[str, list[Entry]] = {}
+        by_name: dict[str, list[Entry]] = {}
         for entry in self._usable(kind):
-            found.setdefault(entry.spec.name, []).append(entry)
+            by_name.setdefault(entry.spec.name, []).append(entry)
         return {
             name: [entry for entry in entries if entry.origin == FIRST_PARTY] or entries
-            for name, entries in found.items()
+            for name, entries in by_name.items()
         }
 
     def _statuses(self, kind: Kind) -> Iterator[tuple[Entry, str]]:
         """Every part of a kind, usable or not, and what its row says of that."""
         meant = self._meant(kind)
         for entry in (entry for entry in self._entries if entry.kind == kind):
-            found = meant.get(entry.spec.name, [])
+            entries = meant.get(entry.spec.name, [])
             if self._is_blocked(entry):
                 yield entry, "blocked"
-            elif found == [entry]:
+            elif entries == [entry]:
                 yield entry, "ok"
             else:
-                state = "ambiguous" if entry in found else f"shadowed by {found[0].origin}"
+                state = "ambiguous" if entry in entries else f"shadowed by {entries[0].origin}"
                 yield entry, f"{state}: use {entry.identity}"
 
     def _not_found(self, kind: Kind, name: str) -> str:
@@ -491,9 +491,9 @@ def _has_hook(manager: pluggy.PluginManager, module: object, hook: str) -> bool:
 
 
 def _missing_module(what: str, entry: Entry, missing: str) -> str:
-    own = entry.spec.factory.partition(":")[0]
-    if own == missing or own.startswith(f"{missing}."):
-        return f"{what}: its module {own!r} does not exist (no module {missing!r}); the plugin's spec is wrong."
+    module = entry.spec.factory.partition(":")[0]
+    if module == missing or module.startswith(f"{missing}."):
+        return f"{what}: its module {module!r} does not exist (no module {missing!r}); the plugin's spec is wrong."
     return f"{what} needs {missing!r}, which is not installed: pip install {entry.spec.install or missing}"
 
 

@@ -62,9 +62,9 @@ def guarded(stage: str, networks: Callable[[], Iterable[object]] | None = None) 
     try:
         yield
     except BaseException as error:
-        if passes(error) or (told := explained(error, stage, networks)) is None:
+        if passes(error) or (explanation := explained(error, stage, networks)) is None:
             raise
-        raise told from error
+        raise explanation from error
     finally:
         _depth -= 1
 
@@ -212,10 +212,10 @@ def _is_a(subject: object, home: str, base: str) -> bool:
 
 
 def _network_failed(names: str, size: str, stage: str, error: BaseException) -> NetworkError:
-    shown = f" on an input of {size}" if size else ""
+    on_input = f" on an input of {size}" if size else ""
     return NetworkError(
-        f"The network {names} failed in {stage}{shown}: {in_words(error)}. Run it by itself on an input of that size, "
-        "in training mode and with gradients if it is trained, and fix the error."
+        f"The network {names} failed in {stage}{on_input}: {in_words(error)}. Run it by itself on an input of that "
+        "size, in training mode and with gradients if it is trained, and fix the error."
     )
 
 
@@ -237,10 +237,10 @@ def _shape(tensor: Any) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    said = isinstance(error, RuntimeError) and any(
+    is_stated = isinstance(error, RuntimeError) and any(
         text in text_of(error) for text in ("out of memory", "can't allocate memory")
     )
-    return said or isinstance(error, MemoryError)
+    return is_stated or isinstance(error, MemoryError)
 
 
 def _frames(error: BaseException) -> list[FrameType]:

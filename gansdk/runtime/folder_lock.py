@@ -170,10 +170,10 @@ def _holder(descriptor: int) -> str:
     """Who signed a lock; whoever it is, the text is short and harmless to print."""
     try:
         facts = json.loads(os.pread(descriptor, 20 * _LONGEST, 0))
-        told = {name: _harmless(str(facts[name])) for name in ("pid", "host", "user", "command", "since")}
+        texts = {name: _harmless(str(facts[name])) for name in ("pid", "host", "user", "command", "since")}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return "an unidentified process"
-    return "process {pid} on {host} (user {user}, command: {command}), since {since}".format(**told)
+    return "process {pid} on {host} (user {user}, command: {command}), since {since}".format(**texts)
 
 
 def _harmless(text: str) -> str:

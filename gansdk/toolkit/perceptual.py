@@ -30,12 +30,12 @@ class Features(nn.Module):
         self.taken = tuple(taken)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        found = []
+        features = []
         for number, layer in enumerate(self.layers):
             image = layer(image)
             if number in self.taken:
-                found.append(image)
-        return found
+                features.append(image)
+        return features
 
 
 def vgg(
@@ -62,17 +62,17 @@ def vgg(
     unknown = [layer for layer in layers if layer not in positions]
     if unknown or not layers:
         raise InvalidOption(f"{name} has no layer {unknown[:1] or layers}; it has {', '.join(positions)}.")
-    wanted = sorted(positions[layer] for layer in layers)
-    network = network[: wanted[-1] + 1]
+    indices = sorted(positions[layer] for layer in layers)
+    network = network[: indices[-1] + 1]
     for part in network:
         if isinstance(part, nn.ReLU):
             part.inplace = False  # what a layer gave must not change behind the one who took it
-    own = network.state_dict()
-    given = _given(
+    expected = network.state_dict()
+    checkpoint = _given(
         name, weights, _WHERE.format(option=option, name=name, how=_WITHOUT.format(option=option) if optional else "")
     )
-    state = {key: given[key] for key in own if key in given}
-    wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
+    state = {key: checkpoint[key] for key in expected if key in checkpoint}
+    wrong = [key for key, tensor in expected.items() if key not in state or state[key].shape != tensor.shape]
     if wrong:
         raise CheckpointError(
             f"The weights for {name} ({_said(weights)}) do not fit: {wrong[0]} is missing or has another shape. Give "
@@ -83,7 +83,7 @@ def vgg(
             f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Download them again."
         )
     network.load_state_dict(state, assign=True)
-    return Features(network, wanted)
+    return Features(network, indices)
 
 
 def _features_of(name: str) -> nn.Sequential:
@@ -99,15 +99,15 @@ def _features_of(name: str) -> nn.Sequential:
 
 def _positions(network: nn.Sequential) -> dict[str, int]:
     """Name of every ReLU -> its index: relu3_1 is the first behind the second pooling."""
-    found: dict[str, int] = {}
+    positions: dict[str, int] = {}
     stage, number = 1, 0
     for index, part in enumerate(network):
         if isinstance(part, nn.ReLU):
             number += 1
-            found[f"relu{stage}_{number}"] = index
+            positions[f"relu{stage}_{number}"] = index
         elif isinstance(part, nn.MaxPool2d):
             stage, number = stage + 1, 0
-    return found
+    return positions
 
 
 def _given(name: str, weights: str | Path | Mapping[str, Tensor], advice: str) -> dict[str, Tensor]:

@@ -101,11 +101,11 @@ class TermSum:
         return total, {name: value.detach() for name, value in values.items()}
 
     def _value(self, name: str, student: Observation, teachers: Sequence[Observation]) -> Tensor:
-        term, wanted = self._terms[name], self._wanted[name]
-        own = term.encode(_only(student, wanted))
+        term, taps = self._terms[name], self._wanted[name]
+        encoded = term.encode(_only(student, taps))
         first, *others = (
-            returned(term(own, term.encode(_only(teacher, wanted))), Tensor, term, "its call")
-            for teacher in (teachers[:1] if wanted else teachers)
+            returned(term(encoded, term.encode(_only(teacher, taps))), Tensor, term, "its call")
+            for teacher in (teachers[:1] if taps else teachers)
         )
         return sum(others, first)
 
@@ -118,9 +118,9 @@ class TermSum:
         total = torch.zeros((), device=None if student.image is None else student.image.device)
         for name, term in self._terms.items():
             if term.needs_image and not self._wanted[name]:
-                own, other = (term.encode(_only(side, ())) for side in (student, teacher))
-                back = term(other, own.detached())
-                total = total + term.weight * (term(own, other.detached()) + back - back.detach())
+                encoded, other = (term.encode(_only(side, ())) for side in (student, teacher))
+                back = term(other, encoded.detached())
+                total = total + term.weight * (term(encoded, other.detached()) + back - back.detach())
         return total
 
     def parameters(self) -> Iterator[nn.Parameter]:

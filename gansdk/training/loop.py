@@ -150,8 +150,8 @@ class Loop:
     @property
     def advice(self) -> str:
         """What to do about a training that diverged."""
-        kept = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
-        return f"{kept}Try a smaller learning_rate, or another seed."
+        state = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
+        return f"{state}Try a smaller learning_rate, or another seed."
 
     def _batch(self, step: int, interval: _Interval) -> Batch:
         assert self.source is not None

@@ -287,7 +287,7 @@ def test_blocks_without_branches_may_keep_their_norm_which_does_not_run():
 def test_wrong_weights_of_a_pruned_student_are_refused_with_the_nearest_network(change, expected):
     state = closed_up(pruned({3: (0, 2, 2, 0, 2, 2)}).state_dict())
     change(state)
-    with pytest.raises(CheckpointMismatch, match=rf"Nearest is inception-SPADE generator, trunk of 16.*{expected}"):
+    with pytest.raises(CheckpointMismatch, match=rf"The closest is inception-SPADE generator, trunk of 16.*{expected}"):
         loaded(state)
 
 

@@ -204,7 +204,7 @@ def test_weights_with_a_branch_that_another_would_cover_are_refused(missing, tmp
         del state["features.0.dw_ops.1.2.0.weight"]
     else:
         state["features.0.dw_ops.1.2.0.weight"] = torch.zeros(4, 1, 3, 3)
-    with pytest.raises(CheckpointMismatch, match=r"Nearest is inception generator, 1 blocks.*features\.0\.dw_ops"):
+    with pytest.raises(CheckpointMismatch, match=r"The closest is inception generator, 1 blocks.*features\.0\.dw_ops"):
         open_generator(saved(tmp_path, state))
 
 

@@ -288,6 +288,6 @@ def test_what_fits_the_tighter_limits_fits_the_looser_ones(one: Budget, other: B
         assert limits[0].fits(cost) or not limits[1].fits(cost)
         assert not limits[0].tightens(limits[1])
     else:
-        said = "from the largest to the smallest" if one.counting == other.counting else "different ways"
+        said = "from the largest to the smallest" if one.counting == other.counting else "in the same way"
         with pytest.raises(InvalidOption, match=said):
             check_order([one, other], limits)

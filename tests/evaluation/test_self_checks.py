@@ -112,8 +112,8 @@ def noisy(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("name", "deserving", "words"),
     [
-        (FINITE, Net(bright(torch.nan)), r"not finite on 1 of 5 images, such as '4\.png' at 16x16"),
-        (FINITE, Net(bright(torch.inf)), "not finite on 1 of 5 images"),
+        (FINITE, Net(bright(torch.nan)), r"non-finite values on 1 of 5 images, such as '4\.png' at 16x16"),
+        (FINITE, Net(bright(torch.inf)), "non-finite values on 1 of 5 images"),
         (
             RANGE,
             Net(bright(1e13)),
@@ -209,7 +209,7 @@ def test_two_sizes_are_looked_at_and_multiples_are_kept():
     text = found(check(Net(), Images(), even).after(student(Net(), even)), FINITE).text
     assert "at 16x16, 8x8" in text
     small = found(check(Net(), Images(side=6), even).after(student(Net(), even)), FINITE)  # padded by reflection
-    assert "at 8x8 alone" in small.text
+    assert "at 8x8 only" in small.text
 
 
 def test_crops_are_bounded(monkeypatch):
@@ -264,7 +264,7 @@ def test_a_generator_of_noise_is_looked_at():
     findings = self_check.after(student(net, contract, taps=taps))
     assert found(findings, FINITE).passed is True
     assert found(findings, ACTIVATIONS).measured == {"first": 1.0}
-    assert "at 1x1 alone" in found(findings, FINITE).text
+    assert "at 1x1 only" in found(findings, FINITE).text
 
 
 def test_made_images_for_label_maps_are_label_maps():

@@ -372,7 +372,7 @@ def test_other_budgets_are_another_run(given, settings, tmp_path):
         (
             ["2x", Budget.parse("4x", counting="paper")],
             InvalidOption,
-            "'macs/2' by 'true', 'macs/4' by 'paper'. Give all",
+            "'macs/2' by 'true', 'macs/4' by 'paper'. Use the same counting for all",
         ),
     ],
     ids=str,

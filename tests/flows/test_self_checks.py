@@ -125,7 +125,7 @@ def test_a_student_that_is_not_finite_is_saved_with_warnings_and_can_miss_a_floo
     with pytest.warns(GansdkWarning), pytest.raises(QualityFloorMissed, match="Check 'finite': The stu") as missed:
         compressed(float("nan"), out_dir=tmp_path, quality="teacher,finite")
     result = missed.value.result
-    assert any("values that are not finite on 3 of 3 images" in text for text in result.warnings)
+    assert any("non-finite values on 3 of 3 images" in text for text in result.warnings)
     assert any("student was not scored" in text for text in result.warnings)
     assert isinstance(gansdk.load(tmp_path / "student"), nn.Module)
     assert json.loads((tmp_path / "student" / "report.json").read_text())["quality"] == []

@@ -32,7 +32,7 @@ def test_a_contract_that_the_module_does_not_keep_is_refused(changes, words: str
 
 
 def test_a_module_of_several_outputs_is_refused_by_naming_what_it_gives():
-    with pytest.raises(ContractError, match="gives dict"):
+    with pytest.raises(ContractError, match="returns dict"):
         gansdk.wrap(network("two-outputs").build(), contract=contract())
 
 

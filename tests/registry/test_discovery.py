@@ -149,7 +149,7 @@ BROKEN = {
         pruner("x") + "    yield PrunerSpec(name='slim', factory='json:loads', summary='again')\n",
         "twice",
     ),
-    "a spec of another kind": (pruner("x").replace("gansdk_pruners", "gansdk_metrics"), "takes only MetricSpec"),
+    "a spec of another kind": (pruner("x").replace("gansdk_pruners", "gansdk_metrics"), "only MetricSpec is allowed"),
     "a malformed name": (pruner("x", name="Slim_1"), "lower-case words"),
     "a spec for a newer API": (pruner("x").replace("summary", "api=99, summary"), "Upgrade gansdk"),
     "a spec instead of specs": (pruner("x").replace("yield", "return"), "not iterable"),

@@ -72,9 +72,9 @@ class Recorder:
         name = state_name(tensor)
         if name is None:
             return
-        known = self.axes.setdefault((name, dim), ids)
-        if known is not ids:
-            self.unions.unite(known, ids)
+        recorded = self.axes.setdefault((name, dim), ids)
+        if recorded is not ids:
+            self.unions.unite(recorded, ids)
 
     def record_attribute(self, path: str, name: str, ids: Ids) -> None:
         """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number.
@@ -82,11 +82,11 @@ class Recorder:
         Properties are ignored too: they follow by themselves.
         """
         owner = self.module.get_submodule(path)
-        kept = not isinstance(getattr(type(owner), name, None), property)
-        if kept and getattr(owner, name, None) == len(ids):
-            known = self.attributes.setdefault((path, name), ids)
-            if known is not ids:
-                self.unions.unite(known, ids)
+        is_plain = not isinstance(getattr(type(owner), name, None), property)
+        if is_plain and getattr(owner, name, None) == len(ids):
+            recorded = self.attributes.setdefault((path, name), ids)
+            if recorded is not ids:
+                self.unions.unite(recorded, ids)
 
     def freeze(self, args: Iterable[Any], reason: str) -> None:
         """Freeze the labels of every tensor among `args`."""

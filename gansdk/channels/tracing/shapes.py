@@ -19,12 +19,12 @@ def cat(recorder: Recorder, call: Call) -> None:
     parts = [tensor for tensor in call.get(0, "tensors") if tensor.numel() or tensor.ndim > 1]
     y = call.result
     cut = int(call.get(1, "dim", call.kwargs.get("axis", 0))) % y.ndim
-    found = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
-    if not found:
+    dims = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
+    if not dims:
         return None
-    if len(found) > 1:
+    if len(dims) > 1:
         return unknown(recorder, call, "joins tensors whose channels lie on different dimensions")
-    (dim,) = found
+    (dim,) = dims
     ids = [recorder.read(part, dim) for part in parts]
     if cut == dim:
         return set_labels(y, Labels(np.concatenate(ids), dim))
@@ -37,12 +37,12 @@ def stack(recorder: Recorder, call: Call) -> None:
     """Channels are united, and move behind a new dimension that is put in front of them."""
     parts, y = list(call.get(0, "tensors")), call.result
     new = int(call.get(1, "dim", 0)) % y.ndim
-    found = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
-    if not found:
+    dims = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
+    if not dims:
         return None
-    if len(found) > 1:
+    if len(dims) > 1:
         return unknown(recorder, call, "stacks tensors whose channels lie on different dimensions")
-    (dim,) = found
+    (dim,) = dims
     ids = [recorder.read(part, dim) for part in parts]
     for other in ids[1:]:
         recorder.unions.unite(ids[0], other)
@@ -168,13 +168,13 @@ def reshape(recorder: Recorder, call: Call) -> None:
     shape = call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], int) else call.args[1:]
     if isinstance(shape, Tensor) or not shape:  # a shape given by keyword
         shape = call.kwargs.get("shape", call.kwargs.get("size", ()))
-    asked = list(shape)
+    target = list(shape)
 
     def follows(dim: int, ids: Ids) -> bool:
-        if dim >= len(asked):
+        if dim >= len(target):
             return False
-        whole = isinstance(asked[dim], Width) and asked[dim].parts == 1
-        return bool(asked[dim] == -1 or (whole and _counts(recorder, asked[dim], ids)))
+        whole = isinstance(target[dim], Width) and target[dim].parts == 1
+        return bool(target[dim] == -1 or (whole and _counts(recorder, target[dim], ids)))
 
     _relabel(recorder, call, follows)
 
