@@ -19,15 +19,15 @@ T = TypeVar("T")
 LARGEST = 2**12
 
 
-def rate(given: object, option: str) -> float:
-    """`given` as a float, if it is a rate of dropout: a number from 0 to below 1.
+def rate(number: object, option: str) -> float:
+    """`number` as a float, if it is a rate of dropout: a number from 0 to below 1.
 
     Raises:
         InvalidOption: it is not.
     """
-    if (found := share(given, option)) < 1:
-        return found
-    raise InvalidOption(f"{option}={quoted(given)} must be a number in [0, 1).")
+    if (value := share(number, option)) < 1:
+        return value
+    raise InvalidOption(f"{option}={quoted(number)} must be a number in [0, 1).")
 
 
 def kernels(given: object, option: str) -> tuple[int, ...]:
@@ -52,8 +52,8 @@ def size_of(given: object, option: str) -> int:
     Raises:
         InvalidOption: it is not.
     """
-    if (found := count(given, option)) <= LARGEST:
-        return found
+    if (size := count(given, option)) <= LARGEST:
+        return size
     raise InvalidOption(f"{option}={quoted(given)} must be at most {LARGEST}.")
 
 
@@ -77,8 +77,8 @@ def sizes_from(kind: type[T], of: Callable[..., T], given: Mapping[str, Any], ar
         InvalidOption: the architecture has no such size, or it cannot have such a value; the message names those it
             has.
     """
-    known = {*signature(of).parameters, *(field.name for field in fields(kind))}  # type: ignore[arg-type]
-    names = [name for name in CHECKS if name in known]
+    parameters = {*signature(of).parameters, *(field.name for field in fields(kind))}  # type: ignore[arg-type]
+    names = [name for name in CHECKS if name in parameters]
     for name in given:
         if name not in names:
             raise InvalidOption(

@@ -226,9 +226,9 @@ class GauGAN(Adapter):
         options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
         if kind == "inception":
             options.setdefault("slope", self._slope)
-        made: nn.Module = network(sizes_from(table, table.of, options, architecture or kind))
-        self.initialise(made)
-        return made
+        generator: nn.Module = network(sizes_from(table, table.of, options, architecture or kind))
+        self.initialise(generator)
+        return generator
 
     def initialise(self, module: nn.Module) -> None:
         """Xavier normal with gain 0.02, as in both papers' code."""
@@ -261,8 +261,8 @@ class GauGAN(Adapter):
             raise Unsupported("This generator is already a deeper teacher. Pass the original generator.")
         ngf = max(2, round(width * old.trunk / 16))
         table = NETWORKS[self.describe(module)["network"]][1]
-        kept = {"separable", "spectral", "slope", "kernels", "channels_out"}
-        options = {name: value for name, value in asdict(old).items() if name in kept}
+        unchanged = {"separable", "spectral", "slope", "kernels", "channels_out"}
+        options = {name: value for name, value in asdict(old).items() if name in unchanged}
         hidden = round(width * _hidden(old))
         new = table.of(
             ngf,
@@ -272,9 +272,9 @@ class GauGAN(Adapter):
             hidden=hidden,
             **options,
         )
-        made: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
-        self.initialise(made)
-        return made
+        generator: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
+        self.initialise(generator)
+        return generator
 
     def transform(self, module: nn.Module, name: str) -> nn.Module:
         """As "mobile": the MobileSPADE of a SPADE generator, with separable convolutions for gamma and beta.

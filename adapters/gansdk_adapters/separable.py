@@ -28,15 +28,17 @@ def separable(network: Network, initialise: Callable[[nn.Module], None]) -> Netw
     """
     if network.sizes.separable:
         raise Unsupported("This generator already has separable convolutions. Omit the transform.")
-    given = fold(network)[0].state_dict()
+    weights = fold(network)[0].state_dict()
     with torch.device("meta"):
         whole = type(network)(_sizes(network, separable=False)).state_dict()
-    if {name: tensor.shape for name, tensor in given.items()} != {name: full.shape for name, full in whole.items()}:
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: full.shape for name, full in whole.items()}:
         raise Unsupported("This generator is already pruned. Transform the original generator.")
-    made = type(network)(_sizes(network, separable=True))
-    initialise(made)
-    made.load_state_dict({name: tensor for name, tensor in given.items() if name in made.state_dict()}, strict=False)
-    return made
+    student = type(network)(_sizes(network, separable=True))
+    initialise(student)
+    student.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if name in student.state_dict()}, strict=False
+    )
+    return student
 
 
 def _sizes(network: ResNetGenerator | SPADEGenerator, *, separable: bool) -> Any:

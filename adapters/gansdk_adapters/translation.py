@@ -246,14 +246,16 @@ class Translation(Adapter):
         Raises:
             InvalidOption: there is no such architecture or size; the message names those there are.
         """
-        chosen = architecture or next(iter(ARCHITECTURES))
-        if chosen not in ARCHITECTURES:
+        name = architecture or next(iter(ARCHITECTURES))
+        if name not in ARCHITECTURES:
             raise InvalidOption(
                 f"The adapter {self.name!r} has no architecture={quoted(architecture)}. Choose from: "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        made = sizes_from(*ARCHITECTURES[chosen], sizes, chosen)
-        return initialise(layout_of(made).network(made if "dropout" in sizes else self._with_dropout(made)))
+        network_sizes = sizes_from(*ARCHITECTURES[name], sizes, name)
+        return initialise(
+            layout_of(network_sizes).network(network_sizes if "dropout" in sizes else self._with_dropout(network_sizes))
+        )
 
     def initialise(self, module: nn.Module) -> None:
         """Give every layer fresh weights in place: torch's own, and N(0, 0.02) for convolutions."""
@@ -327,17 +329,17 @@ class Translation(Adapter):
         )
 
 
-def _labels_of(given: int | Mapping[str, Any]) -> Labels:
+def _labels_of(labels: int | Mapping[str, Any]) -> Labels:
     """The label map of its fields, or of a number of classes.
 
     Raises:
         InvalidOption: a field is missing, unknown or of another kind.
     """
     checks: dict[str, Callable[[Any, str], Any]] = {"classes": count, "unknown": flag, "edges": flag}
-    fields = given if isinstance(given, Mapping) else {"classes": given}
-    if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
+    fields = labels if isinstance(labels, Mapping) else {"classes": labels}
+    if not isinstance(labels, (int, Mapping)) or "classes" not in fields or set(fields) - set(checks):
         raise InvalidOption(
-            f"labels={quoted(given)} does not describe a label map. Pass the number of its classes, or its fields: "
+            f"labels={quoted(labels)} does not describe a label map. Pass the number of its classes, or its fields: "
             "{'classes': 12, 'unknown': false, 'edges': false}; the last two are optional."
         )
     return Labels(**{name: checks[name](value, f"labels.{name}") for name, value in fields.items()})

@@ -142,11 +142,11 @@ class Connected(Term):
 
     def bind(self, stage: Stage) -> None:
         student, teacher = stage.student, stage.teachers[0]
-        wanted = self.taps(common_taps(student, teacher))
+        taps = self.taps(common_taps(student, teacher))
         if self._taps is None and (absent := [tap for tap in student.taps if tap not in teacher.taps]):
             warnings.warn(
                 f"{self.name} skips the taps that the teacher lacks ({', '.join(absent)}) and compares "
-                f"{', '.join(wanted)}.",
+                f"{', '.join(taps)}.",
                 GansdkWarning,
                 stacklevel=2,
             )
@@ -154,10 +154,10 @@ class Connected(Term):
         contract = next(iter(student.contracts.values()))
         low, high = contract.inner_range or contract.output_range
         self._unit = max(1.0, (high - low) / 2)
-        widths = teacher.widths(wanted, stage.device)
+        widths = teacher.widths(taps, stage.device)
         self._student = student
         self._connectors = {
-            tap: self._connector(student.width(tap), widths[tap], rng=stage.rng, device=stage.device) for tap in wanted
+            tap: self._connector(student.width(tap), widths[tap], rng=stage.rng, device=stage.device) for tap in taps
         }
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:

@@ -116,8 +116,8 @@ class Perceptual(Term):
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         weights = {name: self.feature_weight if name == "content" else self.style_weight for name in student.features}
         distances = [
-            weights[name] * mean_distance(own, teacher.features[name])
-            for name, own in student.features.items()
+            weights[name] * mean_distance(features, teacher.features[name])
+            for name, features in student.features.items()
             if weights[name]
         ]
         return torch.stack(distances).sum()

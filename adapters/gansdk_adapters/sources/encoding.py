@@ -92,16 +92,16 @@ class Encoding:
             return {"labels": "painted"}
         return {"labels": "one-hot", "classes": self.labels.classes, "unknown_ids": list(self._unknown)}
 
-    def _unknown_ids(self, asked: Sequence[int] | None) -> tuple[int, ...]:
+    def _unknown_ids(self, ids: Sequence[int] | None) -> tuple[int, ...]:
         if self.labels is None or not self.labels.unknown:
-            if asked:
+            if ids:
                 raise InvalidOption(
-                    f"unknown_ids={quoted(list(asked))}, but the generator has no channel for pixels without a class."
+                    f"unknown_ids={quoted(list(ids))}, but the generator has no channel for pixels without a class."
                 )
             return ()
-        if asked is None:
+        if ids is None:
             return tuple(sorted({UNKNOWN, self.labels.classes}))
-        return tuple(asked)
+        return tuple(ids)
 
     def _beside(self) -> str:
         return f", and {', '.join(map(str, self._unknown))} for pixels without a class" if self._unknown else ""

@@ -57,15 +57,15 @@ class Role:
             DataError: two files share a name but for the suffix.
         """
         folder = self.folder(path, split)
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for name, file in image_files(folder).items() if folder else ():
             stem = PurePosixPath(name).with_suffix("").as_posix()
             if stem.endswith(self.ending):
                 key = _CITYSCAPES.sub("", stem)
-                if key in found:
-                    raise DataError(f"{str(file)!r} and {found[key].name!r} have the same name. Remove one of them.")
-                found[key] = file
-        return found
+                if key in files:
+                    raise DataError(f"{str(file)!r} and {files[key].name!r} have the same name. Remove one of them.")
+                files[key] = file
+        return files
 
 
 def split_of(folder: str) -> str | None:

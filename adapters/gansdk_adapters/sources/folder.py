@@ -150,10 +150,10 @@ def image_files(folder: Path) -> dict[str, Path]:
 
     Bytes of a name that are not UTF-8 are escaped in it, for reports to hold it; the path has them as they are.
     """
-    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
     visible = {
         as_utf8(name.as_posix()): path
-        for name, path in found.items()
+        for name, path in paths.items()
         if os.path.isfile(path) and not any(part.startswith(".") for part in name.parts)
     }
     return dict(sorted(visible.items()))

@@ -45,17 +45,17 @@ def find_described(path: Path, *, input_column: str | None = None, target_column
         DataError: there is no table, it cannot be read, or a file in it does not exist.
         InvalidOption: a column that the table does not have.
     """
-    found: dict[str, list[Scene]] = {}
+    scenes: dict[str, list[Scene]] = {}
     for folder in _folders(path):
         for table in (folder / name for name in TABLES):
             if table.is_file():
                 for scene in _scenes(table, path, input_column, target_column):
-                    found.setdefault(split_of(PurePosixPath(scene.name).parts[0]) or TRAIN, []).append(scene)
+                    scenes.setdefault(split_of(PurePosixPath(scene.name).parts[0]) or TRAIN, []).append(scene)
                 break
-    if not found:
+    if not scenes:
         raise DataError(f"The folder {str(path)!r} has neither {' nor '.join(TABLES)}, here or in {TRAIN}.")
-    held_out = next((found[split] for split in HELD_OUT if split in found), [])
-    return Found(train=tuple(found.get(TRAIN, ())), held_out=tuple(held_out))
+    held_out = next((scenes[split] for split in HELD_OUT if split in scenes), [])
+    return Found(train=tuple(scenes.get(TRAIN, ())), held_out=tuple(held_out))
 
 
 def _folders(path: Path) -> list[Path]:

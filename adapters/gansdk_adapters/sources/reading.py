@@ -156,10 +156,10 @@ class Reader:
         full = (size[0] * enlarge, size[1] * enlarge)
         factor = self.contract.scale * enlarge
         if not all(0 <= big - small * factor < factor for big, small in zip(target, size, strict=True)):
-            wanted = (size[0] * self.contract.scale, size[1] * self.contract.scale)
+            expected = (size[0] * self.contract.scale, size[1] * self.contract.scale)
             raise DataError(
                 f"The pair {entry.name!r} has an input of {_text(size)} and a target of {_text(target)}, but the "
-                f"generator turns that input into {_text(wanted)}. Use pairs of scale {self.contract.scale}."
+                f"generator turns that input into {_text(expected)}. Use pairs of scale {self.contract.scale}."
             )
         return self._cropped(entry, full, self.contract.multiple_of)
 

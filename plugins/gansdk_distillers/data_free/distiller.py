@@ -70,21 +70,21 @@ def data_free(
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    chosen = SETTINGS[one_of(tuple(SETTINGS), setting, "setting")]
-    rate = chosen["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
+    preset = SETTINGS[one_of(tuple(SETTINGS), setting, "setting")]
+    rate = preset["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
     weight = at_least_zero(reconstruction_weight, "reconstruction_weight")
     if cycle is not None and not weight:
         raise InvalidOption("cycle reconstructs inputs, which reconstruction_weight=0 disables. Pass only one of them.")
     regime = DataFree(
-        norm=one_of(get_args(Norm), chosen["norm"] if norm is None else norm, "norm"),
-        reduction=one_of(get_args(Reduction), chosen["reduction"] if reduction is None else reduction, "reduction"),
-        published=chosen["published"],
+        norm=one_of(get_args(Norm), preset["norm"] if norm is None else norm, "norm"),
+        reduction=one_of(get_args(Reduction), preset["reduction"] if reduction is None else reduction, "reduction"),
+        published=preset["published"],
         reconstruction_weight=weight,
         student_steps=count(student_steps, "student_steps"),
         latent=count(latent, "latent"),
         generator_learning_rate=positive(rate, "generator_learning_rate", without=None),
         stages=None if stages is None else count(stages, "stages"),
-        usual_stages=chosen["usual_stages"],
+        usual_stages=preset["usual_stages"],
         new_blocks=one_of(get_args(NewBlocks), new_blocks, "new_blocks"),
         scales=None if scales is None else _scales(scales),
         cycle=None if cycle is None else str(cycle),
@@ -92,8 +92,8 @@ def data_free(
     return Distiller(regime=regime, needs=frozenset() if cycle is not None or not weight else None)
 
 
-def _scales(given: object) -> tuple[int, ...]:
-    found = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if found and all(type(scale) is int and scale >= 2 for scale in found) and len({*found}) == len(found):
-        return found
-    raise InvalidOption(f"scales={given!r} must be a list of different integers >= 2, or omitted.")
+def _scales(scales: object) -> tuple[int, ...]:
+    values = tuple(scales) if isinstance(scales, Sequence) and not isinstance(scales, str) else ()
+    if values and all(type(scale) is int and scale >= 2 for scale in values) and len({*values}) == len(values):
+        return values
+    raise InvalidOption(f"scales={scales!r} must be a list of different integers >= 2, or omitted.")

@@ -122,9 +122,9 @@ def image_of(teacher: Teacher) -> Callable[[Tensor], Tensor]:
     """What it makes of an image, and nothing else."""
 
     def image(x: Tensor) -> Tensor:
-        made = teacher.observe(x).image
-        assert made is not None
-        return made
+        output = teacher.observe(x).image
+        assert output is not None
+        return output
 
     return image
 

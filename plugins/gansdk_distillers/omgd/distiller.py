@@ -88,8 +88,8 @@ def omgd(
     )
 
 
-def _unless_zero(weight: float, option: str, made: Callable[[float], Distiller]) -> tuple[Term, ...]:
-    return made(weight).terms if at_least_zero(weight, option) else ()
+def _unless_zero(weight: float, option: str, factory: Callable[[float], Distiller]) -> tuple[Term, ...]:
+    return factory(weight).terms if at_least_zero(weight, option) else ()
 
 
 def _perceptual(weights: Weights | None, style_weight: float, feature_weight: float) -> tuple[Term, ...]:

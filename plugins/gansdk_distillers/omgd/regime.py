@@ -148,8 +148,8 @@ class OnlineTeachers(Regime):
         self._best: float | None = None
         shown = self._teachers if self._frozen is None else (self._frozen,)
         self._terms = TermSum(stage, *shown)
-        own = stage.steps if self._plan is None else stage.steps - taught
-        if not own:
+        student_steps = stage.steps if self._plan is None else stage.steps - taught
+        if not student_steps:
             warnings.warn(
                 f"All {stage.steps} steps train the teacher, so the student is never trained. Train longer.",
                 GansdkWarning,
@@ -157,7 +157,7 @@ class OnlineTeachers(Regime):
             )
         self._descend = Descent(
             [*stage.student.parameters(), *self._terms.parameters()],
-            replace(stage, steps=max(1, own)),
+            replace(stage, steps=max(1, student_steps)),
             stage.task.optimisation,
         )
         stage.student.train()
@@ -167,10 +167,10 @@ class OnlineTeachers(Regime):
         if self._plan is None:
             return self._distil(batch, *self._shown(batch, learning=self._done % self._every == 0))
         if self._plan.teaches(self._done):
-            told = self._named(0, self._teachers[0].learn(batch))
+            metrics = self._named(0, self._teachers[0].learn(batch))
             if self._plan.ends(self._done):
                 self._keep()
-            return told
+            return metrics
         assert self._frozen is not None
         with torch.no_grad():
             shown = {route: self._frozen.observe(x, self._terms.taps, route=route) for route, x in batch.inputs.items()}
@@ -200,20 +200,20 @@ class OnlineTeachers(Regime):
     def _shown(self, batch: Batch, *, learning: bool) -> tuple[list[Mapping[Route, Observation]], dict[str, Tensor]]:
         """What every teacher shows of the batch, before it learns from it if it does; and what it tells of that."""
         shown: list[Mapping[Route, Observation]] = []
-        told: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for number, teacher in enumerate(self._teachers):
             taps = () if number else self._terms.taps
             if learning:
                 seen, metrics = teacher.teach(batch, taps)
-                told |= self._named(number, metrics)
+                losses |= self._named(number, metrics)
             else:
                 with torch.no_grad():
                     seen = {route: teacher.observe(x, taps, route=route) for route, x in batch.inputs.items()}
             shown.append(seen)
-        return shown, told
+        return shown, losses
 
     def _distil(
-        self, batch: Batch, shown: Sequence[Mapping[Route, Observation]], told: Mapping[str, Tensor]
+        self, batch: Batch, shown: Sequence[Mapping[Route, Observation]], metrics: Mapping[str, Tensor]
     ) -> Metrics:
         """One step of the student towards what was shown, summed over routes."""
         losses: list[Tensor] = []
@@ -225,7 +225,7 @@ class OnlineTeachers(Regime):
             terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
         loss = torch.stack(losses).sum()
         self._descend(loss)
-        return {"loss": loss.detach(), **terms, **told}
+        return {"loss": loss.detach(), **terms, **metrics}
 
     def _named(self, number: int, metrics: Metrics) -> dict[str, Tensor]:
         return {f"{self._roles[number]}/{name}": value for name, value in metrics.items()}
