@@ -16,7 +16,7 @@ from gansdk.interfaces import Inherit, Pruner, Run, Student
 from gansdk.toolkit.options import count, one_of, share
 from gansdk_pruners.importance import IMPORTANCES, scores_by
 from gansdk_pruners.threshold import check_threshold_floor, select_by_threshold
-from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
+from gansdk_pruners.trials import Allocation, Attempt, Bench, Cut, Cutter, Recovery, compare, told
 
 Ask = Literal["auto", "cost", "global", "per-layer"]
 Repair = Literal["auto", "least-squares", "cross-validated", "guarded", "none"]
@@ -130,21 +130,21 @@ class OneStep(Pruner):
     def _usual_recovery(self) -> Recovery:
         return "guarded" if self.recovery == "auto" else self.recovery
 
-    def _recipes(self) -> list[Recipe]:
+    def _recipes(self) -> list[Attempt]:
         """What is tried, in the order in which it is given up where time is short; one if all is said."""
         if self.inherit != "all" or not self.trials:
-            return [Recipe("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
+            return [Attempt("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
         every: tuple[Allocation, ...] = ("cost", "per-layer", "global")
         allocations = every if self.allocation == "auto" else (self.allocation,)
         # The first one is made however short the time is.
-        found = [Recipe(allocations[0], "least-squares" if self.recovery == "auto" else self.recovery)]
-        found += [Recipe(one, "none") for one in allocations]
+        found = [Attempt(allocations[0], "least-squares" if self.recovery == "auto" else self.recovery)]
+        found += [Attempt(one, "none") for one in allocations]
         if self.allocation == "auto":
-            found += [Recipe("uniform", "none"), Recipe("magnitude", "none")]
-        found.append(Recipe(allocations[0], "cross-validated"))
-        found += [Recipe(one, "least-squares") for one in allocations]
-        found += [Recipe(one, "cross-validated") for one in allocations]
-        found += [Recipe(one, "guarded") for one in allocations]
+            found += [Attempt("uniform", "none"), Attempt("magnitude", "none")]
+        found.append(Attempt(allocations[0], "cross-validated"))
+        found += [Attempt(one, "least-squares") for one in allocations]
+        found += [Attempt(one, "cross-validated") for one in allocations]
+        found += [Attempt(one, "guarded") for one in allocations]
         if "cost" in allocations:
-            found.append(Recipe("cost", "guarded", rounds=2))
+            found.append(Attempt("cost", "guarded", rounds=2))
         return [recipe for recipe in dict.fromkeys(found) if self.recovery in ("auto", recipe.recovery)]
