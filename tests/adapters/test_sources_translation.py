@@ -387,7 +387,7 @@ def test_splits_are_folders_with_tables_or_paths_in_one_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"file_name": "none.png"}', r"Row 1 .*file_name='none.png', which is no file"),
+        ('{"file_name": "none.png"}', r"Row 1 .*file_name='none.png', but there is no such file"),
         ('{"file_name": 3}', "file_name=3"),
         ('{"file_name": "/etc/a.png"}', "file_name='/etc/a.png'"),
         ('{"text": "sky"}', "no column file_name, but text"),
@@ -583,12 +583,12 @@ def test_generators_that_enlarge_keep_their_source(tmp_path, options):
 
 
 def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no images"):
         open_folder(tmp_path, contract=contract())
     with pytest.raises(DataError, match="does not exist"):
         open_folder(tmp_path / "none", contract=contract())
     for layout in (aligned, images):
-        with pytest.raises(DataError, match="holds no image"):
+        with pytest.raises(DataError, match="contains no images"):
             layout(tmp_path, contract=contract())
     with pytest.raises(DataError, match="no subfolders A and B"):
         pairs(tmp_path, contract=contract())

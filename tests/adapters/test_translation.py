@@ -359,7 +359,7 @@ def test_networks_are_built_again_from_their_description(architecture):
 def test_descriptions_and_sizes_of_nothing_are_refused():
     with pytest.raises(CheckpointError, match="resnet, unet, inception"):
         Pix2Pix().build({"network": "vgg"})
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="sizes are invalid"):
         Pix2Pix().build({"network": "unet", "sizes": {"depth": 3}})
     with pytest.raises(InvalidOption, match="mobile-resnet"):
         Pix2Pix().create("vgg")

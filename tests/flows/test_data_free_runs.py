@@ -137,7 +137,7 @@ def translator():
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({}, IncompatibleParts, "degrade (inputs made from outputs)"),
+        ({}, IncompatibleParts, "degrade (inputs computed from outputs)"),
         ({}, IncompatibleParts, "reconstruction_weight=0"),
         ({"distiller": [FREE, gansdk.Distiller(regime=OfflineRegime())]}, IncompatibleParts, "regime"),
         ({"distiller": {**FREE, "reconstruction_weight": 0, "scales": [2]}}, InvalidOption, "VDSR"),

@@ -166,7 +166,7 @@ def test_runs_that_cannot_work_are_refused_before_any_step_and_leave_nothing(tmp
     seen = []
     for model, changes, kind, words in (
         (net, {}, IncompatibleParts, r"missing rebuild"),
-        (given(), {"data": Colours(pairing=Pairing.INPUTS_ONLY)}, MissingData, "inputs only"),
+        (given(), {"data": Colours(pairing=Pairing.INPUTS_ONLY)}, MissingData, "only inputs"),
         (given(), {"data": None}, MissingData, "data=None"),
         (given(), {"data": Colours(pairing=Pairing.UNPAIRED)}, IncompatibleParts, "without pairs"),
         (given(), {"distiller": [OMGD, OMGD]}, IncompatibleParts, "'omgd' and 'omgd' each bring a regime"),

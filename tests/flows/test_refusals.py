@@ -71,7 +71,7 @@ REFUSED = {
     "folder that is no student": ({"model": "FILES/empty"}, CheckpointError, "config.json"),
     "pickle that runs code": ({"model": "FILES/evil.pth"}, CheckpointError, "could run any code"),
     "pickled module": ({"model": "FILES/module.pth"}, CheckpointError, "torch.save"),
-    "cut file": ({"model": "FILES/cut.pth"}, CheckpointError, "cut off"),
+    "cut file": ({"model": "FILES/cut.pth"}, CheckpointError, "truncated"),
     "misfit state dict": ({"model": "FILES/misfit.pth"}, CheckpointMismatch, "conv3.weight"),
     "number for a model": ({"model": 3}, GansdkError, "torch.nn.Module"),
     "bare unknown module": ({"model": nn.Conv2d(3, 3, 3)}, NeedsContract, "gansdk.wrap"),

@@ -382,7 +382,7 @@ def test_a_resumed_regime_repeats_a_straight_one_to_the_bit(setting):
         ({"scales": [2, 2]}, "different"),
         ({"scales": 2}, "list"),
         ({"norm": ""}, "norm=''"),
-        ({"cycle": "folder", "reconstruction_weight": 0}, "one of them"),
+        ({"cycle": "folder", "reconstruction_weight": 0}, "only one of them"),
     ],
 )
 def test_options_are_checked(options, message):

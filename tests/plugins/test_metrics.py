@@ -259,7 +259,7 @@ def test_the_wheel_of_efficientnet_lite0_has_real_features() -> None:
 
 @pytest.mark.skipif(find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
 def test_inception_refuses_other_weights(resnet: tuple[nn.Module, Path]) -> None:
-    with pytest.raises(CheckpointError, match="is not the InceptionV3 of FID"):
+    with pytest.raises(CheckpointError, match="not hold the weights of FID's InceptionV3"):
         open_extractor("inception-v3", resnet[1])
 
 

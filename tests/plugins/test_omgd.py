@@ -411,7 +411,7 @@ class Unpaired(Pairs):
 
 def test_what_cannot_work_is_refused():
     given = generator()
-    with pytest.raises(MissingData, match=r"inputs only.*distiller=\['ssim', 'perceptual', 'tv', 'channel'\]"):
+    with pytest.raises(MissingData, match=r"only inputs.*distiller=\['ssim', 'perceptual', 'tv', 'channel'\]"):
         bound(omgd(**SMALL), source=Inputs())
     with pytest.raises(MissingData, match="data=None"):
         omgd(**SMALL).regime.source(None, given)
@@ -431,12 +431,12 @@ def test_what_cannot_work_is_refused():
     ):
         with pytest.raises(InvalidOption, match=words):
             omgd(**{**SMALL, **options})
-    with pytest.raises(IncompatibleParts, match="colours and brightness"):
+    with pytest.raises(IncompatibleParts, match="colors and brightness"):
         bound(omgd(**SMALL, ssim_weight=0))
     deep = given.adapter.rebuild(given.module, deeper=True)
     with pytest.raises(Unsupported, match="already a deeper teacher"):
         bound(omgd(**SMALL), open_generator(deep, given.adapter))
-    with pytest.raises(InvalidOption, match="share nothing"):
+    with pytest.raises(InvalidOption, match="share no stages"):
         bound(omgd(**SMALL, share=3, schedule="steps"), generator(CYCLEGAN))
     with pytest.raises(InvalidOption, match="share needs two teachers"):
         bound(omgd(**SMALL, share=3, deep=None))

@@ -312,7 +312,7 @@ def test_gradients_of_the_similarity_are_those_of_finite_differences():
 
 def test_terms_that_do_not_fix_colours_cannot_train_a_student_alone():
     for made in (tv(), channel(), perceptual(WEIGHTS, feature_weight=0.0)):
-        with pytest.raises(IncompatibleParts, match="colours and brightness"):
+        with pytest.raises(IncompatibleParts, match="colors and brightness"):
             OfflineRegime(task_weight=0.0).bind(stage(*made.terms))
     for made in (ssim(), perceptual(WEIGHTS)):
         OfflineRegime(task_weight=0.0).bind(stage(*made.terms))

@@ -416,7 +416,7 @@ def test_norms_that_nobody_measured_are_warned_of_unless_that_is_asked_for():
     for calibration, told in ((16, True), (0, False)):
         pruner = asked(steps=0, config=config, order="prefix", calibration=calibration)
         result = gansdk.compress(generator(BATCH_NORM), budget="1.01x", pruner=pruner, distiller=None, device="cpu")
-        assert any("no images to measure" in warning for warning in result.warnings) == told
+        assert any("no images to compute" in warning for warning in result.warnings) == told
 
 
 def test_shared_weights_that_a_training_broke_are_told_from_a_wrong_trace(monkeypatch):
