@@ -21,7 +21,7 @@ from gansdk.cli.printing import (
     cost_table,
     new_table,
     print_json,
-    print_made,
+    print_outcome,
     print_quality,
     print_rows,
     say,
@@ -172,7 +172,7 @@ def demo(
     with shown_if_poor(as_json=as_json):
         with working() as console, ProgressObserver(console) as progress:
             result = run_demo(out, steps=steps or STEPS, observers=(progress,))
-        print_made(result, as_json=as_json)
+        print_outcome(result, as_json=as_json)
 
 
 @app.command()
@@ -260,7 +260,7 @@ def compress(values: dict[str, Any], *, as_json: AsJson = False) -> None:
             run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
             values |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
             outcome = run(**values, observers=(progress,))
-        print_made(outcome, as_json=as_json)
+        print_outcome(outcome, as_json=as_json)
 
 
 @app.command("train-teacher")

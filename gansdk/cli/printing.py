@@ -65,11 +65,11 @@ def shown_if_poor(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except QualityFloorMissed as missed:
-        print_made(missed.result, as_json=as_json)
+        print_outcome(missed.result, as_json=as_json)
         raise
 
 
-def print_made(outcome: CompressionResult | Ladder, *, as_json: bool) -> None:
+def print_outcome(outcome: CompressionResult | Ladder, *, as_json: bool) -> None:
     """One student or several: costs, scores, where they are."""
     from gansdk.pipeline.result import Ladder
 
