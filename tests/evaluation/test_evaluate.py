@@ -287,7 +287,7 @@ def test_what_cannot_be_scored_is_refused():
         evaluate(Enlarge(), teacher=None, source=Images(), contract=contract())
     with pytest.raises(DataError, match="no ground truth and there is no teacher"):
         evaluate(Enlarge(), teacher=None, source=Images((x, None)), contract=contract())
-    with pytest.raises(ContractError, match=r"Enlarge made \(1, 3, 32, 32\)"):
+    with pytest.raises(ContractError, match=r"Enlarge returned \(1, 3, 32, 32\)"):
         evaluate(Enlarge(2), teacher=None, source=Images((x, x)), contract=contract())
     with pytest.raises(ContractError, match="the target has"):
         evaluate(Enlarge(), teacher=None, source=Images((x, x[..., 1:])), contract=contract())
