@@ -38,7 +38,7 @@ class Labels:
     classes: int
     """Label ids 0 to classes - 1 have a channel each."""
     unknown: bool = False
-    """One more channel for pixels of no class (COCO-Stuff's 255), which otherwise are refused."""
+    """One more channel for pixels without a class (COCO-Stuff's 255), which otherwise are refused."""
     edges: bool = False
     """A last channel: 1 where a pixel's instance differs from its left, right, upper or lower neighbour."""
 
@@ -46,8 +46,8 @@ class Labels:
         _fit(self)
         if not 1 <= self.classes <= MOST_CHANNELS:
             raise ContractError(
-                f"{quoted(self)}: classes must be an integer from 1 to {MOST_CHANNELS}. Channels for unknown "
-                "pixels and edges are no classes; say unknown=False or edges=False where the label map has no such "
+                f"{quoted(self)}: classes must be an integer from 1 to {MOST_CHANNELS}. Do not count the channels for "
+                "unknown pixels and edges as classes; pass unknown=False or edges=False if the label map has no such "
                 "channel."
             )
 
@@ -104,7 +104,7 @@ class Contract:
             if given is not None and not -math.inf < given[0] < given[1] < math.inf:
                 raise ContractError(f"{name}={quoted(given)} must be (low, high) with low < high.")
         if self.labels is not None and not isinstance(self.labels, Labels):
-            raise ContractError(f"labels={quoted(self.labels)} must be gansdk.Labels(classes=...), or left out.")
+            raise ContractError(f"labels={quoted(self.labels)} must be a gansdk.Labels(classes=...), or omitted.")
         if self.labels is not None and self.labels.channels != self.channels_in:
             raise ContractError(
                 f"{self.labels} has {self.labels.channels} channels, but the generator takes {self.channels_in}."

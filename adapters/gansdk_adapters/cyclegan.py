@@ -120,7 +120,7 @@ class CycleGAN(Translation):
         """
         if shared:
             raise InvalidOption(
-                f"Discriminators of a CycleGAN's teachers share nothing, but {shared!r} stages were asked for. Pass 0."
+                f"The discriminators of a CycleGAN's teachers share no stages, but {shared!r} were requested. Pass 0."
             )
         return [self.learner(module) for module in modules]
 
@@ -128,8 +128,8 @@ class CycleGAN(Translation):
         """Cycles and identities show every generator the images of both sides."""
         sizes = {route: self._known(module).sizes for route, module in modules.items()}
         if len({channels for own in sizes.values() for channels in (own.channels_in, own.channels_out)}) > 1:
-            shown = " and ".join(f"{route} makes {s.channels_out} of {s.channels_in}" for route, s in sizes.items())
+            shown = " and ".join(f"{route} maps {s.channels_in} to {s.channels_out}" for route, s in sizes.items())
             raise Unsupported(
-                f"Both directions of a CycleGAN need images of the same channels on both sides, but {shown}. Train "
-                "networks with channels_in and channels_out alike, or compress one direction alone."
+                f"A CycleGAN needs images with the same number of channels on both sides, but {shown}. Train networks "
+                "with channels_in equal to channels_out, or compress one direction only."
             )

@@ -55,7 +55,7 @@ class GauGAN(Adapter):
         upsampling: "normal", "more" or "most". The first two have the same weights: 36 label channels (Cityscapes)
             mean "more", others "normal".
         edges: whether the last label channel marks instance edges; True for 36 and 184 channels, False for others.
-        unknown: whether the channel before it is for pixels of no class; True for 184 channels, False for others.
+        unknown: whether the channel before it is for pixels without a class; True for 184 channels, False for others.
         size: (H, W) at which costs are quoted, or the side of a square; 256x512 for 36 channels, 256x256 for others.
         slope: of the activations inside inception blocks. CAT's teachers are trained with 0.01, but rebuilt with 0 to
             be distilled; 0 if left out.
@@ -180,7 +180,7 @@ class GauGAN(Adapter):
         stages = networks[0].sizes.layers + 1
         if shared not in (None, 0, stages):
             raise InvalidOption(
-                f"Multi-scale discriminators share no stage or all {stages}, but {shared!r} were asked for."
+                f"Multi-scale discriminators can share 0 or {stages} stages, but {shared!r} were requested."
             )
         networks = [networks[0]] * len(networks) if shared else networks
         critics = Critics(networks)
@@ -216,16 +216,16 @@ class GauGAN(Adapter):
         kind, fixed = {**kinds, "inception": ("inception", {})}.get(architecture, (None, {}))
         if kind is None:
             raise InvalidOption(
-                f"The family 'gaugan' has no {quoted(architecture)}; it has spade, mobile and inception."
+                f"The family 'gaugan' has no {quoted(architecture)}. Choose spade, mobile or inception."
             )
         network, table = NETWORKS[kind]
         labels = check(Size, sizes.get("labels", 36), "labels")
         options = {"upsampling": self._usual_upsampling(labels), "labels": labels, **fixed, **sizes}
         if kind == "inception":
             options.setdefault("slope", self._slope)
-        made: nn.Module = network(sizes_from(table, table.of, options, architecture or kind))
-        self.initialise(made)
-        return made
+        generator: nn.Module = network(sizes_from(table, table.of, options, architecture or kind))
+        self.initialise(generator)
+        return generator
 
     def initialise(self, module: nn.Module) -> None:
         """Xavier normal with gain 0.02, as in both papers' code."""
@@ -243,7 +243,7 @@ class GauGAN(Adapter):
                 network: nn.Module = kind[0](kind[1](**description["sizes"]))
                 return network
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{dict(description)} describes no network of 'gaugan': {error}.") from error
+            raise CheckpointError(f"{dict(description)} does not describe a network of 'gaugan': {error}.") from error
         raise CheckpointError(f"The adapter 'gaugan' builds 'spade' and 'inception', but got {dict(description)}.")
 
     def rebuild(self, module: nn.Module, *, width: float = 1.0, deeper: bool = False) -> nn.Module:
@@ -255,11 +255,11 @@ class GauGAN(Adapter):
         network = _known(module)
         old = network.sizes
         if deeper and old.deep:
-            raise Unsupported("This is a deeper teacher already. Give the generator it was made from.")
+            raise Unsupported("This generator is already a deeper teacher. Pass the original generator.")
         ngf = max(2, round(width * old.trunk / 16))
         table = NETWORKS[self.describe(module)["network"]][1]
-        kept = {"separable", "spectral", "slope", "kernels", "channels_out"}
-        options = {name: value for name, value in asdict(old).items() if name in kept}
+        unchanged = {"separable", "spectral", "slope", "kernels", "channels_out"}
+        options = {name: value for name, value in asdict(old).items() if name in unchanged}
         hidden = round(width * _hidden(old))
         new = table.of(
             ngf,
@@ -269,9 +269,9 @@ class GauGAN(Adapter):
             hidden=hidden,
             **options,
         )
-        made: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
-        self.initialise(made)
-        return made
+        generator: nn.Module = NETWORKS[self.describe(module)["network"]][0](new)
+        self.initialise(generator)
+        return generator
 
     def transform(self, module: nn.Module, name: str) -> nn.Module:
         """As "mobile": the MobileSPADE of a SPADE generator, with separable convolutions for gamma and beta.
@@ -283,7 +283,7 @@ class GauGAN(Adapter):
             return super().transform(module, name)
         network = _known(module)
         if not isinstance(network, SPADEGenerator):
-            raise Unsupported("Only SPADE generators have a mobile form; CAT's are made to be pruned as they are.")
+            raise Unsupported("Only SPADE generators have a mobile variant; prune CAT's inception generators directly.")
         return separable(network, self.initialise)
 
     def _judge(self, module: nn.Module, weights: State | None = None) -> MultiScaleDiscriminator:
@@ -299,8 +299,9 @@ class GauGAN(Adapter):
             check_width(self._discriminator_width, network.sizes.width)
         if network.sizes.channels_in != channels:
             raise CheckpointError(
-                f"The discriminator judges {network.sizes.channels_in} channels, but this generator's label map and "
-                f"image have {sizes.labels} + {sizes.channels_out}. Give the one it was trained against."
+                f"The discriminator takes {network.sizes.channels_in} channels, but this generator's label map and "
+                f"image have {sizes.labels} + {sizes.channels_out}. Pass the discriminator that the generator was "
+                "trained with."
             )
         return network
 
@@ -393,6 +394,6 @@ def _known(module: nn.Module) -> Network:
     if isinstance(module, (SPADEGenerator, InceptionSPADEGenerator)):
         return module
     raise Unsupported(
-        f"The adapter 'gaugan' knows SPADEGenerator and InceptionSPADEGenerator, but got {type(module).__qualname__}. "
-        "Call gansdk.wrap(net, contract=...) for other networks."
+        "The adapter 'gaugan' supports SPADEGenerator and InceptionSPADEGenerator, but got "
+        f"{type(module).__qualname__}. Call gansdk.wrap(net, contract=...) for other networks."
     )

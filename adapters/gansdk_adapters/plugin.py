@@ -50,7 +50,7 @@ def gansdk_sources() -> Iterable[SourceSpec]:
     yield SourceSpec(
         name="folder",
         factory="gansdk_adapters.sources.opening:open_folder",
-        summary="A folder of images, whose layout is told by what is in it",
+        summary="A folder of images; its layout is detected",
         provides=frozenset({"images", "paired"}),
     )
     yield SourceSpec(

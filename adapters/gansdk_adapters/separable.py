@@ -27,16 +27,18 @@ def separable(network: Network, initialise: Callable[[nn.Module], None]) -> Netw
         Unsupported: it is separable already, or was pruned, so that its sizes do not describe it.
     """
     if network.sizes.separable:
-        raise Unsupported("This generator has separable convolutions already. Leave the transform out.")
-    given = fold(network)[0].state_dict()
+        raise Unsupported("This generator already has separable convolutions. Omit the transform.")
+    weights = fold(network)[0].state_dict()
     with torch.device("meta"):
         whole = type(network)(_sizes(network, separable=False)).state_dict()
-    if {name: tensor.shape for name, tensor in given.items()} != {name: full.shape for name, full in whole.items()}:
-        raise Unsupported("This generator was pruned before. Transform the one it was pruned from.")
-    made = type(network)(_sizes(network, separable=True))
-    initialise(made)
-    made.load_state_dict({name: tensor for name, tensor in given.items() if name in made.state_dict()}, strict=False)
-    return made
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: full.shape for name, full in whole.items()}:
+        raise Unsupported("This generator is already pruned. Transform the original generator.")
+    student = type(network)(_sizes(network, separable=True))
+    initialise(student)
+    student.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if name in student.state_dict()}, strict=False
+    )
+    return student
 
 
 def _sizes(network: ResNetGenerator | SPADEGenerator, *, separable: bool) -> Any:

@@ -111,7 +111,7 @@ class SuperResolution(Adapter):
             if layout is not None:
                 return layout.network(layout.sizes(**description["sizes"]))
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{_strange(description)} The sizes do not fit: {error}.") from error
+            raise CheckpointError(f"{_strange(description)} The sizes are invalid: {error}.") from error
         raise CheckpointError(_strange(description))
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
@@ -127,10 +127,10 @@ class SuperResolution(Adapter):
         layout = next((layout for layout in LAYOUTS if layout.name == (architecture or "srresnet")), None)
         if layout is None:
             names = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-            raise InvalidOption(f"architecture={quoted(architecture)} is none of those of the adapter 'sr': {names}.")
+            raise InvalidOption(f"The adapter 'sr' has no architecture={quoted(architecture)}. Choose from: {names}.")
         if layout.upsampling is None and "scale" in sizes:
             raise InvalidOption(
-                f"{layout.title} does not enlarge; its inputs are enlarged before it. Give the factor to the adapter: "
+                f"{layout.title} does not upscale; its inputs are upscaled beforehand. Pass the factor to the adapter: "
                 f"pre_upsampled={sizes['scale']}."
             )
         usual = {"blocks": 18, "channels": 1} if layout.upsampling is None else {"blocks": 16, "scale": 4}
@@ -350,8 +350,8 @@ def _known(module: nn.Module) -> Network:
     if isinstance(module, NETWORKS):
         return module
     raise Unsupported(
-        f"The adapter 'sr' knows {', '.join(kind.__name__ for kind in NETWORKS)}, but got {type(module).__qualname__}. "
-        "Call gansdk.wrap(net, contract=...) for other networks."
+        f"The adapter 'sr' supports {', '.join(kind.__name__ for kind in NETWORKS)}, but got "
+        f"{type(module).__qualname__}. Call gansdk.wrap(net, contract=...) for other networks."
     )
 
 

@@ -196,8 +196,8 @@ class Translation(Adapter):
         if found.sizes.channels_in != channels:
             shown = f"the input and the image have {channels}" if self.conditional else f"the image has {channels}"
             raise CheckpointError(
-                f"The discriminator judges {found.sizes.channels_in} channels, but {shown}. Give the one that the "
-                "generator was trained against."
+                f"The discriminator takes {found.sizes.channels_in} channels, but {shown}. Pass the discriminator that "
+                "the generator was trained with."
             )
         check_width(self._discriminator_width, found.sizes.width)
         return found
@@ -230,7 +230,7 @@ class Translation(Adapter):
             if layout is not None:
                 return layout.network(layout.sizes(**description["sizes"]))
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{strange} The sizes do not fit: {error}.") from error
+            raise CheckpointError(f"{strange} The sizes are invalid: {error}.") from error
         raise CheckpointError(strange)
 
     def create(self, architecture: str = "", **sizes: Any) -> nn.Module:
@@ -242,14 +242,16 @@ class Translation(Adapter):
         Raises:
             InvalidOption: there is no such architecture or size; the message names those there are.
         """
-        chosen = architecture or next(iter(ARCHITECTURES))
-        if chosen not in ARCHITECTURES:
+        name = architecture or next(iter(ARCHITECTURES))
+        if name not in ARCHITECTURES:
             raise InvalidOption(
-                f"architecture={quoted(architecture)} is none of those of the adapter {self.name!r}: "
+                f"The adapter {self.name!r} has no architecture={quoted(architecture)}. Choose from: "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        made = sizes_from(*ARCHITECTURES[chosen], sizes, chosen)
-        return initialise(layout_of(made).network(made if "dropout" in sizes else self._with_dropout(made)))
+        network_sizes = sizes_from(*ARCHITECTURES[name], sizes, name)
+        return initialise(
+            layout_of(network_sizes).network(network_sizes if "dropout" in sizes else self._with_dropout(network_sizes))
+        )
 
     def initialise(self, module: nn.Module) -> None:
         """Give every layer fresh weights in place: torch's own, and N(0, 0.02) for convolutions."""
@@ -278,7 +280,7 @@ class Translation(Adapter):
             return super().transform(module, name)
         network = self._known(module)
         if not isinstance(network, ResNetGenerator):
-            raise Unsupported(f"Only ResNets have a mobile form, and this is of the class {type(network).__name__}.")
+            raise Unsupported(f"Only ResNets have a mobile variant, but this network is a {type(network).__name__}.")
         return separable(network, self.initialise)
 
     def _task(self, network: PatchDiscriminator, critics: Critics | None = None) -> Task:
@@ -296,7 +298,7 @@ class Translation(Adapter):
         if isinstance(module, Network):
             return module
         raise Unsupported(
-            f"The adapter {self.name!r} knows ResNetGenerator, UNetGenerator and InceptionGenerator, but got "
+            f"The adapter {self.name!r} supports ResNetGenerator, UNetGenerator and InceptionGenerator, but got "
             f"{type(module).__qualname__}. Call gansdk.wrap(net, contract=...) for other networks."
         )
 
@@ -323,17 +325,17 @@ class Translation(Adapter):
         )
 
 
-def _labels_of(given: int | Mapping[str, Any]) -> Labels:
+def _labels_of(labels: int | Mapping[str, Any]) -> Labels:
     """The label map of its fields, or of a number of classes.
 
     Raises:
         InvalidOption: a field is missing, unknown or of another kind.
     """
     types: dict[str, Any] = {"classes": Count, "unknown": bool, "edges": bool}
-    fields = given if isinstance(given, Mapping) else {"classes": given}
-    if not isinstance(given, (int, Mapping)) or "classes" not in fields or set(fields) - set(types):
+    fields = labels if isinstance(labels, Mapping) else {"classes": labels}
+    if not isinstance(labels, (int, Mapping)) or "classes" not in fields or set(fields) - set(types):
         raise InvalidOption(
-            f"labels={quoted(given)} is no label map. Give the number of its classes, or its fields: {{'classes': 12, "
-            "'unknown': false, 'edges': false}, of which the last two may be left out."
+            f"labels={quoted(labels)} does not describe a label map. Pass the number of its classes, or its fields: "
+            "{'classes': 12, 'unknown': false, 'edges': false}; the last two are optional."
         )
     return Labels(**{name: check(types[name], value, f"labels.{name}") for name, value in fields.items()})

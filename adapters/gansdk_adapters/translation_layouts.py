@@ -159,7 +159,7 @@ def resized(sizes: Sizes, width: float, deeper: bool) -> Sizes:
         more = max(1, sizes.blocks // 4) if deeper else 0
         return replace(sizes, widths=tuple(map(wide, sizes.widths)), middle=(*rows, *(rows[-1:] * more)))
     if deeper and sizes.deep:
-        raise Unsupported("This is a deeper teacher already; rebuild the network it was made from.")
+        raise Unsupported("This generator is already a deeper teacher. Pass the original generator.")
     if isinstance(sizes, UNetSizes):
         return replace(sizes, width=wide(sizes.width), deep=sizes.deep or deeper)
     return replace(

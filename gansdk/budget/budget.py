@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import floor
 from typing import NoReturn, get_args
 
-from gansdk.budget.cost import _DECIMALS, _LARGEST, _METRICS, Cost, Counting, Limits, Metric, _decimal, _exact
+from gansdk.budget.cost import _DECIMALS, _LARGEST, _METRICS, Cost, CostMetric, Counting, Limits, _decimal, _exact
 from gansdk.errors import BudgetSyntaxError
 from gansdk.text import quoted
 from gansdk.validation.signatures import plain_number
@@ -20,7 +20,7 @@ SPELLINGS = '"10x", "macs/10", "macs<=2.6G", "flops<=5.2G", "params<=25%", "size
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _UNITS = {"macs": _COUNTS, "flops": _COUNTS, "params": _COUNTS, "size": {"": 1, **_BYTES}}
-_COMPARED: dict[str, Metric] = {"macs": "macs", "flops": "macs", "params": "params", "size": "size"}
+_COMPARED: dict[str, CostMetric] = {"macs": "macs", "flops": "macs", "params": "params", "size": "size"}
 _MEASURED = ("latency", "peak_memory")
 _LONGEST = 300  # characters
 _SEVERAL = "For several students pass a list to gansdk.ladder, or --budget several times to `gansdk compress`"
@@ -36,7 +36,7 @@ _BARE = re.compile(r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]{1,2})?)\s*(%?)\s*[xX
 class Share:
     """At most `kept` of what the teacher has; 0 < kept <= 1."""
 
-    metric: Metric
+    metric: CostMetric
     kept: Fraction
 
     def resolve(self, full: int) -> int:
@@ -60,7 +60,7 @@ class Share:
 class Ceiling:
     """At most `amount` MACs, parameters or bytes, whatever the teacher has."""
 
-    metric: Metric
+    metric: CostMetric
     amount: int
 
     def resolve(self, full: int) -> int:
@@ -88,7 +88,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.bounds:
-            raise BudgetSyntaxError(f"A budget without any bound was given; write one of {SPELLINGS}.")
+            raise BudgetSyntaxError(f"The budget has no bound; write one of {SPELLINGS}.")
         if not isinstance(self.counting, str) or self.counting not in get_args(Counting):
             raise BudgetSyntaxError(
                 f'counting={quoted(self.counting)} is unknown; choose "true" (what a device executes), "paper" (what '
@@ -118,8 +118,8 @@ class Budget:
             bounds = [_read_item(metric, limit) for metric, limit in given.items()]
         elif isinstance(given, Sequence):
             raise BudgetSyntaxError(
-                f"{quoted(given)} is a list of budgets, and one student has one. {_SEVERAL}; for one, pass it alone: "
-                '"macs<=2.6G, params<=25%" for several limits.'
+                f"{quoted(given)} is a list of budgets, but one student has one budget. {_SEVERAL}; for one student "
+                'with several limits, write "macs<=2.6G, params<=25%".'
             )
         else:
             _refuse_bare(quoted(given))
@@ -132,7 +132,7 @@ class Budget:
 
     def resolve(self, full: Cost) -> Limits:
         """The numbers that hold for a teacher that costs `full`."""
-        tightest: dict[Metric, int] = {}
+        tightest: dict[CostMetric, int] = {}
         for bound in self.bounds:
             limit = bound.resolve(full.of(bound.metric, self.counting))
             tightest[bound.metric] = min(limit, tightest.get(bound.metric, limit))
@@ -158,11 +158,11 @@ def is_ratio(term: str) -> bool:
     return _TIMES.fullmatch(term) is not None
 
 
-def _refuse_several(ratios: Sequence[str], given: str) -> None:
+def _refuse_several(ratios: Sequence[str], text: str) -> None:
     if len(ratios) > 1:
         raise BudgetSyntaxError(
-            f"The budget {given!r} has several ratios ({', '.join(ratios)}), and one student has one. {_SEVERAL}; for "
-            "one, keep the largest ratio."
+            f"The budget {text!r} has several ratios ({', '.join(ratios)}), but one student has one. {_SEVERAL}; for "
+            "one student, keep the largest ratio."
         )
 
 
@@ -203,11 +203,13 @@ def _known(metric: str, term: str) -> str:
         return metric
     if metric in _MEASURED:
         raise BudgetSyntaxError(
-            f"The budget term {term!r} limits {metric}, which has to be measured on a device; budgets of that kind "
-            f"come later. Limit macs, params or size now, and read the measured value in the report."
+            f"The budget term {term!r} limits {metric}, which must be measured on a device; such budgets are not "
+            "supported. Limit macs, params or size instead, and read the measured value in the report."
         )
     nearest = difflib.get_close_matches(metric, _UNITS, n=1, cutoff=0.0)[0]
-    raise BudgetSyntaxError(f"The budget term {term!r} names {metric!r}, which is no metric; did you mean {nearest!r}?")
+    raise BudgetSyntaxError(
+        f"The budget term {term!r} names {metric!r}, which is not a metric; did you mean {nearest!r}?"
+    )
 
 
 def _divided(metric: str, divisor: str, term: str) -> Share:
@@ -229,11 +231,11 @@ def _at_most(metric: str, amount: str, term: str) -> Share | Ceiling:
     value = _number(number, term)
     if unit == "%":
         if value > 100:
-            raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; ask for at most 100%.")
+            raise BudgetSyntaxError(f"The budget term {term!r} allows more than the teacher has; write at most 100%.")
         return Share(_COMPARED[metric], value / 100)
     if unit.upper() not in _UNITS[metric]:
-        known = ", ".join(["%", *filter(None, _UNITS[metric])])
-        raise BudgetSyntaxError(f"The budget term {term!r} has the unit {unit!r}; {metric} takes one of {known}.")
+        units = ", ".join(["%", *filter(None, _UNITS[metric])])
+        raise BudgetSyntaxError(f"The budget term {term!r} has the unit {unit!r}; {metric} takes one of {units}.")
     if not unit and value.denominator != 1:
         _refuse_bare(number, _COMPARED[metric])
     return Ceiling(_COMPARED[metric], _amount(metric, value * _UNITS[metric][unit.upper()], term))
@@ -258,7 +260,7 @@ def _number(text: str, term: str) -> Fraction:
     return value
 
 
-def _refuse_bare(text: str, metric: Metric = "macs") -> NoReturn:
+def _refuse_bare(text: str, metric: CostMetric = "macs") -> NoReturn:
     """Refuse a number without a meaning: "0.1" keeps a tenth for some and removes a tenth for others."""
     parts = _BARE.fullmatch(text)
     value = float(parts[1]) / (100 if parts[2] else 1) if parts else 0.0

@@ -13,8 +13,8 @@ from gansdk.errors import BudgetUnreachable
 
 Counting = Literal["true", "paper", "omgd"]
 """How MACs are counted: as a device executes them, or as papers print them: GAN Compression and CAT, or OMGD."""
-Metric = Literal["macs", "params", "size"]
-_METRICS: tuple[Metric, ...] = get_args(Metric)
+CostMetric = Literal["macs", "params", "size"]
+_METRICS: tuple[CostMetric, ...] = get_args(CostMetric)
 _LARGEST = 10**18
 _DECIMALS = 12
 ADVICE = "allow smaller widths (lower floors and multiples)"
@@ -49,7 +49,7 @@ class Cost:
         """What reports show: "macs", "paper_macs", "params" and "bytes"."""
         return {"macs": self.macs, "paper_macs": self.paper_macs, "params": self.params, "bytes": self.bytes}
 
-    def of(self, metric: Metric, counting: Counting) -> int:
+    def of(self, metric: CostMetric, counting: Counting) -> int:
         """The number that a bound on `metric` is compared with."""
         if metric == "params":
             return self.params
@@ -73,9 +73,9 @@ class Limits:
     bytes: int | None = None
     counting: Counting = "true"
 
-    def _terms(self, cost: Cost) -> Iterator[tuple[Metric, int, int]]:
+    def _terms(self, cost: Cost) -> Iterator[tuple[CostMetric, int, int]]:
         """(metric, spent, limit) of every limit that is set."""
-        limits: tuple[tuple[Metric, int | None], ...] = (
+        limits: tuple[tuple[CostMetric, int | None], ...] = (
             ("macs", self.macs),
             ("params", self.params),
             ("size", self.bytes),
@@ -135,18 +135,18 @@ class Limits:
         if self.fits(floor):
             return
         broken = [row for row in self._terms(floor) if row[1] > row[2]]
-        asked = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
+        limits = ", ".join(f"{metric}<={_exact(limit, metric)}" for metric, _, limit in broken)
         costs = ", ".join(f"{metric} {_exact(spent, metric)}{self._convention(metric)}" for metric, spent, _ in broken)
         enough = ", ".join(f"{metric}<={_exact(_round_up(spent), metric)}" for metric, spent, _ in broken)
         more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
         reasons = f" Frozen: {'; '.join(frozen[:_NAMED])}{more}." if frozen else ""
         raise BudgetUnreachable(
-            f"The budget allows {asked}, but the smallest plan of {name!r} costs {costs}.{reasons} "
+            f"The budget allows {limits}, but the smallest plan of {name!r} costs {costs}.{reasons} "
             f'Ask for "{enough}" or more, or {advice}.',
             floor={metric: floor.of(metric, self.counting) for metric in _METRICS},
         )
 
-    def _convention(self, metric: Metric) -> str:
+    def _convention(self, metric: CostMetric) -> str:
         return f", {self.counting} counting" if metric == "macs" else ""
 
 
@@ -166,14 +166,14 @@ def _point(number: int, decimals: int) -> str:
     return f"{whole}.{part:0{decimals}d}".rstrip("0").rstrip(".") if decimals else str(whole)
 
 
-def _exact(amount: int, metric: Metric) -> str:
+def _exact(amount: int, metric: CostMetric) -> str:
     """All digits, with the largest decimal unit that fits: 2600000001 -> "2.600000001G"."""
     letters, suffix = ("_KMG", "B") if metric == "size" else ("_KMGT", "")
     power = min((len(str(amount)) - 1) // 3, len(letters) - 1)
     return _point(amount, 3 * power) + letters[power].strip("_") + suffix
 
 
-def _rounded(amount: int, metric: Metric) -> str:
+def _rounded(amount: int, metric: CostMetric) -> str:
     """Three significant digits: 2604412345 -> "2.6G"."""
     step = _step(amount)
     return _exact(step * ((amount + step // 2) // step), metric)

@@ -22,7 +22,7 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
     listed = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     budgets = tuple(Budget.parse(one) for item in listed for one in _split(item))
     if not budgets:
-        raise BudgetSyntaxError('A list without any budget was given; write one or several, such as ["2x", "4x"].')
+        raise BudgetSyntaxError('The list of budgets is empty; write one or several, such as ["2x", "4x"].')
     return budgets
 
 
@@ -35,24 +35,24 @@ def check_order(budgets: Sequence[Budget], limits: Sequence[Limits]) -> None:
     if len({budget.counting for budget in budgets}) > 1:
         countings = ", ".join(f"'{budget}' by {budget.counting!r}" for budget in budgets)
         raise InvalidOption(
-            f"The budgets of a ladder are compared, but theirs count MACs in different ways: {countings}. Give all of "
-            "them the same counting."
+            f"The budgets of a ladder must count MACs in the same way, but these use: {countings}. Use the same "
+            "counting for all of them."
         )
     for (looser, above), (tighter, below) in pairwise(zip(budgets, limits, strict=True)):
         if below.tightens(above):
             continue
         fault = (
-            f"'{tighter}' allows no less than '{looser}' before it"
+            f"'{tighter}' is not smaller than the preceding '{looser}'"
             if below == above or above.tightens(below)
-            else f"of '{looser}' and '{tighter}' neither is within the other"
+            else f"neither of '{looser}' and '{tighter}' is within the other"
         )
         raise InvalidOption(
-            f"The budgets of a ladder go from the largest to the smallest, but {fault}. Sort them and leave out "
-            'repetitions, as in "2x", "4x", "8x".'
+            f"The budgets of a ladder must go from the largest to the smallest, but {fault}. Sort them and remove "
+            'duplicates, as in "2x", "4x", "8x".'
         )
 
 
-def _split(given: Any) -> list[Any]:
+def _split(budgets: Any) -> list[Any]:
     """["2x", "4x"] of "2x,4x"; anything else alone."""
-    terms = [term.strip() for term in given.split(",")] if isinstance(given, str) and len(given) < 1000 else []
-    return terms if len(terms) > 1 and all(map(is_ratio, terms)) else [given]
+    terms = [term.strip() for term in budgets.split(",")] if isinstance(budgets, str) and len(budgets) < 1000 else []
+    return terms if len(terms) > 1 and all(map(is_ratio, terms)) else [budgets]

@@ -23,23 +23,23 @@ def with_branches(
     Raises:
         ContractError: a submodule or layer does not exist, or a layer makes no channels of its own.
     """
-    found: list[Branch] = []
+    candidates: list[Branch] = []
     notes: list[str] = []
     for path, layers in branches.items():
         _part(module, path)
         if inner := [tap for tap, place in taps.items() if is_within(place, (path,))]:
             notes.append(f"'{path}' is never removed, because the tap {inner[0]!r} is read inside it.")
             continue
-        found.append(Branch(module=path, groups=groups_made_by(space, module, layers)))
+        candidates.append(Branch(module=path, groups=groups_made_by(space, module, layers)))
     emptied = {
         branch.groups[0]
-        for branch in found
+        for branch in candidates
         if len(branch.groups) == 1 and _lies_inside(space.by_name[branch.groups[0]], branch.module)
     }
-    kept = tuple(branch for branch in found if emptied.issuperset(branch.groups))
+    kept = tuple(branch for branch in candidates if emptied.issuperset(branch.groups))
     notes += [
         f"'{branch.module}' is never removed, because other parts need the channels of {', '.join(branch.groups)}."
-        for branch in found
+        for branch in candidates
         if branch not in kept
     ]
     groups = tuple(replace(group, floor=0) if group.name in emptied else group for group in space.groups)
@@ -59,8 +59,8 @@ def _part(module: nn.Module, path: str) -> nn.Module:
         part = module
     if part is module:
         raise ContractError(
-            f"The adapter names the branch or layer {path!r}, but {type(module).__name__} has no submodule there. "
-            "This is a fault of the adapter."
+            f"The adapter names the branch or layer {path!r}, but {type(module).__name__} has no submodule there. This "
+            "is a bug in the adapter."
         )
     return part
 
@@ -79,8 +79,8 @@ def groups_made_by(space: Space, module: nn.Module, layers: Sequence[str]) -> tu
         rows = space.axes_of.get(tensor, {}).get(dim, ())
         if not rows:
             raise ContractError(
-                f"The adapter names the layer {layer!r}, but it makes no channels that can be followed. "
-                "Name a convolution or linear layer that runs. This is a fault of the adapter."
+                f"The adapter names the layer {layer!r}, but its output channels cannot be traced. Name a convolution "
+                "or linear layer that is executed. This is a bug in the adapter."
             )
         names |= dict.fromkeys(group.name for group, _ in rows)
     return tuple(names)

@@ -21,8 +21,8 @@ def kept_entries(space: Space, plan: Plan, tensor: str, dim: int) -> Tensor | No
     for group, axis in space.axes_of.get(tensor, {}).get(dim, ()):
         if axis.start > position:  # entries of no group
             pieces.append(torch.arange(position, axis.start))
-        kept = plan.keep.get(group.name)
-        ids = torch.arange(group.size) if kept is None else torch.tensor(kept, dtype=torch.int64)
+        channels = plan.keep.get(group.name)
+        ids = torch.arange(group.size) if channels is None else torch.tensor(channels, dtype=torch.int64)
         changed |= len(ids) < group.size
         pieces.append((axis.start + ids[:, None] * axis.unit + torch.arange(axis.unit)).reshape(-1))
         position = axis.start + group.size * axis.unit
@@ -38,16 +38,16 @@ def slices(space: Space, plan: Plan) -> dict[str, list[tuple[int, Tensor]]]:
     Tensors inside submodules that the plan removes are left out.
     """
     table: dict[str, list[tuple[int, Tensor]]] = {}
-    known: dict[tuple[Any, ...], Tensor | None] = {}  # most tensors are cut alike
+    cache: dict[tuple[Any, ...], Tensor | None] = {}  # most tensors are cut alike
     removed = space.removed(plan)
     for tensor, dims in space.axes_of.items():
         if is_within(tensor, removed):
             continue
         for dim, rows in dims.items():
             cut = (space.shapes[tensor][dim], *((group.name, axis.start, axis.unit) for group, axis in rows))
-            if cut not in known:
-                known[cut] = kept_entries(space, plan, tensor, dim)
-            entries = known[cut]
+            if cut not in cache:
+                cache[cut] = kept_entries(space, plan, tensor, dim)
+            entries = cache[cut]
             if entries is not None:
                 table.setdefault(tensor, []).append((dim, entries))
     return table

@@ -39,11 +39,11 @@ def read_config(space: Space, values: Config | Sequence[int] | str) -> Config:
     return {knob.name: _value(knob, values.get(knob.name, knob.choices[-1])) for knob in space.knobs}
 
 
-def _value(knob: Knob, given: object) -> int:
-    value = given.__index__() if isinstance(given, SupportsIndex) else -1
+def _value(knob: Knob, choice: object) -> int:
+    value = choice.__index__() if isinstance(choice, SupportsIndex) else -1
     least = min(1, knob.choices[0])
     if not least <= value <= knob.choices[-1]:
-        raise InvalidOption(f"{knob.name}={given!r} must be an integer from {least} to {knob.choices[-1]}.")
+        raise InvalidOption(f"{knob.name}={choice!r} must be an integer from {least} to {knob.choices[-1]}.")
     return value
 
 
@@ -96,7 +96,7 @@ def config_of(space: Space, plan: Plan) -> Config:
         for name, multiplier in knob.widths:
             if widths[name] != multiplier * value:
                 raise ContractError(
-                    f"The plan is no configuration: the knob {knob.name!r} gives {name!r} {multiplier} channels for "
+                    f"The plan is not a configuration: the knob {knob.name!r} gives {name!r} {multiplier} channels for "
                     f"{factor} of {group!r}, but the plan keeps {widths[name]} and {widths[group]}."
                 )
         config[knob.name] = value

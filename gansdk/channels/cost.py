@@ -77,8 +77,8 @@ class CostModel:
         """Cost of a plan, or of widths (group name -> channels kept; groups not named are whole)."""
         widths = self._full.copy()
         if isinstance(plan, Plan):
-            for name, kept in plan.items():
-                widths[self._index[name]] = len(kept)
+            for name, channels in plan.items():
+                widths[self._index[name]] = len(channels)
         else:
             for name, width in plan.items():
                 widths[self._index[name]] = width

@@ -67,8 +67,8 @@ class Elastic:
 
     @contextmanager
     def _shapes_only(self, plan: Plan, device: str | torch.device) -> Iterator[None]:
-        kept, narrowed = keeping_attributes(self.module), self._narrowed(plan)
-        with kept, narrowed, torch.no_grad(), LightMeta(), torch.device(device):
+        attributes, narrowed = keeping_attributes(self.module), self._narrowed(plan)
+        with attributes, narrowed, torch.no_grad(), LightMeta(), torch.device(device):
             yield
 
     @contextmanager

@@ -169,7 +169,7 @@ class Space:
 
     def removed(self, plan: Plan) -> tuple[str, ...]:
         """Paths of the submodules that `plan` replaces by None."""
-        empty = {name for name, kept in plan.items() if not kept}
+        empty = {name for name, channels in plan.items() if not channels}
         if not empty:
             return ()
         return tuple(branch.module for branch in self.branches if empty.issuperset(branch.groups))
@@ -204,7 +204,7 @@ class Space:
                 named.
         """
         space = data if isinstance(data, Field) else Field(data, "space")
-        found = cls(
+        result = cls(
             groups=tuple(map(_group, space["groups"].list())),
             ops=tuple(map(_op, space["ops"].list())),
             norms=tuple(map(_norm, space["norms"].list())),
@@ -224,8 +224,8 @@ class Space:
                 for branch in space.get("branches", []).list()
             ),
         )
-        _check_axes(found, space.name)
-        return found
+        _check_axes(result, space.name)
+        return result
 
 
 LONGEST_SIDE = 2**31
@@ -343,8 +343,8 @@ class Plan(Mapping[str, tuple[int, ...]]):
 
     def width(self, group: ChannelGroup) -> int:
         """Channels of `group` that stay."""
-        kept = self.keep.get(group.name)
-        return group.size if kept is None else len(kept)
+        channels = self.keep.get(group.name)
+        return group.size if channels is None else len(channels)
 
     def widths(self, space: Space) -> dict[str, int]:
         """Width of every group of `space`."""
@@ -352,26 +352,28 @@ class Plan(Mapping[str, tuple[int, ...]]):
 
     def check(self, space: Space) -> None:
         """Raise ContractError unless this is a plan of `space`: known groups, ascending ids, nothing frozen cut."""
-        for name, kept in self.items():
+        for name, channels in self.items():
             group = space.by_name.get(name)
             if group is None:
                 raise ContractError(f"A plan names the group {name!r}, which this generator does not have.")
-            if list(kept) != sorted(set(kept)) or (kept and (kept[0] < 0 or kept[-1] >= group.size)):
+            if list(channels) != sorted(set(channels)) or (
+                channels and (channels[0] < 0 or channels[-1] >= group.size)
+            ):
                 raise ContractError(
-                    f"A plan keeps {_shown_ids(kept)} of group {name!r}; ids must ascend and lie within 0 and "
+                    f"A plan keeps {_shown_ids(channels)} of group {name!r}; ids must ascend and lie within 0 and "
                     f"{group.size - 1}."
                 )
-            if not kept and group.floor > 0:
+            if not channels and group.floor > 0:
                 raise ContractError(
-                    f"A plan keeps nothing of group {name!r}, but the network does not run without its channels: "
+                    f"A plan keeps no channel of group {name!r}, but the network does not run without its channels: "
                     "only branches that an adapter names can be emptied. Keep at least one."
                 )
-            if group.frozen and len(kept) < group.size:
-                raise ContractError(f"A plan cuts the group {name!r}, but {group.frozen}.")
+            if group.frozen and len(channels) < group.size:
+                raise ContractError(f"A plan prunes the group {name!r}, but {group.frozen}.")
 
     def to_dict(self) -> dict[str, list[int]]:
         """Plain JSON data."""
-        return {name: list(kept) for name, kept in self.keep.items()}
+        return {name: list(channels) for name, channels in self.keep.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, list[int]] | Field) -> Plan:
@@ -381,16 +383,16 @@ class Plan(Mapping[str, tuple[int, ...]]):
             ValueError: a field is not what `to_dict` writes; it is named.
         """
         plan = data if isinstance(data, Field) else Field(data, "plan")
-        return cls({name: tuple(index.whole() for index in kept.list()) for name, kept in plan.items()})
+        return cls({name: tuple(index.whole() for index in channels.list()) for name, channels in plan.items()})
 
     def then(self, later: Plan) -> Plan:
         """The plan that equals carving by this one and then by `later` (whose ids count kept channels)."""
         keep = dict(self.keep)
-        for name, kept in later.items():
+        for name, channels in later.items():
             base = keep.get(name)
-            keep[name] = kept if base is None else tuple(base[i] for i in kept)
+            keep[name] = channels if base is None else tuple(base[i] for i in channels)
         return Plan(keep)
 
 
-def _shown_ids(kept: tuple[int, ...]) -> str:
-    return str(kept) if len(kept) <= 12 else f"{str(kept[:10])[:-1]}, ... {kept[-1]})"
+def _shown_ids(ids: tuple[int, ...]) -> str:
+    return str(ids) if len(ids) <= 12 else f"{str(ids[:10])[:-1]}, ... {ids[-1]})"

@@ -25,7 +25,7 @@ def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
         ContractError: a layer does not exist, a group belongs to two knobs, or a full width is not the multiplier
             times the last choice.
     """
-    found: list[Knob] = []
+    usable: list[Knob] = []
     notes: list[str] = []
     taken: set[str] = set()
     for knob in knobs:
@@ -36,14 +36,14 @@ def with_knobs(space: Space, module: nn.Module, knobs: Sequence[Knob]) -> Space:
             continue
         _check(space, knob, widths, taken)
         taken |= widths.keys()
-        found.append(replace(knob, widths=tuple(widths.items())))
-    return replace(space, knobs=tuple(found), notes=(*space.notes, *notes))
+        usable.append(replace(knob, widths=tuple(widths.items())))
+    return replace(space, knobs=tuple(usable), notes=(*space.notes, *notes))
 
 
 def carved_knobs(knobs: Sequence[Knob], widths: Mapping[str, int]) -> tuple[Knob, ...]:
     """The knobs of a carved space, `widths` its channels by group; those whose proportions are lost are left out."""
-    found = (_carved(knob, widths) for knob in knobs)
-    return tuple(knob for knob in found if knob is not None)
+    candidates = (_carved(knob, widths) for knob in knobs)
+    return tuple(knob for knob in candidates if knob is not None)
 
 
 def _carved(knob: Knob, widths: Mapping[str, int]) -> Knob | None:
@@ -70,12 +70,12 @@ def widths_at(size: int, shares: Sequence[float] = SHARES, *, multiple_of: int =
 
 def _check(space: Space, knob: Knob, widths: dict[str, int], taken: set[str]) -> None:
     if twice := taken & widths.keys():
-        raise ContractError(f"The group {min(twice)!r} belongs to two knobs. This is a fault of the adapter.")
+        raise ContractError(f"The group {min(twice)!r} belongs to two knobs. This is a bug in the adapter.")
     if not knob.choices or list(knob.choices) != sorted(set(knob.choices)) or knob.choices[0] < 1:
         raise ContractError(f"The knob {knob.name!r} has choices {knob.choices}; they must ascend from at least 1.")
     for name, factor in widths.items():
         if space.by_name[name].size != factor * knob.choices[-1]:
             raise ContractError(
                 f"The knob {knob.name!r} gives {name!r} {factor} x {knob.choices[-1]} channels at its last choice, but "
-                f"it has {space.by_name[name].size}. This is a fault of the adapter."
+                f"it has {space.by_name[name].size}. This is a bug in the adapter."
             )

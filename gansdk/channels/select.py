@@ -105,13 +105,13 @@ def savings(space: Space, limits: Limits, cost: Callable[[Plan], Cost]) -> dict[
     full = space.full_plan()
     whole = cost(full)
     before = limits.shares(whole, whole)
-    found: dict[str, float] = {}
+    saving: dict[str, float] = {}
     for group in space.prunable:
         leaving = max(1, group.size // 8)
         after = cost(Plan({**full, group.name: tuple(range(group.size - leaving))}))
         shares = limits.shares(after, whole)
-        found[group.name] = max(1e-12, sum(b - a for b, a in zip(before, shares, strict=True)) / leaving)
-    return found
+        saving[group.name] = max(1e-12, sum(b - a for b, a in zip(before, shares, strict=True)) / leaving)
+    return saving
 
 
 def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
@@ -123,11 +123,11 @@ def check_scores(space: Space, scores: Scores) -> list[ChannelGroup]:
             reasons=reasons,
         )
     for group in space.prunable:
-        found = scores.get(group.name)
-        if found is None or len(found) != group.size or not np.isfinite(found).all():
+        values = scores.get(group.name)
+        if values is None or len(values) != group.size or not np.isfinite(values).all():
             raise ContractError(
-                f"The importance gave no finite score for each of the {group.size} channels of group {group.name!r}. "
-                "A non-finite score usually means that the teacher's own output is not finite."
+                f"The importance did not return a finite score for each of the {group.size} channels of group "
+                f"{group.name!r}. A non-finite score usually means that the teacher's own output is not finite."
             )
     return list(space.prunable)
 

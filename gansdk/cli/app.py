@@ -21,13 +21,14 @@ from gansdk.cli.printing import (
     cost_table,
     new_table,
     print_json,
-    print_made,
+    print_outcome,
     print_quality,
     print_rows,
     say,
     shown_if_poor,
     working,
 )
+from gansdk.cli.wording import as_options, flags_of, worded
 from gansdk.errors import GansdkError, GansdkWarning, PluginLoadError
 from gansdk.recipe import Rungs, TeacherTraining
 from gansdk.runtime.launch import is_main
@@ -55,7 +56,8 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Argument(help="A checkpoint, the folder of a saved student, 'demo', or JSON of one per route.")
+    str,
+    typer.Argument(help="A checkpoint, the folder of a saved student, 'demo', or a JSON object with one per route."),
 ]
 BudgetOption = Annotated[
     str, typer.Option("--budget", "-b", help='What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB".')
@@ -65,20 +67,23 @@ PrunerOptions = Annotated[
     list[str], typer.Option("--pruner-option", metavar="KEY=VALUE", help="Option of the pruner; repeatable.")
 ]
 MetricNames = Annotated[
-    list[str], typer.Option("--metric", help="Measured besides: kid, fid, miou or a plugin's; repeatable.")
+    list[str], typer.Option("--metric", help="Further metrics: kid, fid, miou or a plugin's; repeatable.")
 ]
 MetricOptions = Annotated[
     list[str],
-    typer.Option("--metric-option", metavar="NAME.KEY=VALUE", help="Option of a metric, kid.weights=FILE; repeatable."),
+    typer.Option(
+        "--metric-option", metavar="NAME.KEY=VALUE", help="Option of a metric, such as kid.weights=FILE; repeatable."
+    ),
 ]
 AdapterOptions = Annotated[
     list[str], typer.Option("--adapter-option", metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
 ]
-AdapterName = Annotated[str, typer.Option("--adapter", help="The generator's family; 'auto' recognises it.")]
+AdapterName = Annotated[str, typer.Option("--adapter", help="The generator's family; 'auto' recognizes it.")]
 Transform = Annotated[
-    str | None, typer.Option("--transform", help="The family's, such as 'mobile': what to start from.")
+    str | None,
+    typer.Option("--transform", help="An architecture of the family for the student to start from, such as 'mobile'."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,22 +91,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     A signal ends it with one line, and so does a reader of its output that goes away without any.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    with stoppable(given, for_good=arguments is None), _speaking():
-        sys.exit(_run(given))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with stoppable(words, for_good=arguments is None), _speaking():
+        sys.exit(_run(words))
 
 
 def _run(arguments: list[str]) -> int:
     """The exit code."""
+
+    def in_options(text: object) -> str:
+        command = arguments[0] if arguments else ""
+        commands: Any = typer.main.get_command(app)
+        return as_options(str(text), flags_of(commands.commands[command]) if command in commands.commands else {})
+
     try:
         # Not in click's standalone mode, which shows what was typed as it is.
-        code = app(args=arguments, prog_name="gansdk", standalone_mode=False)
+        with worded(in_options):
+            code = app(args=arguments, prog_name="gansdk", standalone_mode=False)
         sys.stdout.flush()
     except GansdkError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {in_options(error)}", file=sys.stderr)
         return int(error.exit_code)
     except GansdkWarning as warning:  # where warnings are errors
-        print(f"{type(warning).__name__}: {warning}", file=sys.stderr)
+        print(f"{type(warning).__name__}: {in_options(warning)}", file=sys.stderr)
         return GansdkError.exit_code
     except typer.Abort:
         return 1
@@ -128,8 +140,8 @@ def _speaking() -> Iterator[None]:
             sys.exit(READER_GONE)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from gansdk import __version__
 
         print(__version__)
@@ -144,11 +156,13 @@ def _options(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where student and report go.")] = Path("gansdk-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for the student and its report.")] = Path(
+        "gansdk-demo"
+    ),
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compress the teacher that comes with gansdk four times, on photographs that come with its dependencies.
+    """Compress the bundled teacher to a quarter of its MACs, on photographs that come with the dependencies.
 
     About two minutes on two CPU cores. Exits with 4 if the student is no better than bicubic enlargement.
     """
@@ -156,41 +170,41 @@ def demo(
     from gansdk.pipeline.demo import STEPS, run_demo
 
     with shown_if_poor(as_json=as_json):
-        with working() as told, ProgressObserver(told) as progress:
+        with working() as console, ProgressObserver(console) as progress:
             result = run_demo(out, steps=steps or STEPS, observers=(progress,))
-        print_made(result, as_json=as_json)
+        print_outcome(result, as_json=as_json)
 
 
 @app.command()
 def inspect(
     model: Model,
-    budget: Annotated[str | None, typer.Option("--budget", "-b", help="Check whether it can be met.")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", "-b", help="A budget; check whether it can be met.")] = None,
     adapter: AdapterName = "auto",
     adapter_option: AdapterOptions = [],  # noqa: B006 - typer copies it
     transform: Transform = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a generator costs, what can shrink, what is frozen and why. Trains nothing, needs no data."""
+    """Show what a generator costs, what can be pruned, and what is frozen and why. Trains nothing, needs no data."""
     with working():
         from gansdk.pipeline.inspection import inspect as look
 
-        found = look(model, budget, adapter=part_of(adapter, adapter_option), transform=transform)
+        inspection = look(model, budget, adapter=part_of(adapter, adapter_option), transform=transform)
     if as_json:
-        return print_json(found.to_dict())
+        return print_json(inspection.to_dict())
     console = Console()
-    say(console, f"{found.name}, adapter {found.adapter}")
-    console.print(cost_table(found.cost, found.floor, "smallest"))
+    say(console, f"{inspection.name}, adapter {inspection.adapter}")
+    console.print(cost_table(inspection.cost, inspection.floor, "smallest"))
     groups = new_table("channel group", "channels", "frozen because")
-    for group in found.groups:
+    for group in inspection.groups:
         add_row(groups, group["name"], str(group["size"]), group["frozen"])
     console.print(groups)
-    if found.knobs:
+    if inspection.knobs:
         knobs = new_table("knob of a search", "choices", "channels of each group")
-        for knob in found.knobs:
+        for knob in inspection.knobs:
             sets = ", ".join(f"{group} x{factor}" for group, factor in knob["groups"].items())
             add_row(knobs, knob["name"], " ".join(map(str, knob["choices"])), sets)
         console.print(knobs)
-    for line in (*found.notes, found.verdict):
+    for line in (*inspection.notes, inspection.verdict):
         say(console, line)
 
 
@@ -205,11 +219,11 @@ def plan(
     transform: Transform = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose channels for a budget by the weights alone. `compress` with data ranks them better."""
+    """Choose channels for a budget from the weights only. `compress` with data ranks them better."""
     with working():
         from gansdk.pipeline.inspection import plan as choose
 
-        found = choose(
+        preview = choose(
             model,
             budget,
             part_of(pruner, pruner_option),
@@ -217,62 +231,62 @@ def plan(
             transform=transform,
         )
     if as_json:
-        return print_json(found.to_dict())
+        return print_json(preview.to_dict())
     console = Console()
     widths = new_table("channel group", "kept", "of")
-    for name, (kept, size) in found.widths.items():
-        add_row(widths, name, str(kept), str(size))
+    for name, (width, size) in preview.widths.items():
+        add_row(widths, name, str(width), str(size))
     console.print(widths)
-    console.print(cost_table(found.before, found.after, "after"))
-    say(console, f"{found.used:.1%} of the budget {found.budget} is used")
+    console.print(cost_table(preview.before, preview.after, "after"))
+    say(console, f"{preview.used:.1%} of the budget {preview.budget} is used")
 
 
 @app.command()
 @with_fields(Rungs)
-def compress(given: dict[str, Any], *, as_json: AsJson = False) -> None:
-    """Make a small student of a generator, or several, and write them with a report."""
+def compress(values: dict[str, Any], *, as_json: AsJson = False) -> None:
+    """Compress a generator into one or several small students, and write them with a report."""
     from gansdk.budget.order import read_budgets
     from gansdk.cli.progress import ProgressObserver
 
-    given = {"out_dir": OUT, **given}
-    for name, said in (("model", "argument MODEL"), ("budgets", "option --budget")):
-        if name not in given:
-            raise typer.BadParameter(f"Missing {said}. Give it, or a --recipe that has it.")
-    budgets = read_budgets(given.pop("budgets"))
+    values = {"out_dir": OUT, **values}
+    for name, described in (("model", "argument MODEL"), ("budgets", "option --budget")):
+        if name not in values:
+            raise typer.BadParameter(f"Missing {described}. Pass it, or a --recipe that sets it.")
+    budgets = read_budgets(values.pop("budgets"))
     with shown_if_poor(as_json=as_json):
-        with working() as told, ProgressObserver(told) as progress:
+        with working() as console, ProgressObserver(console) as progress:
             import gansdk
 
             run: Any = gansdk.ladder if len(budgets) > 1 else gansdk.compress
-            given |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
-            made = run(**given, observers=(progress,))
-        print_made(made, as_json=as_json)
+            values |= {"budgets": budgets} if len(budgets) > 1 else {"budget": budgets[0]}
+            outcome = run(**values, observers=(progress,))
+        print_outcome(outcome, as_json=as_json)
 
 
 @app.command("train-teacher")
 @with_fields(TeacherTraining)
-def train_teacher(given: dict[str, Any], *, as_json: AsJson = False) -> None:
-    """Train a generator by its family's own losses, as a teacher to compress."""
+def train_teacher(values: dict[str, Any], *, as_json: AsJson = False) -> None:
+    """Train a generator with its family's losses, as a teacher to compress."""
     from gansdk.cli.progress import ProgressObserver
 
-    given = {"out_dir": OUT, **given}
-    with working() as told, ProgressObserver(told) as progress:
+    values = {"out_dir": OUT, **values}
+    with working() as console, ProgressObserver(console) as progress:
         from gansdk.pipeline.train_teacher import train_teacher as train
 
-        trained = train(**given, observers=(progress,))
-    qualities = [quality for found in trained.evaluations.values() for quality in found.qualities]
+        trained = train(**values, observers=(progress,))
+    qualities = [quality for evaluation in trained.evaluations.values() for quality in evaluation.qualities]
     if as_json:
         return print_json({"settings": trained.settings, "quality": [asdict(item) for item in qualities]})
     if qualities:
         print_quality(Console(), qualities)
-    say(Console(), f"Teacher: {given['out_dir'] / 'teacher'}")
+    say(Console(), f"Teacher: {values['out_dir'] / 'teacher'}")
 
 
 @app.command("eval")
 def evaluate_student(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
     data: Annotated[str, typer.Option(help="A folder of images, 'photos', or a source as JSON.")],
-    reference: Annotated[str | None, typer.Option(help="The teacher to score beside it.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A teacher to score as well.")] = None,
     metric: MetricNames = [],  # noqa: B006 - typer copies it
     metric_option: MetricOptions = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
@@ -305,15 +319,17 @@ def evaluate_student(
 def export(
     student: Annotated[str, typer.Argument(help="The folder of a saved student, or a checkpoint.")],
     format: Annotated[str, typer.Argument(help="'onnx' or 'pt2'.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; else STUDENT.FORMAT beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output file; default: STUDENT.FORMAT next to the student.")
+    ] = None,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Write it even if its images differ, with a warning.")
+        bool, typer.Option("--unchecked", help="Write the file with a warning even if its images differ.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a student for other runtimes, compared with the original on three batches of different sizes.
+    """Export a student for other runtimes, and compare it with the original on three batches of different sizes.
 
-    They are made of held-out images that a run left in the student's folder, or of noise where there are none.
+    The batches are held-out images saved in the student's folder, or noise if there are none.
     """
     with working():
         from gansdk.generators.joint import the_only
@@ -336,36 +352,40 @@ def export(
 
 @app.command()
 def plugins(
-    name: Annotated[str | None, typer.Argument(help="A part: show its options, defaults, paper and needs.")] = None,
-    compat: Annotated[bool, typer.Option("--compat", help="Say which parts work together, given images.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Import every part; exits with 5 if one fails.")] = False,
+    name: Annotated[str | None, typer.Argument(help="A part, to show its options, defaults, paper and needs.")] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="Show which parts work together if there are images.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Import every part; exit with 5 if one fails.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is installed: adapters, pruners, distillers, sources and metrics; or describe one of them.
+    """List the installed adapters, pruners, distillers, sources and metrics, or describe one of them.
 
-    With --compat or --check, NAME narrows the list to what it is part of.
+    With --compat or --check, NAME limits the list to the rows that contain it.
     """
     from gansdk.registry.description import descriptions
     from gansdk.registry.discovery import registry
 
     if compat and check:
-        raise typer.BadParameter("--compat and --check are two lists; ask for one of them.")
+        raise typer.BadParameter("--compat and --check are two different lists; pass only one of them.")
     with working():
-        known = registry()
-        listing = known.listing()
+        parts = registry()
+        listing = parts.listing()
         if name is not None:
             listing = tuple(row for row in listing if name in (row.name, f"{row.origin}:{row.name}"))
             if not listing:
                 raise typer.BadParameter(f"No part is called {quoted(name)}. `gansdk plugins` lists them.")
-        found = [] if name is None or compat or check else descriptions(known, name)
-        rows = _combinations() if compat else [_listed(known, row, check=check) for row in listing]
-    if found:
-        return _describe(found, as_json=as_json)
+        details = [] if name is None or compat or check else descriptions(parts, name)
+        rows = _combinations() if compat else [_listed(parts, row, check=check) for row in listing]
+    if details:
+        return _describe(details, as_json=as_json)
     if compat and name is not None:
         bare = listing[0].name
         rows = [row for row in rows if bare in [row[kind] for kind in COMBINED]]
         if not rows:
-            raise typer.BadParameter(f"{quoted(bare)} is no adapter, pruner or distiller, of which --compat speaks.")
+            raise typer.BadParameter(
+                f"{quoted(bare)} is not an adapter, pruner or distiller; --compat lists only these."
+            )
     if as_json:
         print(
             visible_json(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -383,12 +403,12 @@ def plugins(
 COMBINED = ("adapter", "pruner", "distiller")
 
 
-def _describe(found: Sequence[Description], *, as_json: bool) -> None:
+def _describe(parts: Sequence[Description], *, as_json: bool) -> None:
     """Parts of one name."""
     if as_json:
-        return print_json([asdict(one) for one in found])
+        return print_json([asdict(one) for one in parts])
     console = Console()
-    for one in found:
+    for one in parts:
         say(console, f"{one.kind} {one.name} ({one.origin} {one.version}): {one.summary}")
         for label, values in (("needs", one.needs), ("provides", one.provides)):
             if values:
@@ -411,18 +431,18 @@ def _beside(folder: Path) -> Path:
 # Plugins.
 
 
-def _listed(known: Registry, row: Row, *, check: bool) -> dict[str, Any]:
+def _listed(parts: Registry, row: Row, *, check: bool) -> dict[str, Any]:
     """One line of the list; with `check`, "failure" says why the part cannot be imported, or is empty."""
-    return {**asdict(row), **({"failure": _failure(known, row)} if check else {})}
+    return {**asdict(row), **({"failure": _failure(parts, row)} if check else {})}
 
 
-def _failure(known: Registry, row: Row) -> str:
+def _failure(parts: Registry, row: Row) -> str:
     if row.status == "blocked":
         return ""
     if row.kind == "plugin":
         return row.status
     try:
-        known.load(row.kind, f"{row.origin}:{row.name}")  # type: ignore[arg-type] # the kinds of parts
+        parts.load(row.kind, f"{row.origin}:{row.name}")  # type: ignore[arg-type] # the kinds of parts
     except PluginLoadError as error:
         return str(error)
     return ""

@@ -22,14 +22,15 @@ LEFT_OUT = frozenset({"observers"})
 ONE_PART, SEVERAL_PARTS = ("adapter", "pruner"), ("distiller", "metrics")
 OUT = Path("gansdk-out")
 TEXTS = {
-    "model": "A checkpoint, the folder of a saved student, 'demo', or JSON of one per route.",
+    "model": "A checkpoint, the folder of a saved student, 'demo', or a JSON object with one per route.",
     "budgets": 'What the student may cost: "4x", "macs<=2.6G", "params<=25%,size<=5MB". Several students, from large '
     'to small: repeat it, or "2x,4x,8x".',
     "distiller": "What trains the student; repeatable. 'auto' follows family and teacher, 'none' prunes only.",
     "data": "Training images: a folder, 'photos' (embedded photographs), or a source as JSON.",
     "eval_data": "Images to score on, likewise; default: the held-out part of --data.",
     "metrics": "Further metrics: kid, fid, miou or a plugin's; repeatable.",
-    "discriminator": "Checkpoint of the teacher's discriminator, 'fresh' for a new one, or JSON of one per route.",
+    "discriminator": "Checkpoint of the teacher's discriminator, 'fresh' for a new one, or a JSON object with one per "
+    "route.",
     "transform": "An architecture of the family for the student to start from, such as 'mobile'.",
     "out_dir": "Output folder for run, result and report.",
     "resume": "Continue a run found in --out, or move it aside.",
@@ -47,19 +48,19 @@ def with_fields(kind: type) -> Callable[[Callable[..., None]], Callable[..., Non
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        made = [
+        extra = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        parameters = [
             one for name, says in says_of(kind).items() if name not in LEFT_OUT for one in _options(kind, name, says)
         ]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         def run(context: typer.Context, **values: Any) -> None:
-            passed = {one.name: values.pop(one.name) for one in own}
+            passed = {one.name: values.pop(one.name) for one in extra}
             explicit = {name: value for name, value in values.items() if _is_given(context, name)}
             base = read_recipe(explicit.pop("recipe")) if "recipe" in explicit else {}
             command({**base, **_as_fields(kind, explicit, base)}, **passed)
 
-        keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*made, *own)]
+        keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*parameters, *extra)]
         vars(run)["__signature__"] = inspect.Signature([context, *keyword])
         run.__annotations__ = {one.name: one.annotation for one in (context, *keyword)}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -95,51 +96,51 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
 
     if name == fields(kind)[0].name:
         argument = typer.Argument(help=help_text, metavar=name.upper())
-        found = [parameter(str if is_required else str | None, default, argument)]
+        parameters = [parameter(str if is_required else str | None, default, argument)]
     elif name in SEVERAL_PARTS or name == "budgets":
-        found = [option(list[str], [default] if default else [])]
+        parameters = [option(list[str], [default] if default else [])]
     elif name == "sizes":
-        found = [option(list[str], [], metavar="KEY=VALUE")]
+        parameters = [option(list[str], [], metavar="KEY=VALUE")]
     elif name == "out_dir":
-        found = [option(Path, OUT)]
+        parameters = [option(Path, OUT)]
     elif name == "resume":
-        found = [parameter(bool, True, typer.Option("--resume/--no-resume", help=help_text))]
+        parameters = [parameter(bool, True, typer.Option("--resume/--no-resume", help=help_text))]
     elif name == "recipe":
-        found = [option(Path | None, None, metavar="FILE.toml")]
+        parameters = [option(Path | None, None, metavar="FILE.toml")]
     elif isinstance(default, bool):
-        found = [parameter(bool, default, typer.Option(flag, help=help_text))]
+        parameters = [parameter(bool, default, typer.Option(flag, help=help_text))]
     else:
         hint = get_type_hints(kind)[name]
-        plain = next((found for found in (int, float) if found in (hint, *get_args(hint))), str)
+        plain = next((number for number in (int, float) if number in (hint, *get_args(hint))), str)
         bounds = {} if plain is str else {"min": says.least}
-        found = [option(plain | None if default is None else plain, default, **bounds)]
+        parameters = [option(plain | None if default is None else plain, default, **bounds)]
     if name in (*ONE_PART, *SEVERAL_PARTS):
         spelled = "NAME.KEY=VALUE" if name in SEVERAL_PARTS else "KEY=VALUE"
         more = typer.Option(
             f"{flag}-option", metavar=spelled, help=f"Option of the {NAMES.get(name, name)}; repeatable."
         )
-        found.append(parameter(list[str], [], more, f"{name}_option"))
-    return found
+        parameters.append(parameter(list[str], [], more, f"{name}_option"))
+    return parameters
 
 
-def _as_fields(kind: type, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def _as_fields(kind: type, values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as the fields of a call; options of parts are for those of `base` too."""
-    found = {name: value for name, value in given.items() if not name.endswith("_option")}
+    arguments = {name: value for name, value in values.items() if not name.endswith("_option")}
     defaults = _defaults(kind)
     for name in ONE_PART:
-        if name in given or f"{name}_option" in given:
-            part = given.get(name, base.get(name, defaults.get(name)))
-            found[name] = part_of(part, given.get(f"{name}_option", ()))
+        if name in values or f"{name}_option" in values:
+            part = values.get(name, base.get(name, defaults.get(name)))
+            arguments[name] = part_of(part, values.get(f"{name}_option", ()))
     for name in SEVERAL_PARTS:
-        if name in given or f"{name}_option" in given:
-            parts = given.get(name, base.get(name, defaults[name])) or []
+        if name in values or f"{name}_option" in values:
+            parts = values.get(name, base.get(name, defaults[name])) or []
             parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
-            found[name] = "none" if parts == ["none"] else parts_of(parts, given.get(f"{name}_option", ()))
-    if "sizes" in found:
-        found["sizes"] = options_of(found["sizes"])
-    if "resume" in found:
-        found["resume"] = "auto" if found["resume"] else "never"
-    return found
+            arguments[name] = "none" if parts == ["none"] else parts_of(parts, values.get(f"{name}_option", ()))
+    if "sizes" in arguments:
+        arguments["sizes"] = options_of(arguments["sizes"])
+    if "resume" in arguments:
+        arguments["resume"] = "auto" if arguments["resume"] else "never"
+    return arguments
 
 
 # Parts and their options.
@@ -152,8 +153,8 @@ def part_of(part: str | Mapping[str, Any], options: Sequence[str]) -> str | dict
     """
     if not options:
         return part if isinstance(part, str) else dict(part)
-    known = {"name": part} if isinstance(part, str) else dict(part)
-    return {**known, **options_of(options, taken=("name",))}
+    spelled = {"name": part} if isinstance(part, str) else dict(part)
+    return {**spelled, **options_of(options, taken=("name",))}
 
 
 def parts_of(parts: Sequence[str | Mapping[str, Any]], options: Sequence[str]) -> list[Any]:
@@ -169,18 +170,18 @@ def parts_of(parts: Sequence[str | Mapping[str, Any]], options: Sequence[str]) -
                 f"{quoted(text)} is not of the form NAME.KEY=VALUE with NAME one of {', '.join(of) or 'none'}."
             )
         of[name].append(rest)
-    return [part_of(named[name], own) for name, own in of.items()]
+    return [part_of(named[name], texts) for name, texts in of.items()]
 
 
 def options_of(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Any]:
     """All of `KEY=VALUE`, each key once and none of those that are taken."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         key, value = _option(text)
-        if key in found or key in taken:
+        if key in values or key in taken:
             raise typer.BadParameter(f"{quoted(text)} gives {quoted(key)} a second value. Give it once.")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _option(text: str) -> tuple[str, Any]:

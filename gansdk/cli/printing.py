@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gansdk.cli.wording import in_options
 from gansdk.errors import GansdkWarning, QualityFloorMissed
 from gansdk.text import readable, visible_json
 
@@ -30,7 +31,7 @@ def working() -> Iterator[Console]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, GansdkWarning):
-                say(console, f"warning: {message}")
+                say(console, f"warning: {in_options(str(message))}")
             else:
                 usual(message, category, *rest, **more)
 
@@ -64,18 +65,18 @@ def shown_if_poor(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except QualityFloorMissed as missed:
-        print_made(missed.result, as_json=as_json)
+        print_outcome(missed.result, as_json=as_json)
         raise
 
 
-def print_made(made: CompressionResult | Ladder, *, as_json: bool) -> None:
+def print_outcome(outcome: CompressionResult | Ladder, *, as_json: bool) -> None:
     """One student or several: costs, scores, where they are."""
     from gansdk.pipeline.result import Ladder
 
-    if isinstance(made, Ladder):
-        _print_ladder(made, as_json=as_json)
+    if isinstance(outcome, Ladder):
+        _print_ladder(outcome, as_json=as_json)
     else:
-        _print_result(made, as_json=as_json)
+        _print_result(outcome, as_json=as_json)
 
 
 def _print_ladder(ladder: Ladder, *, as_json: bool) -> None:
@@ -131,12 +132,12 @@ def _print_result(result: CompressionResult, *, as_json: bool) -> None:
 def cost_table(before: Cost, after: Cost, second: str) -> Table:
     """Two costs and their ratio; `second` is the title of the latter."""
     table = new_table("cost", "before", second, "ratio")
-    for title, full, left in (
+    for title, full, remaining in (
         ("MACs (M)", before.macs / 1e6, after.macs / 1e6),
         ("parameters (K)", before.params / 1e3, after.params / 1e3),
         ("size (KB)", before.bytes / 1e3, after.bytes / 1e3),
     ):
-        add_row(table, title, f"{full:,.1f}", f"{left:,.1f}", f"{full / left:.2f}x" if left else "")
+        add_row(table, title, f"{full:,.1f}", f"{remaining:,.1f}", f"{full / remaining:.2f}x" if remaining else "")
     return table
 
 
@@ -147,9 +148,9 @@ def print_quality(console: Console, qualities: Sequence[Quality]) -> None:
     table = new_table("quality", "compared with", "teacher", "student", *baselines, *worst)
     for quality in qualities:
         values = (quality.teacher, quality.student, *(quality.extra.get(name) for name in baselines))
-        shown = ["" if value is None else f"{value:.4g}" for value in values]
+        cells = ["" if value is None else f"{value:.4g}" for value in values]
         least = "" if quality.worst is None else f"{quality.worst:.4g} ({quality.worst_image})"
-        add_row(table, quality.metric, quality.reference, *shown, *([least] if worst else []))
+        add_row(table, quality.metric, quality.reference, *cells, *([least] if worst else []))
     if qualities:
         console.print(table)
     _print_protocols(console, qualities)

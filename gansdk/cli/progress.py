@@ -128,8 +128,8 @@ def _costs(cost: Cost) -> str:
 
 def _searched(event: SearchStep) -> str:
     """What was found so far, and the front by its two ends."""
-    left = f" ({event.left} to go)" if event.left else ""
-    done = f"generation {event.generation}/{event.generations}{left}: {event.scored} subnets scored"
+    remaining = f" ({event.left} to go)" if event.left else ""
+    done = f"generation {event.generation}/{event.generations}{remaining}: {event.scored} subnets scored"
     text = f"{done}, best {event.best:.4g} at {_costs(event.cost)}"
     if len(event.front) < 2:
         return text
@@ -139,14 +139,14 @@ def _searched(event: SearchStep) -> str:
 
 def _tried(trial: Trial) -> str:
     """A plan that was tried out, by what it came to."""
-    found = f"{trial.psnr:.2f} dB to the teacher, worst image {trial.worst:.2f} dB"
-    return f"tried {trial.name}: {found if isfinite(trial.worst) else 'an image is not finite'}"
+    distances = f"{trial.psnr:.2f} dB to the teacher, worst image {trial.worst:.2f} dB"
+    return f"tried {trial.name}: {distances if isfinite(trial.worst) else 'an image is not finite'}"
 
 
 def _details(event: StepDone) -> str:
     """The loss (or the first metric), steps per second and seconds to go; what was not measured is left out."""
-    shown = "loss" if "loss" in event.metrics else next(iter(event.metrics), None)
-    facts = [] if shown is None else [f"{shown} {event.metrics[shown]:.4f}"]
+    metric = "loss" if "loss" in event.metrics else next(iter(event.metrics), None)
+    facts = [] if metric is None else [f"{metric} {event.metrics[metric]:.4f}"]
     if event.rate:
         facts += [f"{event.rate:.1f} steps/s", f"{(event.steps - event.step) / event.rate:.0f} s left"]
     return readable(", ".join(facts))

@@ -62,18 +62,18 @@ def joined_evaluation(evaluations: Mapping[Route, Evaluation]) -> Evaluation | N
     return Evaluation(
         qualities=tuple(
             replace(quality, metric=f"{quality.metric}, {route}")
-            for route, found in evaluations.items()
-            for quality in found.qualities
+            for route, evaluation in evaluations.items()
+            for quality in evaluation.qualities
         ),
         per_image=tuple(
             {**row, "name": f"{row['name']}, {route}"}
-            for route, found in evaluations.items()
-            for row in found.per_image
+            for route, evaluation in evaluations.items()
+            for row in evaluation.per_image
         ),
         examples=tuple(
             replace(example, name=f"{example.name}, {route}")
-            for route, found in evaluations.items()
-            for example in found.examples
+            for route, evaluation in evaluations.items()
+            for example in evaluation.examples
         ),
     )
 
@@ -120,21 +120,21 @@ class Protocol:
         """Metric -> value, higher is better."""
         from torchmetrics.functional.image import peak_signal_noise_ratio
 
-        shown, wanted = self.prepare(image), self.prepare(reference)
-        psnr = float(peak_signal_noise_ratio(shown, wanted, data_range=1.0))
-        return {f"psnr{self.suffix}": min(psnr, IDENTICAL_DB), f"ssim{self.suffix}": _ssim(shown, wanted)}
+        pixels, target = self.prepare(image), self.prepare(reference)
+        psnr = float(peak_signal_noise_ratio(pixels, target, data_range=1.0))
+        return {f"psnr{self.suffix}": min(psnr, IDENTICAL_DB), f"ssim{self.suffix}": _ssim(pixels, target)}
 
     def measures(self, pixels: Pixels) -> bool:
         """Whether enough is left of the image when the border is gone."""
         return bool(min(pixels.shape[:2]) - 2 * self.border >= SSIM_WINDOW)
 
 
-def _ssim(shown: Tensor, wanted: Tensor) -> float:
+def _ssim(pixels: Tensor, target: Tensor) -> float:
     """Mean over the windows that lie inside the image, as Wang et al. (2004): no padding counts."""
     from skimage.metrics import structural_similarity
 
     # In double precision, for variances are differences of squares: single gives equal flat images less than 1.
-    images = (image[0].double().numpy() for image in (shown, wanted))
+    images = (image[0].double().numpy() for image in (pixels, target))
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(structural_similarity(*images, channel_axis=0, data_range=1.0, **window))
 
@@ -166,18 +166,18 @@ def evaluate(
     protocol = Protocol.of(contract)
     networks = {STUDENT: student, **({} if teacher is None else {TEACHER: teacher}), **(beside or {})}
     rows: list[tuple[str, Scores]] = []
-    kept: list[Example] = []
+    shown_examples: list[Example] = []
     measurement = Measurement(metrics, contract, device)
-    for found in source.images("eval"):
-        batch = returned(found, Batch, source, "images")
+    for item in source.images("eval"):
+        batch = returned(item, Batch, source, "images")
         name = batch.names[0] if batch.names else f"image {len(rows) + 1}"
         target = batch.targets.get(MAIN) if batch.paired else None
         images = _images(networks, batch.inputs[MAIN], target, contract, device)
-        measurement.show({who: made for who, made in images.items() if who not in SHOWN_ALONE}, batch)
+        measurement.show({who: image for who, image in images.items() if who not in SHOWN_ALONE}, batch)
         if not protocol.measures(images[STUDENT]):
             warnings.warn(
-                f"The image {name!r} is not scored: {images[STUDENT].shape[:2]} pixels are too few, {SSIM_WINDOW} "
-                f"must be left inside a border of {protocol.border}.",
+                f"The image {name!r} is not scored: its size of {images[STUDENT].shape[:2]} pixels is too small; at "
+                f"least {SSIM_WINDOW} per side must remain inside a border of {protocol.border}.",
                 GansdkWarning,
                 stacklevel=2,
             )
@@ -189,19 +189,21 @@ def evaluate(
                 "images, or a teacher."
             )
         rows.append((name, scores))
-        if len(kept) < examples:
-            kept.append(Example(name=name, **{who: made for who, made in images.items() if who not in (beside or {})}))
+        if len(shown_examples) < examples:
+            shown_examples.append(
+                Example(name=name, **{who: image for who, image in images.items() if who not in (beside or {})})
+            )
     measurement.show_real(source)
     qualities = (*_means(rows, protocol), *measurement.qualities())
     if not qualities:
         raise DataError(
-            "There is no image that can be scored: none was given, or too few to hold some out of training. Pass "
+            "There are no images to score: the data has none, or too few to hold some out of training. Pass "
             "eval_data='folder/', or more images."
         )
     return Evaluation(
         qualities=qualities,
         per_image=tuple({"name": name, **scores} for name, scores in rows),
-        examples=tuple(kept),
+        examples=tuple(shown_examples),
     )
 
 
@@ -213,18 +215,18 @@ def _images(
     device: torch.device | str,
 ) -> dict[str, Pixels]:
     """Who -> pixels: what went in ("input"), what should come out ("target"), and what everybody made of it."""
-    made = {
+    images = {
         who: to_uint8(_run(network, x.to(device), contract)[0], contract.output_range)
         for who, network in networks.items()
     }
     if target is not None:
-        made["target"] = to_uint8(target[0], contract.output_range)
-    made["input"] = picture(x[0], contract.input_range)
+        images["target"] = to_uint8(target[0], contract.output_range)
+    images["input"] = picture(x[0], contract.input_range)
     if Protocol.of(contract).on_luma and contract.channels_in == contract.channels_out:
-        height, width = made[STUDENT].shape[:2]
+        height, width = images[STUDENT].shape[:2]
         # A pre-upsampled input has its final size, so that this changes nothing.
-        made[BICUBIC] = resize_bicubic(made["input"], height, width)
-    return made
+        images[BICUBIC] = resize_bicubic(images["input"], height, width)
+    return images
 
 
 def _run(network: nn.Module, x: Tensor, contract: Contract) -> Tensor:
@@ -236,8 +238,8 @@ def _run(network: nn.Module, x: Tensor, contract: Contract) -> Tensor:
         image = network(padded)
     if image.shape != expected:
         raise ContractError(
-            f"{type(network).__qualname__} made {tuple(image.shape)} of {tuple(padded.shape)}, but its contract says "
-            f"{expected}. Correct the contract's channels or scale."
+            f"{type(network).__qualname__} returned {tuple(image.shape)} for an input of {tuple(padded.shape)}, but "
+            f"its contract states {expected}. Correct the contract's channels or scale."
         )
     cropped: Tensor = image[..., :height, :width]
     return cropped
@@ -254,13 +256,13 @@ def _scores(images: Mapping[str, Pixels], protocol: Protocol) -> Scores:
 
 def _compared(images: Mapping[str, Pixels], reference: str, protocol: Protocol) -> dict[str, dict[str, float]]:
     """Metric -> who -> value, of everybody but the reference."""
-    wanted = images[reference]
-    found = {
-        who: protocol.compare(_matching(made, wanted), wanted)
-        for who, made in images.items()
+    target = images[reference]
+    scores = {
+        who: protocol.compare(_matching(image, target), target)
+        for who, image in images.items()
         if who not in (*SHOWN_ALONE, reference)
     }
-    return {metric: {who: found[who][metric] for who in found} for metric in found[STUDENT]}
+    return {metric: {who: scores[who][metric] for who in scores} for metric in scores[STUDENT]}
 
 
 def _matching(image: Pixels, reference: Pixels) -> Pixels:

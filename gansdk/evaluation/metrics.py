@@ -27,15 +27,15 @@ def check_metrics(metrics: Sequence[Metric], contract: Contract, source: DataSou
     names = [metric.name for metric in metrics]
     for metric in metrics:
         if names.count(metric.name) > 1:
-            raise InvalidOption(f"The metric {metric.name} is asked for more than once. Keep one of them.")
+            raise InvalidOption(f"The metric {metric.name} is listed more than once. Keep one of them.")
         metric.check(contract)
     if not metrics:
         return
-    found = 0 if source is None else len(list(islice(source.references("eval"), MIN_IMAGES)))
-    if found < MIN_IMAGES:
+    count = 0 if source is None else len(list(islice(source.references("eval"), MIN_IMAGES)))
+    if count < MIN_IMAGES:
         raise MissingData(
-            f"{' and '.join(names)} compare with real images, at least {MIN_IMAGES}, but the data to score on has "
-            f"{found}. Pass eval_data='folder/' with targets, or with images of the other domain."
+            f"{' and '.join(names)} need at least {MIN_IMAGES} real images to compare with, but the evaluation data "
+            f"has {count}. Pass eval_data='folder/' with targets, or with images of the other domain."
         )
 
 

@@ -42,11 +42,11 @@ class Bound:
     def missed(self, qualities: Sequence[Quality]) -> str:
         """A sentence saying by how much the bound is missed; empty if it is kept."""
         metric, is_worst = self.metric.removeprefix(WORST), self.metric.startswith(WORST)
-        found = [quality for quality in qualities if quality.metric == metric]
-        if not found and metric.endswith(TO_TEACHER):
+        matches = [quality for quality in qualities if quality.metric == metric]
+        if not matches and metric.endswith(TO_TEACHER):
             metric = metric.removesuffix(TO_TEACHER)
-            found = [quality for quality in qualities if (quality.metric, quality.reference) == (metric, TEACHER)]
-        best = min(found, key=lambda quality: quality.reference != GROUND_TRUTH, default=None)
+            matches = [quality for quality in qualities if (quality.metric, quality.reference) == (metric, TEACHER)]
+        best = min(matches, key=lambda quality: quality.reference != GROUND_TRUTH, default=None)
         value = None if best is None else best.worst if is_worst else best.student
         if best is None or value is None:
             return f"The student's {self.metric} could not be measured."
@@ -84,9 +84,9 @@ class QualityFloor:
                 whole = "" if part == text.strip() else f", in {quoted(part)},"
                 meant = suggestion(part, (*CHECKS, ALL_CHECKS))
                 raise InvalidOption(
-                    f"quality={quoted(text)}{whole} is not understood.{meant} Write a metric and a bound, such as "
+                    f"quality={quoted(text)}{whole} cannot be read.{meant} Write a metric and a bound, such as "
                     "'psnr-y>=29.5', 'worst-psnr-y>=25', 'psnr-y-to-teacher>=30' or 'kid(efficientnet-lite0)<=0.05', "
-                    f"or a check: {', '.join(CHECKS)}, or {ALL_CHECKS} for all of them. Several go with commas between."
+                    f"or a check: {', '.join(CHECKS)}, or {ALL_CHECKS} for all of them. Separate several with commas."
                 )
         return cls(tuple(bounds), tuple(checks))
 
@@ -96,14 +96,14 @@ class QualityFloor:
         Raises:
             InvalidOption: one is not.
         """
-        known = (*single, *others)
+        names = (*single, *others)
         for bound in self.bounds:
             plain = bound.metric.removeprefix(WORST).removesuffix(TO_TEACHER)
-            if bound.metric not in known and plain not in single:
+            if bound.metric not in names and plain not in single:
                 forms = f", or of {', '.join(single)} {WORST}NAME or NAME{TO_TEACHER}"
                 raise InvalidOption(
-                    f"quality asks for {bound.metric!r}, which is not measured for this generator; choose one of "
-                    f"{', '.join(known)}{forms}."
+                    f"quality names {bound.metric!r}, which is not measured for this generator; choose one of "
+                    f"{', '.join(names)}{forms}."
                 )
 
     @property
@@ -127,11 +127,11 @@ class QualityFloor:
 def _failed(name: str, findings: Sequence[Finding]) -> list[str]:
     """What is wrong with a check by its findings; one that was asked for by its own name must have been made."""
     if name == ALL_CHECKS:
-        return [f"Check {found.check!r}: {found.text}" for found in findings if found.passed is False]
-    asked = [found for found in findings if found.check == name]
-    if not asked:
-        return [f"The check {name!r} was not made."]
-    return [f"Check {name!r}: {found.text}" for found in asked if not found.passed]
+        return [f"Check {finding.check!r}: {finding.text}" for finding in findings if finding.passed is False]
+    results = [finding for finding in findings if finding.check == name]
+    if not results:
+        return [f"The check {name!r} was not run."]
+    return [f"Check {name!r}: {finding.text}" for finding in results if not finding.passed]
 
 
 def protocols(qualities: Sequence[Quality]) -> list[str]:

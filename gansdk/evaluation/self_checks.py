@@ -37,7 +37,7 @@ TEACHER, FINITE, RANGE, BASELINE, TRAINING, ACTIVATIONS = (
 CHECKS = {
     TEACHER: "the teacher's own images are finite, vary, lie in the contract's range and are no worse than bicubic",
     FINITE: "all values of the student's images are finite",
-    RANGE: "the student's images leave the contract's output range hardly more than the teacher's",
+    RANGE: "the student's images exceed the contract's output range hardly more than the teacher's",
     BASELINE: "the student is nearer to the teacher than bicubic enlargement, or than its input left as it is",
     TRAINING: "training brought the student nearer to the teacher, or kept it there",
     ACTIVATIONS: "no feature map of the student is many times as large as the teacher's",
@@ -129,16 +129,16 @@ class SelfCheck:
         self.on_made_images = not self._views
         """Whether there was no image that the generator takes."""
         if self.on_made_images:
-            made = [Batch({MAIN: x}, {}, (f"made image {n}",)) for n, x in enumerate(_made(contract, seed), 1)]
-            self._views = self._seen(made, device)
+            synthetic = [Batch({MAIN: x}, {}, (f"made image {n}",)) for n, x in enumerate(_made(contract, seed), 1)]
+            self._views = self._seen(synthetic, device)
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """One crop of each image that was looked at, by the image's name: (1, channels_in, H, W) on the CPU."""
-        found: dict[str, Tensor] = {}
+        crops: dict[str, Tensor] = {}
         for view in () if self.on_made_images else self._views:
-            found.setdefault(view.image, view.x.cpu())
-        return found
+            crops.setdefault(view.image, view.x.cpu())
+        return crops
 
     def before(self, student: Student) -> None:
         """Look at the student as its training finds it."""
@@ -167,16 +167,16 @@ class SelfCheck:
     def of_teacher(self) -> Finding:
         """Whether the teacher and its contract are sound, which can be said before any training."""
         if not self._views:
-            return _left_out(TEACHER, "the teacher runs on none of the images at hand")
+            return _left_out(TEACHER, "the teacher runs on none of the available images")
         low, high = self._contract.output_range
         broken = [view for view in self._views if not view.teacher.finite]
         worst = max(self._views, key=lambda view: view.teacher.outside)
         if broken:
             return _out_of_line(
                 TEACHER,
-                f"The teacher itself gives values that are not finite on {_share(broken, self._views)}, such as "
-                f"{self._name(broken[0])}; the student is not to blame for these. Check the generator's weights, "
-                "and the contract's input_range.",
+                f"The teacher itself returns non-finite values on {_share(broken, self._views)}, such as "
+                f"{self._name(broken[0])}; the student did not cause them. Check the generator's weights and the "
+                "contract's input_range.",
                 view=broken[0],
             )
         if worst.teacher.outside > TEACHER_OUTSIDE:
@@ -196,22 +196,24 @@ class SelfCheck:
                 "all of them look flat. Correct output_range or input_range, or check the generator's weights.",
                 measured={"spread": spread},
             )
-        found = [
+        distances = [
             (self._psnr(view.teacher.pixels, view.target), self._psnr(view.baseline, view.target))
             for view in self._views
             if view.target is not None and view.baseline is not None
         ]
-        own, plain = (fmean(values) for values in zip(*found, strict=True)) if found else (math.nan, math.nan)
-        measured = {"teacher": own, self._plain: plain} if found else {}
-        if plain - own > FAR_BELOW_DB:
+        teacher, plain = (
+            (fmean(values) for values in zip(*distances, strict=True)) if distances else (math.nan, math.nan)
+        )
+        measured = {"teacher": teacher, self._plain: plain} if distances else {}
+        if plain - teacher > FAR_BELOW_DB:
             return _out_of_line(
                 TEACHER,
-                f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({own:.1f} dB to "
+                f"The contract's range looks wrong: the teacher itself is below {self._plainly} ({teacher:.1f} dB to "
                 f"the ground truth against {plain:.1f} dB). Check input_range and output_range, and that these "
                 "images are what the generator was trained for.",
                 measured=measured,
             )
-        where = " on images made without data, for no others were given" if self.on_made_images else ""
+        where = " on synthetic images, since there is no data" if self.on_made_images else ""
         return _passed(TEACHER, f"The teacher is finite and in range{where}.", measured=measured)
 
     # The checks of the student; `pairs` as `_sound` gives them.
@@ -222,8 +224,8 @@ class SelfCheck:
             return _passed(FINITE, f"All values are finite on {self._looked_at(pairs)}.")
         return _out_of_line(
             FINITE,
-            f"The student gives values that are not finite on {_share(broken, [view for view, _ in pairs])}, such "
-            f"as {self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget.",
+            f"The student returns non-finite values on {_share(broken, [view for view, _ in pairs])}, such as "
+            f"{self._name(broken[0])}, where the teacher's are. Try a smaller learning_rate or a larger budget.",
             view=broken[0],
         )
 
@@ -256,9 +258,7 @@ class SelfCheck:
         rows = [(view, sight, view.baseline) for view, sight in pairs if view.baseline is not None]
         if not rows:
             reason = (
-                "images that are made without data have no baseline"
-                if self.on_made_images
-                else "what goes in and what comes out cannot be compared"
+                "synthetic images have no baseline" if self.on_made_images else "input and output cannot be compared"
             )
             return _left_out(BASELINE, reason)
         near = [
@@ -267,7 +267,7 @@ class SelfCheck:
         ]
         student, baseline = (fmean(values) for values in zip(*near, strict=True))
         measured = {"student": student, self._plain: baseline}
-        try_this = "Train longer, ask for a larger budget, or try another pruner or distiller."
+        try_this = "Train longer, allow a larger budget, or try another pruner or distiller."
         if student < min(baseline, ALIKE_DB):
             return _out_of_line(
                 BASELINE,
@@ -303,25 +303,25 @@ class SelfCheck:
 
     def _below_truth(self, rows: Sequence[tuple[_View, _Sight, Pixels]]) -> tuple[float, float] | None:
         """(student, baseline) in dB to the ground truth, if the student is below and the teacher is not."""
-        found = [
-            [self._psnr(made, view.target) for made in (sight.pixels, plain, view.teacher.pixels)]
+        distances = [
+            [self._psnr(image, view.target) for image in (sight.pixels, plain, view.teacher.pixels)]
             for view, sight, plain in rows
             if view.target is not None
         ]
-        if not found:
+        if not distances:
             return None
-        student, baseline, teacher = (fmean(values) for values in zip(*found, strict=True))
+        student, baseline, teacher = (fmean(values) for values in zip(*distances, strict=True))
         return (student, baseline) if student < baseline <= teacher else None
 
     def _training(self, pairs: Sequence[tuple[_View, _Sight]], *, imitates: bool) -> Finding:
         reason = (
             "nothing was trained"
             if not self._untrained
-            else "images that are made without data are not what the student was trained on"
+            else "the student was not trained on synthetic images"
             if self.on_made_images
             else ""
             if imitates
-            else "its teachers learned in the run, so the generator that was given is not what it imitates"
+            else "its teachers were trained during the run, so it does not imitate the original generator"
         )
         if reason:
             return _left_out(TRAINING, reason)
@@ -332,7 +332,7 @@ class SelfCheck:
         if after < min(before, ALIKE_DB) - NOISE_DB:
             return _out_of_line(
                 TRAINING,
-                f"The student is further from the teacher after training than before: {after:.1f} dB, it was at "
+                f"The student is further from the teacher after training than before: {after:.1f} dB instead of "
                 f"{before:.1f} dB. Try a smaller learning_rate, larger patches (patch=), more steps, or a distiller "
                 f"of the teacher's images{distillers_such_as(anchors)} beside less task_weight for the ground truth.",
                 measured=measured,
@@ -349,9 +349,9 @@ class SelfCheck:
             if teacher > 0 and math.isfinite(teacher):
                 growth[tap] = student / teacher
         reason = (
-            "there are no taps to look at"
+            "the generator has no taps"
             if not growth
-            else "the student began with fresh weights, whose activations have a scale of their own"
+            else "the student started from fresh weights, so the scale of its activations is not comparable"
             if fresh
             else ""
         )
@@ -363,8 +363,8 @@ class SelfCheck:
             view, _ = max(pairs, key=lambda pair: pair[1].activations[tap])
             return _out_of_line(
                 ACTIVATIONS,
-                f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is about to be "
-                "unstable. Try a larger budget, or a pruner that leaves the groups there wider.",
+                f"The student's activations grow to {most}, at {tap!r} on {self._name(view)}: it is close to unstable. "
+                "Try a larger budget, or a pruner that keeps the groups there wider.",
                 view=view,
                 measured=growth,
             )
@@ -456,13 +456,13 @@ class SelfCheck:
     def _plainly(self) -> str:
         return "bicubic enlargement" if self._plain == BICUBIC else "its own input, left as it is"
 
-    def _psnr(self, made: Pixels | None, wanted: Pixels | None) -> float:
+    def _psnr(self, image: Pixels | None, target: Pixels | None) -> float:
         """By the protocol of the scores."""
-        assert made is not None
-        assert wanted is not None
-        border = self._protocol.border if min(made.shape[:2]) > 2 * self._protocol.border else 0
+        assert image is not None
+        assert target is not None
+        border = self._protocol.border if min(image.shape[:2]) > 2 * self._protocol.border else 0
         protocol = replace(self._protocol, border=border)
-        error = float((protocol.prepare(made) - protocol.prepare(wanted)).double().square().mean())
+        error = float((protocol.prepare(image) - protocol.prepare(target)).double().square().mean())
         return min(IDENTICAL_DB, -10 * math.log10(error)) if error > 0 else IDENTICAL_DB
 
     def _name(self, view: _View) -> str:
@@ -472,10 +472,10 @@ class SelfCheck:
     def _looked_at(self, pairs: Sequence[tuple[_View, _Sight]]) -> str:
         images = len({view.image for view, _ in pairs})
         sizes = list(dict.fromkeys(tuple(view.x.shape[2:]) for view, _ in pairs))
-        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
-        kind = "images made without data, for no others were given," if self.on_made_images else f"{images} image(s)"
-        single = "" if len(sizes) > 1 else " alone; there was no second size to look at"
-        return f"{kind} at {shown}{single}"
+        listed = ", ".join(f"{height}x{width}" for height, width in sizes)
+        kind = "synthetic images, since there is no data," if self.on_made_images else f"{images} image(s)"
+        single = "" if len(sizes) > 1 else " only; there was no second size"
+        return f"{kind} at {listed}{single}"
 
 
 def _passed(check: str, text: str, measured: Mapping[str, float] | None = None) -> Finding:
@@ -492,7 +492,7 @@ def _out_of_line(
 
 
 def _left_out(check: str, reason: str) -> Finding:
-    return Finding(check=check, passed=None, text=f"It was not looked at: {reason}.")
+    return Finding(check=check, passed=None, text=f"Not checked: {reason}.")
 
 
 def warn_of(findings: Sequence[Finding]) -> None:
@@ -517,10 +517,10 @@ def _peak(feature: Tensor) -> float:
 def _images(source: DataSource) -> list[Batch]:
     """The first few held-out images; none where the source has none that can be read."""
     try:
-        found = list(islice(source.images("eval"), MOST_IMAGES))
+        batches = list(islice(source.images("eval"), MOST_IMAGES))
     except DataError:
         return []
-    return [returned(batch, Batch, source, "images") for batch in found]
+    return [returned(batch, Batch, source, "images") for batch in batches]
 
 
 def _made(contract: Contract, seed: int) -> Iterator[Tensor]:

@@ -48,7 +48,7 @@ class _Compared:
     """Weighted sums over the fine detail: teacher times truth, teacher squared."""
 
 
-@guarded("looking at the teacher")
+@guarded("measuring the teacher")
 def facts_of(
     generator: Generator, source: DataSource, *, seed: int, device: torch.device | str = "cpu"
 ) -> dict[Route, TeacherFacts]:
@@ -78,12 +78,12 @@ def _facts(generator: Generator, source: DataSource, seed: int, device: torch.de
 
 def _looked_at(source: DataSource, contract: Contract, seed: int) -> list[Batch]:
     """Batches of one image, no larger than the contract's size."""
-    found: list[Batch] = []
+    batches: list[Batch] = []
     with suppress(DataError):  # those held out cannot be read, which their scoring will tell
         held_out = islice(source.images("search"), IMAGES)
-        found.extend(_cut(returned(batch, Batch, source, "images"), contract) for batch in held_out)
-    probes = (source.probe(index, seed=seed) for index in range(IMAGES - len(found)))
-    return found + [_cut(returned(batch, Batch, source, "probe"), contract) for batch in probes]
+        batches.extend(_cut(returned(batch, Batch, source, "images"), contract) for batch in held_out)
+    probes = (source.probe(index, seed=seed) for index in range(IMAGES - len(batches)))
+    return batches + [_cut(returned(batch, Batch, source, "probe"), contract) for batch in probes]
 
 
 def _cut(batch: Batch, contract: Contract) -> Batch:
@@ -113,17 +113,17 @@ def _image(teacher: FrozenTeacher, x: Tensor, contract: Contract) -> Tensor:
 def _check_imitable(inputs: Sequence[Tensor], images: Sequence[Tensor], contract: Contract) -> None:
     if broken := sum(not bool(image.isfinite().all()) for image in images):
         raise ContractError(
-            f"The generator gives NaN or infinite values on {broken} of the {len(images)} images that were looked at, "
-            f"so there is nothing to imitate. Check its weights, and that it is made for values from "
+            f"The generator returns NaN or infinite values on {broken} of the {len(images)} images it was checked on, "
+            "so there is nothing to imitate. Check its weights, and that it expects values from "
             f"{contract.input_range[0]:g} to {contract.input_range[1]:g}, the contract's input_range."
         )
     rounding = FLAT * max(float(image.abs().max()) for image in images)
     varied = [image for x, image in zip(inputs, images, strict=True) if _varies(x)]
     flat = bool(varied) and all(_spread(image) <= rounding for image in varied)
     if flat or _same(inputs, images):
-        what = "images of one colour" if flat else "one and the same image"
+        what = "images of one colour" if flat else "the same image"
         raise ContractError(
-            f"The generator gives {what} for all {len(images)} images that were looked at, so there is nothing to "
+            f"The generator returns {what} for all {len(images)} images it was checked on, so there is nothing to "
             "imitate. Check that its trained weights were loaded, and the contract's input_range, "
             f"{contract.input_range}, and output_range, {contract.output_range}."
         )

@@ -28,8 +28,8 @@ from gansdk.modules.randomness import seeded
 from gansdk.modules.weights import reset_parameters
 
 REOPENED = (
-    "It was read back as a traced program, which has neither channel groups nor taps: it runs, is scored and exported, "
-    "but is not compressed further. For that, wrap the module that gansdk.load(directory, network=net) gives."
+    "It was loaded as a traced program, which has no channel groups or taps. It can be run, scored and exported, but "
+    "not compressed further. To compress it, wrap the module that gansdk.load(directory, network=net) returns."
 )
 
 
@@ -107,18 +107,18 @@ class ElasticStudent(Student):
     @cached_property
     def blocks(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the adapter's whose output has the shape of their input, at this student's widths."""
-        kept: list[str] = []
+        paths: list[str] = []
         with ExitStack() as hooks:
             for path in self._candidates:
 
                 def note(part: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
                     if output.shape == args[0].shape:
-                        kept.append(path)
+                        paths.append(path)
 
                 hooks.enter_context(self.module.get_submodule(path).register_forward_hook(note))
             if self._candidates:
                 self._elastic.dry_run(self.space.full_plan(), torch.zeros(self.contract.example_shape))
-        return tuple(path for path in self._candidates if path in kept)
+        return tuple(path for path in self._candidates if path in paths)
 
     @contextmanager
     def at_depth(self, depth: int) -> Iterator[None]:
@@ -194,9 +194,9 @@ def _given_back(x: Tensor, *_: object) -> Tensor:
 def _afresh(module: nn.Module, initialise: Callable[[nn.Module], None], *, keep_norms: bool) -> None:
     """Give every layer its fresh weights, from a fixed seed and without moving the global generator."""
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
-    kept = {part: copy.deepcopy(part.state_dict()) for part in module.modules() if isinstance(part, norms)}
+    states = {part: copy.deepcopy(part.state_dict()) for part in module.modules() if isinstance(part, norms)}
     with seeded(0):
         initialise(module)
     if keep_norms:
-        for part, state in kept.items():
+        for part, state in states.items():
             part.load_state_dict(state)

@@ -36,15 +36,14 @@ def together(generators: Mapping[Route, Generator]) -> Generator:
         Unsupported: the adapter's family is not trained on these routes together.
     """
     first = next(iter(generators.values()))
-    known = first.adapter.routes
-    if set(generators) != set(known):
-        wanted = " and ".join(map(repr, known)) or "none"
+    routes = first.adapter.routes
+    if set(generators) != set(routes):
+        expected = " and ".join(map(repr, routes)) or "none"
         raise Unsupported(
-            f"Generators of the routes {', '.join(map(repr, generators))} were given, but the family "
-            f"{first.adapter.name!r} trains these together: {wanted}. Give one generator, or choose the family by "
-            "adapter=."
+            f"The model has the routes {', '.join(map(repr, generators))}, but the family {first.adapter.name!r} "
+            f"trains these together: {expected}. Pass one generator, or set the family with adapter=."
         )
-    ordered = {route: replace(generators[route], way=way) for route, way in known.items()}
+    ordered = {route: replace(generators[route], way=way) for route, way in routes.items()}
     return Generator(
         module=nn.ModuleDict({route: part.module for route, part in ordered.items()}),
         contract=first.contract,
@@ -62,7 +61,7 @@ def the_only(generator: Generator) -> Generator:
     """
     if generator.routes:
         raise Unsupported(
-            f"There are several generators here, {' and '.join(generator.routes)}, and this takes one. Give the folder "
+            f"The model has several generators, {' and '.join(generator.routes)}, but this takes one. Pass the folder "
             "of one of them."
         )
     return generator
@@ -117,8 +116,8 @@ def source_of(source: DataSource, generator: Generator) -> DataSource:
     ways = {route: generator.adapter.routes[route] for route in generator.routes}
     if "backward" in ways.values() and source.pairing is Pairing.INPUTS_ONLY:
         raise MissingData(
-            f"The routes {' and '.join(ways)} are trained together on images of both sides, and this data has inputs "
-            "only. Give a folder with both (trainA and trainB), or compress one route alone."
+            f"The routes {' and '.join(ways)} are trained together on images of both sides, but this data has only "
+            "inputs. Pass a folder with both (trainA and trainB), or compress one route only."
         )
     return JointSource(source, ways)
 
@@ -154,8 +153,8 @@ class JointStudent(Student):
 
     def activate(self, plan: Plan) -> None:
         self.plan = plan
-        for route, own in self.split(plan).items():
-            self._parts[route].activate(own)
+        for route, part in self.split(plan).items():
+            self._parts[route].activate(part)
 
     def channels(self, tap: str) -> Tensor:
         raise ContractError(f"The tap {tap!r} belongs to one route; ask the student of that route in parts().")
@@ -168,7 +167,7 @@ class JointStudent(Student):
         return self._costs.cost(plan)
 
     def carve(self, plan: Plan, *, inherit: Inherit = "all") -> JointStudent:
-        carved = {route: self._parts[route].carve(own, inherit=inherit) for route, own in self.split(plan).items()}
+        carved = {route: self._parts[route].carve(part, inherit=inherit) for route, part in self.split(plan).items()}
         return JointStudent(carved, self.space.name)
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -67,7 +67,7 @@ class OnlineTeacher(Teacher):
             MissingData: the batch has no target images.
         """
         if not batch.targets:
-            raise MissingData("A teacher learns from images of what it should make, and this data has inputs only.")
+            raise MissingData("An online teacher learns from target images, but this data has only inputs.")
         x = batch.inputs[MAIN]
         seen = tapping.observe(self.module, self.module, x, tapping.select(self._paths, taps))
         assert seen.image is not None

@@ -161,13 +161,13 @@ def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module
     # Variants whose keys are not there are guessed whole, so that the nearest can be named.
     network = hollow(variant.build, 2 * len(weights) + 2000, f"the {len(weights):,} tensors of the checkpoint")
     tensors = network.state_dict()
-    wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     return network, [
         *(
-            f"{key} is {given[key]} instead of {shape}"
-            for key, shape in wanted.items()
-            if key in given and given[key] != shape
+            f"{key} is {shapes[key]} instead of {shape}"
+            for key, shape in expected.items()
+            if key in shapes and shapes[key] != shape
         ),
         *(
             f"{key} holds {tensor.dtype} values, not floating-point ones"
@@ -176,10 +176,10 @@ def _compare(variant: Variant, weights: Mapping[str, Tensor]) -> tuple[nn.Module
         ),
         *(
             f"{key} {shape} is missing"
-            for key, shape in wanted.items()
-            if key not in given and not key.endswith(COUNTER)
+            for key, shape in expected.items()
+            if key not in shapes and not key.endswith(COUNTER)
         ),
-        *(f"{key} {shape} is unexpected" for key, shape in given.items() if key not in wanted),
+        *(f"{key} {shape} is unexpected" for key, shape in shapes.items() if key not in expected),
     ]
 
 
@@ -193,16 +193,18 @@ def _loaded(variant: Variant, weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _mismatch(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], misfits: list[_Misfit], source: str) -> str:
-    given = f"The checkpoint{f' {source!r}' if source else ''} with {len(state)} tensors"
+    checkpoint = f"The checkpoint{f' {source!r}' if source else ''} with {len(state)} tensors"
     advice = "Load it into its own network and call gansdk.wrap(net, contract=...)."
     if not misfits:
         keys = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:5])
         families = ", ".join(adapters) or "none"
-        return f"{given} resembles no known family (known: {families}). Its first keys are {keys or 'none'}. {advice}"
+        return (
+            f"{checkpoint} matches no known family (known: {families}). Its first keys are {keys or 'none'}. {advice}"
+        )
     nearest = min(misfits, key=lambda misfit: len(misfit.differences))
     differences = nearest.differences
     return (
-        f"{given} fits no known family. Nearest is {nearest.candidate}, but {len(differences)} "
-        f"key{'s differ' if len(differences) > 1 else ' differs'}: {'; '.join(differences[:5])}"
-        f"{'; ...' if len(differences) > 5 else '.'} {advice}"
+        f"{checkpoint} matches no known family. The closest is {nearest.candidate}, but {len(differences)} "
+        f"key{'s differ' if len(differences) > 1 else ' differs'}: "
+        f"{'; '.join(differences[:5])}{'; ...' if len(differences) > 5 else '.'} {advice}"
     )

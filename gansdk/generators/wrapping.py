@@ -34,10 +34,12 @@ def plain_module(net: nn.Module) -> nn.Module:
         net = inner
     kind = type(net).__name__
     if any(isinstance(part, torch.jit.ScriptModule) for part in net.modules()):
-        raise ContractError(f"{kind} holds TorchScript, whose channels are fixed. Give the module it was made from.")
+        raise ContractError(f"{kind} contains TorchScript, whose channels are fixed. Pass the original module.")
     lazy = [name for name, parameter in net.named_parameters() if is_lazy(parameter)]
     if lazy:
-        raise ContractError(f"{kind} has lazy layers, and {lazy[0]} has no size yet. Run it on an image once.")
+        raise ContractError(
+            f"{kind} has lazy layers, and {lazy[0]} is not initialized yet. Run the module on an image once."
+        )
     return net
 
 
@@ -97,10 +99,10 @@ def _feature_shapes(module: nn.Module, contract: Contract) -> dict[str, int]:
     height, width = contract.size
     expected = (1, contract.channels_out, height * contract.scale, width * contract.scale)
     if not isinstance(output, Tensor) or tuple(output.shape) != expected:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ContractError(
-            f"{type(module).__name__} gives {found} for an input of {contract.example_shape}, but its contract "
-            f"promises {expected}. Correct channels_out, scale or size."
+            f"{type(module).__name__} returns {result} for an input of {contract.example_shape}, but its contract "
+            f"states {expected}. Correct channels_out, scale or size."
         )
     return calls
 

@@ -176,8 +176,8 @@ class Adapter(ABC):
         """
         if shared:
             raise InvalidOption(
-                f"Teachers of the family {self.name!r} have no discriminator to share {shared!r} stages of. Leave it "
-                "out, or pass 0."
+                f"Teachers of the family {self.name!r} have no discriminators, so they cannot share {shared!r} stages. "
+                "Omit the option, or pass 0."
             )
         return [self.learner(module) for module in modules]
 

@@ -124,8 +124,8 @@ class Regime(ABC):
         """
         if data is None:
             raise MissingData(
-                "This distiller needs images and data=None was given. Pass data='folder/' or "
-                "data='photos' (the embedded photographs), or use distiller=None to prune only."
+                "This distiller needs images, but data=None. Pass data='folder/' or data='photos' (the embedded "
+                "photographs), or use distiller=None to prune only."
             )
         return data
 
@@ -170,8 +170,8 @@ class Distiller:
         """Raise TypeError for terms that are none, and for a regime that is none."""
         terms = self.terms if isinstance(self.terms, Sequence) else (self.terms,)
         if strange := [term for term in terms if not isinstance(term, Term)]:
-            raise TypeError(f"The terms of a Distiller hold {quoted(strange[0])}, which is no gansdk.Term.")
+            raise TypeError(f"The terms of a Distiller contain {quoted(strange[0])}, which is not a gansdk.Term.")
         if self.regime is not None and not isinstance(self.regime, Regime):
-            raise TypeError(f"The regime of a Distiller is {quoted(self.regime)}, which is no gansdk.Regime.")
+            raise TypeError(f"The regime of a Distiller is {quoted(self.regime)}, which is not a gansdk.Regime.")
         if self.needs is not None and not isinstance(self.needs, frozenset):
             raise TypeError(f"The needs of a Distiller are {quoted(self.needs)}; write a frozenset of capabilities.")

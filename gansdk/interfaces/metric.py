@@ -58,7 +58,7 @@ class Measured:
         numbers = {who: plain_number(value) for who, value in values.items()}
         if STUDENT not in numbers or not all(isinstance(value, (int, float)) for value in numbers.values()):
             raise TypeError(
-                f"A metric measured {quoted(self.values)}; a mapping of numbers was expected, with one for {STUDENT!r}."
+                f"A metric returned {quoted(self.values)}; a mapping of numbers was expected, with one for {STUDENT!r}."
             )
         if not isinstance(self.protocol, str):
             raise TypeError(f"A metric has the protocol {quoted(self.protocol)}; one sentence was expected.")
@@ -83,7 +83,7 @@ class Metric(ABC):
         if contract.channels_out not in (1, 3):
             raise InvalidOption(
                 f"{self.name} measures images of 1 or 3 channels, but the generator makes {contract.channels_out}. "
-                "Leave this metric out."
+                "Omit this metric."
             )
 
     @abstractmethod

@@ -59,10 +59,10 @@ class TeacherFacts:
     def __str__(self) -> str:
         """One clause: "28.55 dB to the truth (bicubic 29.01), sharpness 0.80, true detail 0.41, on 5 images"."""
         if self.psnr is None or self.sharpness is None or self.true_detail is None:
-            return "there is no truth to compare it with"
+            return "there is no ground truth to compare it with"
         enlarged = "" if self.bicubic is None else f" (bicubic {self.bicubic:.2f})"
         return (
-            f"{self.psnr:.2f} dB to the truth{enlarged}, sharpness {self.sharpness:.2f}, true detail "
+            f"{self.psnr:.2f} dB to the ground truth{enlarged}, sharpness {self.sharpness:.2f}, true detail "
             f"{self.true_detail:.2f}, on {self.images} images"
         )
 
@@ -82,7 +82,7 @@ class Teaching:
         if not (isinstance(self.distillers, tuple) and all(isinstance(name, str) for name in self.distillers)):
             raise TypeError(f"The distillers of a Teaching are {self.distillers!r}; write a tuple of names.")
         if not self.distillers:
-            raise TypeError("A Teaching has no distillers; name one at least.")
+            raise TypeError("A Teaching has no distillers; name at least one.")
         object.__setattr__(self, "reason", one_line(str(self.reason), 600))
 
 
@@ -93,16 +93,19 @@ def by_images(facts: TeacherFacts) -> Teaching:
     right.
     """
     if facts.is_perceptual:
-        is_so = "far from the truth" if facts.range_looks_wrong else "perceptual"
+        is_so = "far from the ground truth" if facts.range_looks_wrong else "perceptual"
         doubt = " Check the contract's input_range and output_range." if facts.range_looks_wrong else ""
         return Teaching(
             distillers=("pixel",),
             task_weight=0.0,
-            reason=f"The teacher is {is_so}: {facts}. The student imitates its images, and not the truth.{doubt}",
+            reason=f"The teacher is {is_so}: {facts}. The student imitates its images, not the ground truth.{doubt}",
         )
     if facts.psnr is None:
         return Teaching(distillers=("pixel",), reason=f"The student imitates the teacher's images: {facts}.")
     return Teaching(
         distillers=("pixel",),
-        reason=f"The teacher is a reconstruction: {facts}. The student learns from the truth and the teacher's images.",
+        reason=(
+            f"The teacher is a reconstruction: {facts}. The student learns from the ground truth and from the "
+            "teacher's images."
+        ),
     )

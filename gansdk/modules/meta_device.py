@@ -129,11 +129,17 @@ def _convolution(
     groups: int,
 ) -> Tensor:
     """(N, C, *sides), whatever the number of sides; one number may stand for all sides."""
-    given, made = weight.shape[1] * groups, weight.shape[0]
+    channels_in, channels_out = weight.shape[1] * groups, weight.shape[0]
     if transposed:
-        given, made = made, given
-    biased = bias is None or (bias.shape == (made,) and bias.dtype == x.dtype)
-    if x.ndim != weight.ndim or x.shape[1] != given or made % groups or weight.dtype != x.dtype or not biased:
+        channels_in, channels_out = channels_out, channels_in
+    biased = bias is None or (bias.shape == (channels_out,) and bias.dtype == x.dtype)
+    if (
+        x.ndim != weight.ndim
+        or x.shape[1] != channels_in
+        or channels_out % groups
+        or weight.dtype != x.dtype
+        or not biased
+    ):
         shapes = [tuple(tensor.shape) for tensor in (x, weight, bias) if tensor is not None]
         raise RuntimeError(f"a convolution in {groups} groups was given {shapes}")
     sides = []
@@ -146,7 +152,7 @@ def _convolution(
             sides.append((side + 2 * pad - reach - 1) // step + 1)
     if min(sides) < 1:
         raise RuntimeError(f"a convolution of {tuple(x.shape)} by {tuple(weight.shape)} leaves nothing")
-    return x.new_empty((x.shape[0], made, *sides))
+    return x.new_empty((x.shape[0], channels_out, *sides))
 
 
 def _repeated(x: Tensor, repeats: Sequence[int]) -> Tensor:

@@ -203,10 +203,10 @@ class _Pickle:
             raise ValueError(CODE)
         if not isinstance(arguments, _Made) or arguments.kind != "tuple":
             raise _strange(function.kind)
-        made = _CALLS[function.kind](arguments.items)
-        if made is None:
+        value = _CALLS[function.kind](arguments.items)
+        if value is None:
             raise _strange(function.kind)
-        self._stack.append(made)
+        self._stack.append(value)
 
     def _storage(self) -> None:
         identity = self._stack.pop()
@@ -258,7 +258,7 @@ def _known(name: str) -> _Made:
 
 
 def _strange(name: str) -> ValueError:
-    return ValueError(f"it holds values of a kind that no weights have ({name[:60]})")
+    return ValueError(f"it holds values of a type that weights do not have ({name[:60]})")
 
 
 def _hold(target: _Made, items: list[Any]) -> None:
@@ -273,9 +273,9 @@ def _hold(target: _Made, items: list[Any]) -> None:
 
 
 def _tuple_of(items: list[Any]) -> _Made:
-    made = _Made("tuple", items, depth=1)
-    _hold(made, items)
-    return made
+    value = _Made("tuple", items, depth=1)
+    _hold(value, items)
+    return value
 
 
 def _keys(keys: list[Any]) -> list[Any]:
@@ -314,18 +314,18 @@ def _is_hooks(value: Any) -> bool:
 
 def _ordered(arguments: list[Any]) -> _Made | None:
     """Empty, or of the pairs that Python 2 wrote."""
-    made = _Made("ordered", depth=1)
+    value = _Made("ordered", depth=1)
     if not arguments:
-        return made
+        return value
     [pairs] = arguments if len(arguments) == 1 else [None]
     if not isinstance(pairs, _Made) or pairs.kind != "list":
         return None
     for pair in pairs.items:
         if not isinstance(pair, _Made) or pair.kind not in ("list", "tuple") or len(pair.items) != 2:
             return None
-        made.items += _keys(pair.items[:1])
-        _hold(made, pair.items)
-    return made
+        value.items += _keys(pair.items[:1])
+        _hold(value, pair.items)
+    return value
 
 
 def _counter(arguments: list[Any]) -> _Made | None:
@@ -431,10 +431,10 @@ def _parameter_with_state(arguments: list[Any]) -> _Made | None:
     if len(arguments) != 4:
         return None
     _check_attributes(arguments[3], nn.Parameter)
-    made = _parameter(arguments[:3])
-    if made is not None:
-        _hold(made, arguments[3:])
-    return made
+    value = _parameter(arguments[:3])
+    if value is not None:
+        _hold(value, arguments[3:])
+    return value
 
 
 _CALLS: dict[str, Callable[[list[Any]], _Made | None]] = {

@@ -28,12 +28,12 @@ def at_most(tensors: int, of: str) -> Iterator[None]:
     Raises:
         CheckpointError: it was stopped.
     """
-    left = PARTS_PER_TENSOR * tensors
+    remaining = PARTS_PER_TENSOR * tensors
 
     def count(module: nn.Module, name: str, part: object) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining < 0:
             raise CheckpointError(f"The network that is described has more parts than {of} can fill.")
 
     handles = [register_module_parameter_registration_hook(count), register_module_module_registration_hook(count)]

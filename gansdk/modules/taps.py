@@ -40,8 +40,7 @@ def submodule(module: nn.Module, path: str, tap: str) -> nn.Module:
     if path not in parts:
         near = ", ".join(difflib.get_close_matches(path, parts, n=3, cutoff=0.0))
         raise ContractError(
-            f"The tap {tap!r} is to be read at {path!r}, but {type(module).__name__} has no submodule there. "
-            f"Nearest: {near}."
+            f"The tap {tap!r} is at {path!r}, but {type(module).__name__} has no such submodule. Closest: {near}."
         )
     return parts[path]
 
@@ -69,8 +68,8 @@ def reading(
         def read(part: nn.Module, inputs: Any, output: Any) -> None:
             if not isinstance(output, Tensor):
                 raise ContractError(
-                    f"The tap {tap!r} at {paths[tap]!r} gives a {type(output).__name__}, but a tap is the output of a "
-                    f"submodule that returns one tensor (N, C, H, W). Choose a part inside or behind it."
+                    f"The tap {tap!r} at {paths[tap]!r} returns a {type(output).__name__}, but a tap is the output of "
+                    "a submodule that returns one tensor (N, C, H, W). Choose a part inside or behind it."
                 )
             features[tap] = output.clone()
             if outstanding is not None:
@@ -130,7 +129,7 @@ def observe(
             return Observation(None, {tap: features[tap] for tap in paths})
     if silent := [tap for tap in paths if tap not in features]:
         raise ContractError(
-            f"The tap {silent[0]!r} at {paths[silent[0]]!r} gave nothing: that submodule does not run in the forward "
+            f"The tap {silent[0]!r} at {paths[silent[0]]!r} has no output: that submodule does not run in the forward "
             f"pass of {type(module).__name__}. Choose one that does."
         )
     if not isinstance(output, Tensor):

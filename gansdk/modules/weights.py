@@ -74,8 +74,7 @@ UNREADABLE = (
 
 
 _HOW_TO_SAVE = (
-    "Where the network's code is at hand, save its weights with torch.save(net.state_dict(), 'net.pth') "
-    "and give that file."
+    "If you have the network's code, save its weights with torch.save(net.state_dict(), 'net.pth') and pass that file."
 )
 
 
@@ -94,12 +93,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """As `read_state`, and the key of the container that they were in: "model.params_ema", or ""."""
     path = Path(path)
     if os.path.isdir(path):  # no error for names too long to be one
-        raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Give the file with the weights.")
+        raise CheckpointError(f"'{path}' is a folder, but a checkpoint is one file. Pass the file with the weights.")
     if not os.path.isfile(path):
         raise CheckpointError(f"There is no file {quoted(str(path))}. Check the path of the checkpoint.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    found, where = _weights_in(content, path)
-    return _without_wrappers(found), ".".join(where)
+    weights, where = _weights_in(content, path)
+    return _without_wrappers(weights), ".".join(where)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -113,8 +112,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is not a readable safetensors file ({first_line(error)}). "
-            "It may be cut off: copy or download it again."
+            f"'{path}' is not a readable safetensors file ({first_line(error)}). It may be truncated: copy or download "
+            "it again."
         ) from error
 
 
@@ -139,7 +138,7 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(file, weights_only=True, map_location="cpu")
     except UNREADABLE as error:
         raise CheckpointError(
-            f"'{path}' holds no plain state dict: it is a whole pickled module, cut off, or no checkpoint at all "
+            f"'{path}' does not hold a plain state dict: it is a pickled module, truncated, or not a checkpoint "
             f"({first_line(error)}). {_HOW_TO_SAVE}"
         ) from error
 
@@ -159,14 +158,14 @@ def _weights_in(content: Any, path: Path, where: tuple[str, ...] = ()) -> tuple[
         raise CheckpointError(
             f"'{path}' holds a {type(content).__name__}, but a dict of named tensors was expected. {_HOW_TO_SAVE}"
         )
-    known = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-    if known is not None and len(where) < DEPTH:
-        return _weights_in(content[known], path, (*where, known))
+    container = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if container is not None and len(where) < DEPTH:
+        return _weights_in(content[container], path, (*where, container))
     if not _is_network(content) and (inner := _networks_in(content)):
         if len(inner) > 1:
             raise CheckpointError(
-                f"'{path}' holds several networks ({', '.join(map('.'.join, list(inner)[:5]))}), and nothing tells "
-                f"which of them is the generator. Save the weights of that one alone, and give that file."
+                f"'{path}' holds several networks ({', '.join(map('.'.join, list(inner)[:5]))}), and it is unclear "
+                "which one is the generator. Save only the weights of the generator, and pass that file."
             )
         [(below, network)] = inner.items()
         return _weights_in(network, path, (*where, *below))
@@ -236,7 +235,7 @@ def _is_network(content: Mapping[Any, Any]) -> bool:
 
 def _networks_in(content: Mapping[Any, Any]) -> dict[tuple[str, ...], Mapping[Any, Any]]:
     """Key by key -> state dict of every network below, outermost first; no container is looked through twice."""
-    found: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+    networks: dict[tuple[str, ...], Mapping[Any, Any]] = {}
     level: dict[tuple[str, ...], Mapping[Any, Any]] = {(): content}
     seen = {id(content)}
     for _ in range(DEPTH + 1):
@@ -246,12 +245,12 @@ def _networks_in(content: Mapping[Any, Any]) -> dict[tuple[str, ...], Mapping[An
                 if not _is_name(key) or not isinstance(value, Mapping):
                     continue
                 if _is_network(value):
-                    found[(*where, key)] = value
+                    networks[(*where, key)] = value
                 elif id(value) not in seen:
                     seen.add(id(value))
                     below[(*where, key)] = value
         level = below
-    return found
+    return networks
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:

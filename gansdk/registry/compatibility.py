@@ -28,13 +28,13 @@ PAIRINGS = frozenset({"paired", "unpaired"})
 """What data may provide besides images; adapters name those that they are usually trained on."""
 
 CAPABILITIES = {
-    "taps": "feature maps with names",
+    "taps": "named feature maps",
     "channel-groups": "channels that can be removed",
     "rebuild": "wider or deeper networks",
-    "discriminator": "a critic of the family",
-    "degrade": "inputs made from outputs",
+    "discriminator": "a discriminator of the family",
+    "degrade": "inputs computed from outputs",
     "paired": "inputs with their targets",
-    "unpaired": "inputs and targets of no common scene",
+    "unpaired": "inputs and targets that are not paired",
     IMAGES: "images to train on",
 }
 """What each word means; plugins may use words of their own."""
@@ -59,8 +59,10 @@ class Combination:
 
 
 def in_words(capabilities: Iterable[str]) -> str:
-    """Capabilities with their meanings: "degrade (inputs made from outputs); ..."."""
-    return "; ".join(f"{word} ({CAPABILITIES.get(word, 'a word of the plugin')})" for word in capabilities)
+    """Capabilities with their meanings: "degrade (inputs computed from outputs); ..."."""
+    return "; ".join(
+        f"{word} ({CAPABILITIES.get(word, 'a capability that the plugin defines')})" for word in capabilities
+    )
 
 
 def missing(

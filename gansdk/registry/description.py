@@ -47,16 +47,16 @@ class Description:
     """The docstring of the factory."""
 
 
-def descriptions(known: Registry, name: str) -> list[Description]:
+def descriptions(plugins: Registry, name: str) -> list[Description]:
     """Every usable part of that name ("name" or "distribution:name"), of whatever kind; imports them."""
-    found = []
+    parts = []
     for kind in KINDS:
         try:
-            entry = known.find(kind, name)
+            entry = plugins.find(kind, name)
         except (PluginNotFound, AmbiguousPlugin):
             continue
-        factory = known.load(kind, name)
-        found.append(
+        factory = plugins.load(kind, name)
+        parts.append(
             Description(
                 kind=kind,
                 name=entry.spec.name,
@@ -70,7 +70,7 @@ def descriptions(known: Registry, name: str) -> list[Description]:
                 about=_about(factory),
             )
         )
-    return found
+    return parts
 
 
 def _about(factory: Callable[..., Any]) -> str:

@@ -202,15 +202,15 @@ class Registry:
             AmbiguousPlugin: several third parties offer the name.
         """
         if ":" in name:
-            found = [entry for entry in self._usable(kind) if canonical(name) == entry.identity]
+            matches = [entry for entry in self._usable(kind) if canonical(name) == entry.identity]
         else:
-            found = self._meant(kind).get(name, [])
-        if not found:
+            matches = self._meant(kind).get(name, [])
+        if not matches:
             raise PluginNotFound(self._not_found(kind, one_line(name, 100)))
-        if len(found) > 1:
-            choices = ", ".join(entry.identity for entry in found)
+        if len(matches) > 1:
+            choices = ", ".join(entry.identity for entry in matches)
             raise AmbiguousPlugin(f"{kind} {name!r} is offered by several plugins; pick one of: {choices}")
-        return found[0]
+        return matches[0]
 
     def load(self, kind: Kind, name: str) -> Callable[..., Any]:
         """Import the factory of the part called `name`; nobody else's code is imported.
@@ -231,7 +231,7 @@ class Registry:
                 raise
             raise PluginLoadError(f"{what}: {entry.spec.factory} cannot be imported: {in_words(error)}") from error
         if not callable(factory):
-            raise PluginLoadError(f"{what}: {entry.spec.factory} is a {type(factory).__name__}, which makes nothing.")
+            raise PluginLoadError(f"{what}: {entry.spec.factory} is a {type(factory).__name__}, which is not callable.")
         return cast("Callable[..., Any]", factory)
 
     def owner(self, module: str) -> Entry | None:
@@ -279,7 +279,7 @@ class Registry:
                 if is_interruption(error):
                     raise
                 del self._observers[plugin]
-                self._report(f"The observer {plugin} failed and is not asked again: {in_words(error)}", error)
+                self._report(f"The observer {plugin} failed and is not called again: {in_words(error)}", error)
 
     def _discover(self) -> None:
         if not self._undiscovered:
@@ -313,7 +313,9 @@ class Registry:
             with within(DISCOVERY_S), warnings.catch_warnings():
                 self._add(offer.load(), plugin=plugin, version=version)
         except Late as late:
-            reason = f"it took longer than {DISCOVERY_S:.0f} s; its module should name parts and import nothing heavy"
+            reason = (
+                f"it took longer than {DISCOVERY_S:.0f} s; its module should only name parts and import nothing heavy"
+            )
             self._skipped.append(Skipped(plugin=plugin, reason=reason, version=version, error=late))
         except BaseException as error:  # a stranger's module may do anything at import
             if is_interruption(error):
@@ -362,7 +364,9 @@ class Registry:
         for answer in self._hook_of(hook, module)():
             for offered in answer:
                 if not isinstance(offered, _SPECS[kind]):
-                    raise InvalidSpec(f"{hook} gave a {type(offered).__name__}; it takes only {_SPECS[kind].__name__}.")
+                    raise InvalidSpec(
+                        f"{hook} returned a {type(offered).__name__}; only {_SPECS[kind].__name__} is allowed."
+                    )
                 spec = _plain(offered, _SPECS[kind])
                 if note := check_api(spec):
                     warnings.warn(f"{plugin}: {note}", PluginWarning, stacklevel=2)
@@ -398,8 +402,8 @@ class Registry:
 
     def _usable(self, kind: Kind) -> list[Entry]:
         self._discover()
-        found = [entry for entry in self._entries if entry.kind == kind and not self._is_blocked(entry)]
-        return _detection_order(found) if kind == "adapter" else found
+        entries = [entry for entry in self._entries if entry.kind == kind and not self._is_blocked(entry)]
+        return _detection_order(entries) if kind == "adapter" else entries
 
     def _named(self, kind: Kind) -> list[tuple[str, Entry]]:
         """Every usable part with the shortest name that finds it."""
@@ -411,25 +415,25 @@ class Registry:
 
     def _meant(self, kind: Kind) -> dict[str, list[Entry]]:
         """Bare name -> whom it means: the built-in part if there is one, else all that have it."""
-        found: dict[str, list[Entry]] = {}
+        by_name: dict[str, list[Entry]] = {}
         for entry in self._usable(kind):
-            found.setdefault(entry.spec.name, []).append(entry)
+            by_name.setdefault(entry.spec.name, []).append(entry)
         return {
             name: [entry for entry in entries if entry.origin == FIRST_PARTY] or entries
-            for name, entries in found.items()
+            for name, entries in by_name.items()
         }
 
     def _statuses(self, kind: Kind) -> Iterator[tuple[Entry, str]]:
         """Every part of a kind, usable or not, and what its row says of that."""
         meant = self._meant(kind)
         for entry in (entry for entry in self._entries if entry.kind == kind):
-            found = meant.get(entry.spec.name, [])
+            entries = meant.get(entry.spec.name, [])
             if self._is_blocked(entry):
                 yield entry, "blocked"
-            elif found == [entry]:
+            elif entries == [entry]:
                 yield entry, "ok"
             else:
-                state = "ambiguous" if entry in found else f"shadowed by {found[0].origin}"
+                state = "ambiguous" if entry in entries else f"shadowed by {entries[0].origin}"
                 yield entry, f"{state}: use {entry.identity}"
 
     def _not_found(self, kind: Kind, name: str) -> str:
@@ -487,9 +491,9 @@ def _has_hook(manager: pluggy.PluginManager, module: object, hook: str) -> bool:
 
 
 def _missing_module(what: str, entry: Entry, missing: str) -> str:
-    own = entry.spec.factory.partition(":")[0]
-    if own == missing or own.startswith(f"{missing}."):
-        return f"{what}: its module {own!r} does not exist (no module {missing!r}); the plugin's spec is wrong."
+    module = entry.spec.factory.partition(":")[0]
+    if module == missing or module.startswith(f"{missing}."):
+        return f"{what}: its module {module!r} does not exist (no module {missing!r}); the plugin's spec is wrong."
     return f"{what} needs {missing!r}, which is not installed: pip install {entry.spec.install or missing}"
 
 

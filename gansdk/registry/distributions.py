@@ -64,8 +64,10 @@ def offers(group: str) -> list[Offer | Unreadable]:
 
     Built-in parts are those of the packages beside this one, whichever distributions are called "gansdk".
     """
-    own = [Offer(origin=FIRST_PARTY, version=__version__, name=name, value=BUILT_IN[name]) for name in sorted(BUILT_IN)]
-    found: dict[str, list[Offer | Unreadable]] = {}
+    ours = [
+        Offer(origin=FIRST_PARTY, version=__version__, name=name, value=BUILT_IN[name]) for name in sorted(BUILT_IN)
+    ]
+    by_plugin: dict[str, list[Offer | Unreadable]] = {}
     unreadable: list[Unreadable] = []
     for dist in _distributions():
         if isinstance(dist, Unreadable):
@@ -77,13 +79,14 @@ def offers(group: str) -> list[Offer | Unreadable]:
             unreadable.append(_unreadable(dist, "entry_points.txt", error, is_plugin=_mentions(dist, group)))
             continue
         if lines := _section(text, group):
-            known = _known(dist, text)
-            if isinstance(known, Unreadable):
-                unreadable.append(known)
-            elif known is not None:
-                found.setdefault(known[0], _read(lines, *known))  # the first on the path is the one that is imported
-    theirs = [item for name in sorted(found) for item in found[name]]
-    return [*own, *theirs, *sorted(unreadable, key=lambda item: item.plugin)]
+            identity = _known(dist, text)
+            if isinstance(identity, Unreadable):
+                unreadable.append(identity)
+            elif identity is not None:
+                # The first on the path is the one that is imported.
+                by_plugin.setdefault(identity[0], _read(lines, *identity))
+    theirs = [item for name in sorted(by_plugin) for item in by_plugin[name]]
+    return [*ours, *theirs, *sorted(unreadable, key=lambda item: item.plugin)]
 
 
 def _distributions() -> Iterator[Distribution | Unreadable]:
@@ -130,21 +133,21 @@ def _known(dist: Distribution, text: str) -> tuple[str, str] | Unreadable | None
 
 def _read(lines: list[str], origin: str, version: str) -> list[Offer | Unreadable]:
     """Each entry point of a distribution, or why it is none; by name, and each name once."""
-    found: dict[str, Offer | Unreadable] = {}
+    by_name: dict[str, Offer | Unreadable] = {}
     for line in lines:
         name, sign, value = (part.strip() for part in line.partition("="))
         plugin = f"{origin}:{one_line(name, 100)}"
         if origin == FIRST_PARTY and BUILT_IN.get(name) == value:
             continue  # our own metadata
         if origin == FIRST_PARTY or is_own(value.partition(":")[0].strip()):
-            reason = "it passes itself off as a part of gansdk, which only the packages beside gansdk are"
+            reason = "it claims to be part of gansdk, which only the packages that come with gansdk are"
         elif not sign or not _POINT.fullmatch(name) or not _VALUE.fullmatch(value):
             reason = f"its entry point is {one_line(line, 100)!r}; write name = package.module"
         else:
-            found.setdefault(name, Offer(origin=origin, version=version, name=name, value=value))
+            by_name.setdefault(name, Offer(origin=origin, version=version, name=name, value=value))
             continue
-        found.setdefault(name, Unreadable(plugin=plugin, reason=reason, version=version))
-    return [found[name] for name in sorted(found)]
+        by_name.setdefault(name, Unreadable(plugin=plugin, reason=reason, version=version))
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def _unreadable(dist: Distribution, file: str, error: Exception, *, is_plugin: bool = True) -> Unreadable:

@@ -62,9 +62,9 @@ def guarded(stage: str, networks: Callable[[], Iterable[object]] | None = None) 
     try:
         yield
     except BaseException as error:
-        if passes(error) or (told := explained(error, stage, networks)) is None:
+        if passes(error) or (explanation := explained(error, stage, networks)) is None:
             raise
-        raise told from error
+        raise explanation from error
     finally:
         _depth -= 1
 
@@ -83,8 +83,8 @@ def observing(observer: object) -> Iterator[None]:
             raise
         name = getattr(observer, "__qualname__", type(observer).__qualname__)
         raise PluginFailed(
-            f"The observer {one_line(name)} ended the run by {in_words(error)}, so there is no student. To stop a "
-            "run, raise KeyboardInterrupt or an exception of your own."
+            f"The observer {one_line(name)} ended the run with {in_words(error)}, so there is no student. To stop a "
+            "run, raise KeyboardInterrupt or your own exception."
         ) from error
     except Exception as error:
         setattr(error, PASSES, True)  # it is the caller's own, so no part is blamed for it
@@ -102,14 +102,14 @@ def left_out(who: str, of: str, *, is_ours: bool) -> Iterator[None]:
     except BaseException as error:
         if is_ours or is_interruption(error):
             raise
-        warnings.warn(f"The {who} is not asked ({of.strip()}): {in_words(error)}", PluginWarning, stacklevel=4)
+        warnings.warn(f"The {who} is skipped ({of.strip()}): {in_words(error)}", PluginWarning, stacklevel=4)
 
 
 def failed(origin: Origin, stage: str, error: BaseException) -> PluginFailed:
     """The error for a plugin's own failure, in one paragraph."""
     return PluginFailed(
-        f"The {origin} failed in {stage}: {in_words(error)}. What was made so far is kept. This is a fault of the "
-        f"plugin: install another version of {origin.plugin}, or choose another {origin.kind}."
+        f"The {origin} failed in {stage}: {in_words(error)}. Results so far are kept. This is a bug in the plugin: "
+        f"install another version of {origin.plugin}, or choose another {origin.kind}."
     )
 
 
@@ -123,8 +123,8 @@ def returned(value: Any, kind: type[Returned], part: object, call: str) -> Retur
         return value
     who = str(origin_of(part) or f"class {type(part).__qualname__} of the module {type(part).__module__}")
     raise PluginFailed(
-        f"The {who} returned a {type(value).__name__} from {call}, where a {kind.__name__} was expected. What was made "
-        "so far is kept. This is a fault of that part: correct it, or choose another."
+        f"The {who} returned a {type(value).__name__} from {call}, where a {kind.__name__} was expected. Results so "
+        "far are kept. This is a bug in that part: fix it, or choose another."
     )
 
 
@@ -134,7 +134,7 @@ def explained(
     """The error that says whose fault an exception is; None if it is nobody's but ours."""
     if _is_memory(error):
         return OutOfMemory(
-            f"There is too little memory in {stage}: {in_words(error)}. Ask for a smaller batch_size or patch, or a "
+            f"There is too little memory in {stage}: {in_words(error)}. Use a smaller batch_size or patch, or a "
             "smaller contract size."
         )
     frames = _frames(error)
@@ -163,8 +163,9 @@ def explained(
         return _network_failed(names, _size(frames, None), f"the backward pass of {stage}", error)
     if _in_play and isinstance(error, Exception):
         return PluginFailed(
-            f"gansdk cannot go on in {stage}: {in_words(error)}. Not its own here: {', '.join(_in_play)}. Perhaps "
-            "one of them gave what its interface does not allow: correct it, or choose another. What was made is kept."
+            f"gansdk cannot continue in {stage}: {in_words(error)}. External parts in use: {', '.join(_in_play)}. One "
+            "of them may have returned a value that its interface does not allow: fix it, or choose another. Results "
+            "so far are kept."
         )
     return None
 
@@ -180,7 +181,7 @@ def _owner(module: str) -> Origin | None:
 def _passed_part_failed(kind: str, part: type, stage: str, error: BaseException) -> PluginFailed:
     return PluginFailed(
         f"The {kind} {part.__qualname__} of the module {part.__module__}, which was passed as an instance, failed in "
-        f"{stage}: {in_words(error)}. What was made so far is kept. Correct it, or choose another."
+        f"{stage}: {in_words(error)}. Results so far are kept. Fix it, or choose another."
     )
 
 
@@ -211,10 +212,10 @@ def _is_a(subject: object, home: str, base: str) -> bool:
 
 
 def _network_failed(names: str, size: str, stage: str, error: BaseException) -> NetworkError:
-    shown = f" on an input of {size}" if size else ""
+    on_input = f" on an input of {size}" if size else ""
     return NetworkError(
-        f"The network {names} failed in {stage}{shown}: {in_words(error)}. Run it by itself on an input of that size, "
-        "in training mode and with gradients where it is trained, and correct what fails there."
+        f"The network {names} failed in {stage}{on_input}: {in_words(error)}. Run it by itself on an input of that "
+        "size, in training mode and with gradients if it is trained, and fix the error."
     )
 
 
@@ -236,10 +237,10 @@ def _shape(tensor: Any) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    said = isinstance(error, RuntimeError) and any(
+    is_stated = isinstance(error, RuntimeError) and any(
         text in text_of(error) for text in ("out of memory", "can't allocate memory")
     )
-    return said or isinstance(error, MemoryError)
+    return is_stated or isinstance(error, MemoryError)
 
 
 def _frames(error: BaseException) -> list[FrameType]:

@@ -45,8 +45,8 @@ def is_own(module: str) -> bool:
 
 def origin_of(part: object) -> Origin | None:
     """What `mark` noted; None of what a user made and passed."""
-    found = getattr(part, "__dict__", {}).get(MARK)
-    return found if isinstance(found, Origin) else None
+    origin = getattr(part, "__dict__", {}).get(MARK)
+    return origin if isinstance(origin, Origin) else None
 
 
 def text_of(error: BaseException) -> str:

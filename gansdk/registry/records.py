@@ -55,8 +55,8 @@ def described(part: object) -> dict[str, Any]:
         if name.startswith("_") and (option := name.lstrip("_")) in options and option not in values:
             values[option] = getattr(part, name)
     by_name = origin_of(part) is not None
-    kept = {name: said(value) for name, value in values.items() if _is_plain(value) or not (by_name or _learns(value))}
-    return {"part": _name(type(part)), **kept}
+    facts = {name: said(value) for name, value in values.items() if _is_plain(value) or not (by_name or _learns(value))}
+    return {"part": _name(type(part)), **facts}
 
 
 def recorded_whole(part: object) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def _told(value: object, depth: int) -> Any:
     if isinstance(name, str) and name:  # of a function that is written in C, or a module
         return {"type": _name(type(value)), "name": f"{getattr(value, '__module__', '')}.{name}"}
     # Objects may hold half the program, so less of them is looked into than of containers.
-    own = getattr(value, "__dict__", {})
-    told = {key: said(item, depth - 3) for key, item in own.items() if isinstance(key, str)}
-    return {"type": _name(type(value)), **({"sha256": _hash(repr(sorted(told.items())).encode())} if told else {})}
+    attributes = getattr(value, "__dict__", {})
+    facts = {key: said(item, depth - 3) for key, item in attributes.items() if isinstance(key, str)}
+    return {"type": _name(type(value)), **({"sha256": _hash(repr(sorted(facts.items())).encode())} if facts else {})}
 
 
 def _is_plain(value: object) -> bool:

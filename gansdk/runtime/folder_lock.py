@@ -80,9 +80,9 @@ class FolderLock:
         """
         if self._descriptor is not None and not self._is_in_place(self._descriptor):
             raise OutputError(
-                f"'{self.folder}' was deleted or moved while this run was under way ('{LOCK}' is not there any more), "
-                "and another run may have taken its place, so this one ends and writes nothing more there. What it "
-                "had saved is where the folder went: start it again with that folder, or with a new out_dir."
+                f"'{self.folder}' was deleted or moved during this run ('{LOCK}' no longer exists), so another run may "
+                "be using its place. This run stops and writes nothing more there. Its saved state is in the moved "
+                "folder: start it again with that folder, or with a new out_dir."
             )
 
     def forget(self) -> None:
@@ -104,7 +104,7 @@ class FolderLock:
                 os.close(descriptor)
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     raise RunInUse(
-                        f"Another run is under way in '{self.folder}': {holder}. Wait until it is over, stop it, or "
+                        f"Another run is under way in '{self.folder}': {holder}. Wait until it ends, stop it, or "
                         "choose another out_dir. Nothing was changed."
                     ) from error
                 with suppress(OSError):
@@ -114,7 +114,7 @@ class FolderLock:
             if self._is_in_place(descriptor) and self._is_signed(descriptor):
                 return descriptor
             os.close(descriptor)
-        self._warn("the lock's file is another one every time")
+        self._warn("the lock file is replaced every time")
         return None
 
     def _opened(self) -> int:
@@ -145,7 +145,7 @@ class FolderLock:
 
     def _warn(self, reason: str | None) -> None:
         warnings.warn(
-            f"'{self.folder}' cannot be locked ({reason}), so nothing would stop a second run in it. See to it that "
+            f"'{self.folder}' cannot be locked ({reason}), so a second run in it cannot be prevented. Make sure that "
             "there is only one.",
             GansdkWarning,
             stacklevel=6,
@@ -170,10 +170,10 @@ def _holder(descriptor: int) -> str:
     """Who signed a lock; whoever it is, the text is short and harmless to print."""
     try:
         facts = json.loads(os.pread(descriptor, 20 * _LONGEST, 0))
-        told = {name: _harmless(str(facts[name])) for name in ("pid", "host", "user", "command", "since")}
+        texts = {name: _harmless(str(facts[name])) for name in ("pid", "host", "user", "command", "since")}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return "a process that did not say which"
-    return "process {pid} on {host} (user {user}, command: {command}), since {since}".format(**told)
+        return "an unidentified process"
+    return "process {pid} on {host} (user {user}, command: {command}), since {since}".format(**texts)
 
 
 def _harmless(text: str) -> str:

@@ -48,15 +48,15 @@ class Launch:
             rank = 0
         if rank >= count:
             raise ProcessError(
-                f"{rank_name}={rank} does not go with {count_name}={count}: ranks are from 0 to {count - 1}. {_ADVICE}"
+                f"{rank_name}={rank} does not match {count_name}={count}: ranks go from 0 to {count - 1}. {_ADVICE}"
             )
         if local_count is not None and local_count > count:
             raise ProcessError(f"{local_count_name}={local_count} is more than {count_name}={count}. {_ADVICE}")
         local_rank = min(rank, (local_count or count) - 1) if local_rank is None else local_rank
         if local_rank >= (local_count or count):
             raise ProcessError(
-                f"{local_name}={local_rank} does not go with {local_count_name or count_name}="
-                f"{local_count or count}: it is from 0 to {(local_count or count) - 1}. {_ADVICE}"
+                f"{local_name}={local_rank} does not match {local_count_name or count_name}={local_count or count}: it "
+                f"must be from 0 to {(local_count or count) - 1}. {_ADVICE}"
             )
         if count > 1:
             _number(environment, (_PORT,), least=1, most=65535)

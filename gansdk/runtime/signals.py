@@ -101,12 +101,12 @@ def _watch(signals: socket.socket, last_words: Callable[[int], str]) -> None:
 def _last_words(stopped: Stopped, arguments: Sequence[str]) -> str:
     """What is kept, and the command line that goes on."""
     by = "Ctrl-C" if stopped.number == signal.SIGINT else signal.Signals(stopped.number).name
-    kept = f"Kept: {stopped.kept}." if stopped.kept else "This start has saved nothing yet."
+    saved = f"Kept: {stopped.kept}." if stopped.kept else "Nothing has been saved yet."
     # Once something is saved, the same command again would move it aside.
-    given = [text for text in arguments if text != "--no-resume"] if stopped.kept else arguments
+    words = [text for text in arguments if text != "--no-resume"] if stopped.kept else arguments
     count = process_count()
     again = f", with {count} processes again" if count > 1 else ""
-    return visible(f"Stopped by {by}. {kept} To go on{again}: {shlex.join(['gansdk', *given])}")
+    return visible(f"Stopped by {by}. {saved} To continue{again}: {shlex.join(['gansdk', *words])}")
 
 
 def _say(line: str) -> None:

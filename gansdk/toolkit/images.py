@@ -80,8 +80,8 @@ def read_ids(path: str | Path) -> NDArray[np.int32]:
     with _opened(path) as image:
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
             raise DataError(
-                f"The file {str(path)!r} holds {image.mode} colours, where one id per pixel is expected. Give label "
-                "maps of one channel (8 or 16 bits, or indexed)."
+                f"The file {str(path)!r} holds {image.mode} colors, but one id per pixel is expected. Use label maps "
+                "of one channel (8 or 16 bits, or indexed)."
             )
         return np.asarray(ImageOps.exif_transpose(image)).astype(np.int32)
 
@@ -115,8 +115,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise DataError(f"The image {str(path)!r} has too many pixels: {error} Cut it into pieces.") from error
     except _UNREADABLE as error:
         raise DataError(
-            f"The file {str(path)!r} cannot be read as an image ({type(error).__name__}: {error}). "
-            "Replace it or take it out of the folder."
+            f"The file {str(path)!r} cannot be read as an image ({type(error).__name__}: {error}). Replace it or "
+            "remove it from the folder."
         ) from error
 
 

@@ -13,7 +13,7 @@ from gansdk.modules.weights import first_line, read_state
 
 PRETRAINED = "pretrained"
 """In place of a path: timm's own weights, from its cache or by download."""
-_WHERE = "({option}='{name}.pth'), or leave the term out{how}."
+_WHERE = "({option}='{name}.pth'), or omit the term{how}."
 _WITHOUT = " ({option}=None, on the command line {option}=null)"
 
 
@@ -30,12 +30,12 @@ class Features(nn.Module):
         self.taken = tuple(taken)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        found = []
+        features = []
         for number, layer in enumerate(self.layers):
             image = layer(image)
             if number in self.taken:
-                found.append(image)
-        return found
+                features.append(image)
+        return features
 
 
 def vgg(
@@ -62,17 +62,17 @@ def vgg(
     unknown = [layer for layer in layers if layer not in positions]
     if unknown or not layers:
         raise InvalidOption(f"{name} has no layer {unknown[:1] or layers}; it has {', '.join(positions)}.")
-    wanted = sorted(positions[layer] for layer in layers)
-    network = network[: wanted[-1] + 1]
+    indices = sorted(positions[layer] for layer in layers)
+    network = network[: indices[-1] + 1]
     for part in network:
         if isinstance(part, nn.ReLU):
             part.inplace = False  # what a layer gave must not change behind the one who took it
-    own = network.state_dict()
-    given = _given(
+    expected = network.state_dict()
+    checkpoint = _given(
         name, weights, _WHERE.format(option=option, name=name, how=_WITHOUT.format(option=option) if optional else "")
     )
-    state = {key: given[key] for key in own if key in given}
-    wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
+    state = {key: checkpoint[key] for key in expected if key in checkpoint}
+    wrong = [key for key, tensor in expected.items() if key not in state or state[key].shape != tensor.shape]
     if wrong:
         raise CheckpointError(
             f"The weights for {name} ({_said(weights)}) do not fit: {wrong[0]} is missing or has another shape. Give "
@@ -80,10 +80,10 @@ def vgg(
         )
     if broken := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise CheckpointError(
-            f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Get them anew."
+            f"The weights for {name} ({_said(weights)}) are damaged: {broken[0]} is not finite. Download them again."
         )
     network.load_state_dict(state, assign=True)
-    return Features(network, wanted)
+    return Features(network, indices)
 
 
 def _features_of(name: str) -> nn.Sequential:
@@ -91,7 +91,7 @@ def _features_of(name: str) -> nn.Sequential:
     import timm
 
     if name not in ("vgg16", "vgg19"):
-        raise InvalidOption(f"{name!r} is no network for perceptual losses; choose 'vgg16' or 'vgg19'.")
+        raise InvalidOption(f"{name!r} is not a network for perceptual losses; choose 'vgg16' or 'vgg19'.")
     with torch.device("meta"):
         layers: nn.Sequential = timm.create_model(name, pretrained=False).features
     return layers
@@ -99,26 +99,26 @@ def _features_of(name: str) -> nn.Sequential:
 
 def _positions(network: nn.Sequential) -> dict[str, int]:
     """Name of every ReLU -> its index: relu3_1 is the first behind the second pooling."""
-    found: dict[str, int] = {}
+    positions: dict[str, int] = {}
     stage, number = 1, 0
     for index, part in enumerate(network):
         if isinstance(part, nn.ReLU):
             number += 1
-            found[f"relu{stage}_{number}"] = index
+            positions[f"relu{stage}_{number}"] = index
         elif isinstance(part, nn.MaxPool2d):
             stage, number = stage + 1, 0
-    return found
+    return positions
 
 
 def _given(name: str, weights: str | Path | Mapping[str, Tensor], advice: str) -> dict[str, Tensor]:
     if isinstance(weights, Mapping):
         state = dict(weights)
     elif not isinstance(weights, (str, Path)):
-        raise InvalidOption(f"The weights of {name} are {weights!r}, which is no path. Say where they are {advice}")
+        raise InvalidOption(f"The weights of {name} are {weights!r}, which is not a path. Pass their path {advice}")
     elif weights == PRETRAINED:
         state = _pretrained(name, advice)
     elif not Path(weights).is_file():
-        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Say where they are {advice}")
+        raise CheckpointError(f"The weights of {name} are not at {str(weights)!r}. Pass their path {advice}")
     else:
         state = read_state(Path(weights))
     return {key.removeprefix("features."): tensor for key, tensor in state.items()}
@@ -131,8 +131,8 @@ def _pretrained(name: str, advice: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise CheckpointError(
-            f"The weights of {name} cannot be had from timm ({first_line(error)}). Download the checkpoint of "
-            f"torchvision's or timm's {name} where there is a network and give its path {advice}"
+            f"The weights of {name} cannot be loaded from timm ({first_line(error)}). Download the checkpoint of "
+            f"torchvision's or timm's {name} on a machine with network access and pass its path {advice}"
         ) from error
     return state
 

@@ -33,9 +33,9 @@ def check_anchored(terms: Sequence[Term], routes: Collection[Route], *, missing:
     if open_routes := [route for route in routes if not any(term.holds_for(route) for term in anchoring)]:
         where = f" on the route {open_routes[0]!r}" if len(routes) > 1 else ""
         raise IncompatibleParts(
-            f"Nothing tells the student{where} which colours and brightness to give: {missing}, and no distiller "
-            f"compares more than details or features. Add a distiller of whole images{distillers_such_as(anchors)}, "
-            f"or {remedy}."
+            f"Nothing determines the colors and brightness of the student's images{where}: {missing}, and no "
+            "distiller compares more than details or features. Add a distiller of whole "
+            f"images{distillers_such_as(anchors)}, or {remedy}."
         )
 
 
@@ -44,8 +44,8 @@ def check_routes(terms: Sequence[Term], trained: Collection[Route]) -> None:
     for term in terms:
         if strange := [route for route in term.routes or () if route not in trained]:
             raise IncompatibleParts(
-                f"The distiller {term.name!r} was given routes={list(term.routes or ())}, but {strange[0]!r} is not "
-                f"trained here; there is {' and '.join(map(repr, trained))}. Choose of these, or leave routes out."
+                f"The distiller {term.name!r} has routes={list(term.routes or ())}, but {strange[0]!r} is not trained "
+                f"in this run. Choose from {' and '.join(map(repr, trained))}, or omit routes."
             )
 
 
@@ -103,11 +103,11 @@ class TermSum:
         return total, {name: value.detach() for name, value in values.items()}
 
     def _value(self, name: str, student: Observation, teachers: Sequence[Observation]) -> Tensor:
-        term, wanted = self._terms[name], self._wanted[name]
-        own = term.encode(_only(student, wanted))
+        term, taps = self._terms[name], self._wanted[name]
+        encoded = term.encode(_only(student, taps))
         first, *others = (
-            returned(term(own, term.encode(_only(teacher, wanted))), Tensor, term, "its call")
-            for teacher in (teachers[:1] if wanted else teachers)
+            returned(term(encoded, term.encode(_only(teacher, taps))), Tensor, term, "its call")
+            for teacher in (teachers[:1] if taps else teachers)
         )
         return sum(others, first)
 
@@ -120,9 +120,9 @@ class TermSum:
         total = torch.zeros((), device=None if student.image is None else student.image.device)
         for name, term in self._terms.items():
             if term.needs_image and not self._wanted[name]:
-                own, other = (term.encode(_only(side, ())) for side in (student, teacher))
-                back = term(other, own.detached())
-                total = total + term.weight * (term(own, other.detached()) + back - back.detach())
+                encoded, other = (term.encode(_only(side, ())) for side in (student, teacher))
+                back = term(other, encoded.detached())
+                total = total + term.weight * (term(encoded, other.detached()) + back - back.detach())
         return total
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -150,8 +150,8 @@ class Loop:
     @property
     def advice(self) -> str:
         """What to do about a training that diverged."""
-        kept = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
-        return f"{kept}Try a smaller learning_rate, or another seed."
+        state = "" if self._folder.path is None else "The last good state is kept in the run's folder. "
+        return f"{state}Try a smaller learning_rate, or another seed."
 
     def _batch(self, step: int, interval: _Interval) -> Batch:
         assert self.source is not None
@@ -191,7 +191,7 @@ def continuing(stage: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise explained(error, f"going on with {stage}") or damaged(f"{stage}.pt", error) from error
+        raise explained(error, f"continuing {stage}") or damaged(f"{stage}.pt", error) from error
 
 
 def _taken(step: Callable[[Batch], Metrics], batch: Batch) -> Metrics:
@@ -253,7 +253,7 @@ class _Interval:
         if broken := [name for name, value in means.items() if not math.isfinite(value)]:
             summands = [name for name in broken if name != "loss"]  # which say more than the sum
             named = " and ".join(summands or broken)
-            never = "" if self._told else " If it never was, look at the weights and images that it is computed from."
+            never = "" if self._told else " If it never was, check the weights and images that it is computed from."
             raise TrainingDiverged(f"{named} is no longer finite at step {step} of {self._steps}.{never} {advice}")
         self._told = True
         if "loss" not in means or self._loss_may_grow:

@@ -42,9 +42,9 @@ class OfflineRegime(Regime):
         betas: tuple[float, float] | None = None,
     ) -> None:
         if not 0 <= task_weight < float("inf"):
-            raise InvalidOption(f"task_weight={task_weight!r} must be a finite number from 0.")
+            raise InvalidOption(f"task_weight={task_weight!r} must be a finite number >= 0.")
         if clip_norm is not None and not clip_norm > 0:
-            raise InvalidOption(f"clip_norm={clip_norm!r} must be above zero, or None to leave gradients as they are.")
+            raise InvalidOption(f"clip_norm={clip_norm!r} must be above zero, or None to disable clipping.")
         self.task_weight = task_weight
         self.uses_task = task_weight > 0
         self.clip_norm = clip_norm
@@ -57,8 +57,8 @@ class OfflineRegime(Regime):
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
             raise IncompatibleParts(
-                f"Offline distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
-                f"distiller that brings a regime of its own."
+                f"Offline distillation imitates one teacher, but got {len(stage.teachers)}. For several, use a "
+                "distiller with its own regime."
             )
         self.check(stage.terms, stage.student.parts())
         self._stage = stage
@@ -76,20 +76,20 @@ class OfflineRegime(Regime):
 
     def step(self, batch: Batch) -> Metrics:
         teacher = self._observe_teacher(batch)  # first, so that its activations never lie beside the student's graph
-        shown = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
-        references = batch.targets if _has_truth(batch) else shown
+        images = {route: seen.image for route, seen in teacher.items() if seen.image is not None}
+        references = batch.targets if _has_truth(batch) else images
         if not batch.targets:  # the teacher's images are the only ones of the output's domain
-            batch = replace(batch, targets=shown)
+            batch = replace(batch, targets=images)
         student = self._observe_student(batch)
         fakes = {route: seen.image for route, seen in student.items() if seen.image is not None}
         late = self._stage.task.generator_first
         judged: Metrics = {} if late or not self.task_weight else self._discriminate(batch, fakes)
-        losses, told = self._losses(batch, references, student, teacher)
+        losses, metrics = self._losses(batch, references, student, teacher)
         loss = torch.stack(losses).sum()
         self._descend(loss)
         if late and self.task_weight:
             judged = self._discriminate(batch, self._fresh(batch) if self._stage.task.judges_fresh else fakes)
-        return {"loss": loss.detach(), **judged, **told}
+        return {"loss": loss.detach(), **judged, **metrics}
 
     def state_dict(self) -> State:
         terms = {route: terms.state_dict() for route, terms in self._terms.items()}
@@ -136,19 +136,19 @@ class OfflineRegime(Regime):
     ) -> tuple[list[Tensor], Metrics]:
         """The weighted losses, and the detached metrics; terms are summed over routes."""
         losses: list[Tensor] = []
-        told: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         if self.task_weight:
             fakes = {route: seen.image for route, seen in student.items() if seen.image is not None}
             task, parts = self._stage.task.generator_loss(batch, fakes, references)
             losses.append(self.task_weight * task)
-            told |= {"task": task.detach(), **parts}
+            metrics |= {"task": task.detach(), **parts}
         terms: dict[str, Tensor] = {}
         for route, target in teacher.items():
             if len(self._terms[route]):
                 loss, values = self._terms[route](student[route], target)
                 losses.append(loss)
                 terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
-        return losses, told | terms
+        return losses, metrics | terms
 
 
 def _has_truth(batch: Batch) -> bool:

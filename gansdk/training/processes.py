@@ -64,7 +64,7 @@ class Processes:
         if self.count != launch.count:
             raise ProcessError(
                 f"{launch.count} processes were started, but accelerate sees {self.count} on {self.device.type!r}, so "
-                f"each would do a run of its own. Pass device='cpu', or start one process."
+                "each would start its own run. Pass device='cpu', or start one process."
             )
         self._check_gpus()
 
@@ -133,10 +133,10 @@ class Processes:
         """Means over the processes of numbers with names, each over those that have it; the same in every process."""
         if self.count == 1:
             return dict(values)
-        found: list[Mapping[str, float]] = self._gather(dict(values))
-        names = dict.fromkeys(name for each in found for name in each)
-        own = {name: [each[name] for each in found if name in each] for name in names}
-        return {name: sum(numbers) / len(numbers) for name, numbers in own.items()}
+        gathered: list[Mapping[str, float]] = self._gather(dict(values))
+        names = dict.fromkeys(name for each in gathered for name in each)
+        shared = {name: [each[name] for each in gathered if name in each] for name in names}
+        return {name: sum(numbers) / len(numbers) for name, numbers in shared.items()}
 
     def all(self, claim: bool) -> bool:
         """Whether something holds in every process."""
@@ -152,8 +152,8 @@ class Processes:
             return
         for start in range(0, len(items), self.count):
             mine = items[start + self.rank : start + self.rank + 1]
-            for found in self._gather([function(item) for item in mine]):
-                yield from found
+            for results in self._gather([function(item) for item in mine]):
+                yield from results
 
     def share_weights(self, module: nn.Module) -> None:
         """Give every process the main process's weights and buffers."""
@@ -226,9 +226,9 @@ class Processes:
             distributed.all_reduce(failed, group=_spoken())
         if not failed.item():
             return
-        told = _gathered(None if failure is None else _Failure.of(failure), self.count)
+        failures = _gathered(None if failure is None else _Failure.of(failure), self.count)
         if failure is None:
-            rank, first = next((rank, each) for rank, each in enumerate(told) if each is not None)
+            rank, first = next((rank, each) for rank, each in enumerate(failures) if each is not None)
             raise first.error(rank, self.count)
 
     def _tell(self, failure: BaseException) -> None:
@@ -263,7 +263,7 @@ class _Failure:
 
     def error(self, rank: int, count: int) -> ProcessError:
         """The error of those that did not fail themselves; they exit as the one that did."""
-        error = ProcessError(f"Process {rank} of {count} failed, so all end. {self.kind}: {self.message}")
+        error = ProcessError(f"Process {rank} of {count} failed, so all processes stop. {self.kind}: {self.message}")
         error.exit_code = self.exit_code
         return error
 
@@ -318,10 +318,10 @@ def _on_cpu(world: ProcessGroup) -> ProcessGroup:
 
 
 def _gathered(value: Any, count: int) -> list[Any]:
-    found: list[Any] = [None] * count
+    objects: list[Any] = [None] * count
     with _exchanging():
-        distributed.all_gather_object(found, value, group=_spoken())
-    return found
+        distributed.all_gather_object(objects, value, group=_spoken())
+    return objects
 
 
 @contextmanager
@@ -335,6 +335,6 @@ def _exchanging() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessError(
-            f"Another process of this run ended without a word, or did not come within {PATIENCE_S:.0f} s "
-            f"({first_line(error)}). See its output; what was saved is kept, and the same command goes on from there."
+            f"Another process of this run ended without an error message, or did not respond within {PATIENCE_S:.0f} s "
+            f"({first_line(error)}). Check its output. The saved state is kept, and the same command continues from it."
         ) from error

@@ -105,14 +105,14 @@ class CompressionRun:
         return [self.loop.processes.to_device(batch) for batch in batches]
 
     def synthetic_batches(self, count: int) -> list[Batch]:
-        made: list[Batch] = []
+        batches: list[Batch] = []
         for index in range(count):
             inputs = {
                 route: synthetic_input(contract, self._patch, seed=self.seed + index)
                 for route, contract in self.student.contracts.items()
             }
-            made.append(self.loop.processes.to_device(Batch(inputs)))
-        return made
+            batches.append(self.loop.processes.to_device(Batch(inputs)))
+        return batches
 
     @cached_property
     def _patch(self) -> int:
@@ -146,8 +146,8 @@ class CompressionRun:
             return []
         rows: list[tuple[Route, Tensor, Tensor]] = []
         with torch.no_grad():
-            for found in islice(self.loop.source.images("search"), self._most_scored * len(self.student.contracts)):
-                batch = self.loop.processes.to_device(returned(found, Batch, self.loop.source, "images"))
+            for item in islice(self.loop.source.images("search"), self._most_scored * len(self.student.contracts)):
+                batch = self.loop.processes.to_device(returned(item, Batch, self.loop.source, "images"))
                 for route, x in batch.inputs.items():
                     target = batch.targets.get(route)
                     if target is None:
@@ -160,11 +160,12 @@ class CompressionRun:
     def _warn_if_scored_on(self, searched: Sequence[Tensor]) -> None:
         """Say before any training that what a search looks at is no measure of the student it finds."""
         seen = set(map(_content, searched))
-        shown = (x for source in self._scored_on for batch in source.images("eval") for x in batch.inputs.values())
-        if any(_content(x) in seen for x in shown):
+        inputs = (x for source in self._scored_on for batch in source.images("eval") for x in batch.inputs.values())
+        if any(_content(x) in seen for x in inputs):
             warnings.warn(
-                "Subnets are compared on images that the student is scored on too, so its scores will be too good. "
-                "Pass eval_data with other images, or data with a folder of its own to score on (val or test).",
+                "Subnets are compared on images that the student is scored on too, so its scores will be too "
+                "optimistic. Pass eval_data with other images, or data with a folder of its own to score on (val or "
+                "test).",
                 GansdkWarning,
                 stacklevel=2,
             )

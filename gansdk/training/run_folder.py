@@ -68,7 +68,7 @@ class RunFolder:
         _check_writable(out_dir)
         if os.path.lexists(self.path) and not self.path.is_dir():
             raise OutputError(
-                f"'{self.path}' is no folder, but a run keeps a folder of that name. Choose another out_dir."
+                f"'{self.path}' is not a folder, but a run needs a folder of that name. Choose another out_dir."
             )
         if resume == "never":
             move_aside(self.path)
@@ -84,9 +84,9 @@ class RunFolder:
         if self.path is None or not os.path.lexists(file := self._file(stage)):
             return None
         try:
-            found = open_sealed(file)
-            self._check_owner(file, found, stage)
-            state: dict[str, Any] = torch.load(io.BytesIO(found.content), weights_only=True, map_location="cpu")
+            opened = open_sealed(file)
+            self._check_owner(file, opened, stage)
+            state: dict[str, Any] = torch.load(io.BytesIO(opened.content), weights_only=True, map_location="cpu")
         except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
         return state
@@ -128,7 +128,7 @@ class RunFolder:
             # Not forced to the disk each time: what a power cut takes of a search is scored again.
             _append(file, sealed_row(row, name=_numbered(name, self._lines[name]), settings=self._key))
         except OSError as error:
-            raise OutputError(f"{file} could not be written: {error}. The lines before are kept.") from error
+            raise OutputError(f"{file} could not be written: {error}. Earlier lines are kept.") from error
         self._lines[name] += 1
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -146,8 +146,8 @@ class RunFolder:
             whole = content[: content.rfind(b"\n") + 1]
             rows: list[dict[str, Any]] = []
             for line in io.BytesIO(whole):
-                found, row = open_row(line)
-                self._check_owner(file, found, _numbered(name, len(rows)))
+                seal, row = open_row(line)
+                self._check_owner(file, seal, _numbered(name, len(rows)))
                 rows.append(row)
             if len(whole) < len(content):
                 os.truncate(file, len(whole))
@@ -168,15 +168,15 @@ class RunFolder:
         file = self.path / SETTINGS
         text = json.dumps(self._settings, indent=1).encode()
         try:
-            found = read_text(file, limit=_MOST_SETTINGS) if file.exists() else None
-            if found == text:
+            content = read_text(file, limit=_MOST_SETTINGS) if file.exists() else None
+            if content == text:
                 self._has_begun = True
                 return
-            if self._has_begun and found is not None:
+            if self._has_begun and content is not None:
                 raise OutputError(
-                    f"'{file}' was changed while this run was under way, so another run may use the folder. This one "
-                    "ends and writes nothing more there. See to it that one run at a time has the folder, and start "
-                    "the one you need again."
+                    f"'{file}' was changed during this run, so another run may be using the folder. This run stops and "
+                    "writes nothing more there. Make sure that only one run at a time uses the folder, and start the "
+                    "one you need again."
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             put(file, text)
@@ -189,11 +189,11 @@ class RunFolder:
         assert self.path is not None
         stages = {file: self._opened(file) for file in sorted(self.path.rglob("*.pt"))}
         begun = bool(stages) or any(self.path.glob("*.jsonl"))
-        known = self._read_settings()
-        if begun and known is not None and settings_key(known) != self._key:
+        settings = self._read_settings()
+        if begun and settings is not None and settings_key(settings) != self._key:
             if stages and set(stages.values()) == {self._key}:
                 raise damaged(self.path / SETTINGS, IntegrityError("the states beside it have other settings"))
-            raise ResumeMismatch(_difference(out_dir, known, self._settings))
+            raise ResumeMismatch(_difference(out_dir, settings, self._settings))
         for file, key in stages.items():
             if key != self._key:
                 raise self._mismatch(file)
@@ -207,11 +207,11 @@ class RunFolder:
         except (IntegrityError, *UNREADABLE) as error:
             raise damaged(file, error) from error
 
-    def _check_owner(self, file: Path, found: Opened, name: str) -> None:
-        if found.settings != self._key:
+    def _check_owner(self, file: Path, opened: Opened, name: str) -> None:
+        if opened.settings != self._key:
             raise self._mismatch(file)
-        if found.name != name:
-            raise IntegrityError(f"it was written as {found.name!r}")
+        if opened.name != name:
+            raise IntegrityError(f"it was written as {opened.name!r}")
 
     def _mismatch(self, file: Path) -> ResumeMismatch:
         return ResumeMismatch(
@@ -225,12 +225,12 @@ class RunFolder:
         if not os.path.lexists(file):
             return None
         try:
-            known = json.loads(read_text(file, limit=_MOST_SETTINGS))
+            settings = json.loads(read_text(file, limit=_MOST_SETTINGS))
         except UNREADABLE as error:
             raise damaged(file, error) from error
-        if not isinstance(known, dict):
-            raise damaged(file, ValueError(f"it holds a {type(known).__name__}"))
-        return known
+        if not isinstance(settings, dict):
+            raise damaged(file, ValueError(f"it holds a {type(settings).__name__}"))
+        return settings
 
 
 @contextmanager
@@ -283,8 +283,8 @@ def damaged(file: Path | str, error: Exception) -> CheckpointError:
     is_plain = isinstance(error, IntegrityError)
     reason = str(error) if is_plain else f"{type(error).__name__}: {first_line(error)}"
     return (IntegrityError if is_plain else CheckpointError)(
-        f"'{file}' is damaged, or no state of this run ({reason}), so the run cannot be continued. Use resume='never' "
-        "to move it aside and start anew."
+        f"'{file}' is damaged, or is not a state of this run ({reason}), so the run cannot be continued. Use "
+        "resume='never' to move it aside and start anew."
     )
 
 
@@ -320,38 +320,38 @@ def _check_writable(out_dir: Path) -> None:
         )
 
 
-def _difference(out_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    found = dict(_changes("", known, wanted))
-    told = {name for name in found if not name.startswith(_GIVEN)}  # an option as given, and as the part has it
+def _difference(out_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    differing = dict(_changes("", before, now))
+    names = {name for name in differing if not name.startswith(_GIVEN)}  # an option as given, and as the part has it
     changes = [
         f"{name}: {change}"
-        for name, change in found.items()
-        if name in told or name.removeprefix(_GIVEN).replace(".options.", ".") not in told
+        for name, change in differing.items()
+        if name in names or name.removeprefix(_GIVEN).replace(".options.", ".") not in names
     ]
-    shown = "; ".join(changes[:_MOST_CHANGES]) + (", and more" if len(changes) > _MOST_CHANGES else "")
+    listed = "; ".join(changes[:_MOST_CHANGES]) + (", and more" if len(changes) > _MOST_CHANGES else "")
     return (
-        f"{str(out_dir)!r} holds a run with other settings ({shown}). Use the same settings to continue it, "
+        f"{str(out_dir)!r} holds a run with other settings ({listed}). Use the same settings to continue it, "
         "another out_dir, or resume='never' to move it aside and start anew."
     )
 
 
-def _changes(name: str, known: Any, wanted: Any) -> Iterator[tuple[str, str]]:
+def _changes(name: str, before: Any, now: Any) -> Iterator[tuple[str, str]]:
     """Where two JSON values differ, and how: "pruner.population" and "6 there, 8 now"."""
-    if settings_key(known) == settings_key(wanted):
+    if settings_key(before) == settings_key(now):
         return
-    if isinstance(known, dict) and isinstance(wanted, dict):
+    if isinstance(before, dict) and isinstance(now, dict):
         for kind in ("part", "name"):
-            if known.get(kind) != wanted.get(kind):  # of two classes, or two plugins, no option compares
-                yield name, f"{_shown(known.get(kind))} there, {_shown(wanted.get(kind))} now"
+            if before.get(kind) != now.get(kind):  # of two classes, or two plugins, no option compares
+                yield name, f"{_shown(before.get(kind))} there, {_shown(now.get(kind))} now"
                 return
-        for key in sorted({*known, *wanted}):
+        for key in sorted({*before, *now}):
             part = _shown(key)
-            yield from _changes(f"{name}.{part}" if name else part, known.get(key), wanted.get(key))
-    elif isinstance(known, list) and isinstance(wanted, list) and len(known) == len(wanted):
-        for index, pair in enumerate(zip(known, wanted, strict=True)):
+            yield from _changes(f"{name}.{part}" if name else part, before.get(key), now.get(key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, pair in enumerate(zip(before, now, strict=True)):
             yield from _changes(f"{name}[{index}]", *pair)
     else:
-        yield name, f"{_shown(known, quoted=True)} there, {_shown(wanted, quoted=True)} now"
+        yield name, f"{_shown(before, quoted=True)} there, {_shown(now, quoted=True)} now"
 
 
 def _shown(value: Any, *, quoted: bool = False) -> str:

@@ -51,13 +51,13 @@ def open_sealed(file: Path) -> Opened:
         size = os.fstat(opened.fileno()).st_size
         opened.seek(max(0, size - _LONGEST_SEAL))
         line = opened.read(_LONGEST_SEAL).rpartition(b"\n")[2]
-        found = _parsed(line, FILE_FACTS)
-        if size != found["bytes"] + 1 + len(line):  # before a huge file is read
-            raise IntegrityError(f"it has {size} bytes and was written with {found['bytes']} + {1 + len(line)}")
+        facts = _parsed(line, FILE_FACTS)
+        if size != facts["bytes"] + 1 + len(line):  # before a huge file is read
+            raise IntegrityError(f"it has {size} bytes and was written with {facts['bytes']} + {1 + len(line)}")
         opened.seek(0)
-        content = opened.read(found["bytes"])
-    _check(found, FILE_FACTS, content)
-    return Opened(found["name"], found["settings"], content)
+        content = opened.read(facts["bytes"])
+    _check(facts, FILE_FACTS, content)
+    return Opened(facts["name"], facts["settings"], content)
 
 
 def sealed_row(row: Mapping[str, Any], *, name: str, settings: str) -> bytes:
@@ -75,10 +75,10 @@ def open_row(line: bytes) -> tuple[Opened, dict[str, Any]]:
         ValueError: it is no such line.
     """
     row = json.loads(line)
-    found = _checked_kinds(row.pop(SEAL, None) if isinstance(row, dict) else None, ROW_FACTS)
+    facts = _checked_kinds(row.pop(SEAL, None) if isinstance(row, dict) else None, ROW_FACTS)
     content = _row_bytes(row)
-    _check(found, ROW_FACTS, content)
-    return Opened(found["name"], found["settings"], content), row
+    _check(facts, ROW_FACTS, content)
+    return Opened(facts["name"], facts["settings"], content), row
 
 
 def read_text(file: Path, *, limit: int) -> bytes:
@@ -93,21 +93,21 @@ def read_text(file: Path, *, limit: int) -> bytes:
 
 def _parsed(line: bytes, facts: Mapping[str, type]) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        parsed = json.loads(line)
     except ValueError:
-        found = None
-    return _checked_kinds(found, facts)
+        parsed = None
+    return _checked_kinds(parsed, facts)
 
 
-def _checked_kinds(found: Any, facts: Mapping[str, type]) -> dict[str, Any]:
+def _checked_kinds(seal: Any, facts: Mapping[str, type]) -> dict[str, Any]:
     kinds = {**facts, "sha256": str}
-    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(seal, dict) or any(not isinstance(seal.get(name), kind) for name, kind in kinds.items()):
         raise ValueError("it has no checksum where this version of gansdk writes one")
-    return found
+    return seal
 
 
-def _check(found: Mapping[str, Any], names: Iterable[str], content: bytes) -> None:
-    if _checksum({name: found[name] for name in names}, content) != found["sha256"]:
+def _check(seal: Mapping[str, Any], names: Iterable[str], content: bytes) -> None:
+    if _checksum({name: seal[name] for name in names}, content) != seal["sha256"]:
         raise IntegrityError("it has another checksum than when it was written")
 
 

@@ -204,7 +204,7 @@ def read_json(text: str) -> Any:
     """
     if len(text) > LONGEST_JSON:
         raise InvalidOption(
-            f"{quoted(text)} has {len(text):,} characters. Options in JSON have {LONGEST_JSON:,} at most."
+            f"{quoted(text)} has {len(text):,} characters. Options in JSON may have at most {LONGEST_JSON:,}."
         )
     try:
         return json.loads(text, object_pairs_hook=_each_once, parse_constant=_refuse_constant)
@@ -222,4 +222,4 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")

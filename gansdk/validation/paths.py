@@ -26,9 +26,9 @@ def given_path(given: object, option: str, *, error: type[GansdkError] = Invalid
         InvalidOption: it is neither text nor a path, or has a character that no path has; or `error`.
     """
     if not isinstance(given, (str, Path)) or given == "":
-        raise error(f"{option}={quoted(given)} is no path. Give one as text or as a pathlib.Path.")
+        raise error(f"{option}={quoted(given)} is not a path. Pass a str or a pathlib.Path.")
     if "\0" in str(given):
-        raise error(f"{option}={quoted(str(given))} has a null character, which no path has. Correct it.")
+        raise error(f"{option}={quoted(str(given))} has a null character, which paths cannot contain. Remove it.")
     return Path(given)
 
 
@@ -42,13 +42,13 @@ def output_path(given: object, option: str) -> Path:
     path = given_path(given, option)
     if as_utf8(path) != str(path):
         raise OutputError(
-            f"{option}={quoted(str(path))} has bytes that are not UTF-8, so no report could name it. Choose another "
+            f"{option}={quoted(str(path))} has bytes that are not UTF-8, which reports cannot contain. Choose another "
             "name."
         )
     whole = path.absolute()
     if file := next((parent for parent in whole.parents if os.path.isfile(parent)), None):
         raise OutputError(
-            f"{quoted(str(file))} is a file, but {quoted(str(path))} should lie below it. Choose another name, or move "
+            f"{quoted(str(file))} is a file, but {quoted(str(path))} would be inside it. Choose another name, or move "
             "it."
         )
     _look_at(path)
@@ -106,7 +106,8 @@ def _check_writable(folder: Path) -> None:
     there = next(place for place in (whole, *whole.parents) if os.path.isdir(place))
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{quoted(str(folder))} cannot be written: you may not write to {quoted(str(there))}. Choose another place."
+            f"{quoted(str(folder))} cannot be written: no permission to write to {quoted(str(there))}. Choose another "
+            "place."
         )
 
 

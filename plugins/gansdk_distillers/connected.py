@@ -67,8 +67,8 @@ class NormedConnector(nn.Module):
         """
         if x.numel() == x.shape[1]:
             raise IncompatibleParts(
-                f"The batch norm of a connector needs more than one value per channel, but the feature map is "
-                f"{tuple(x.shape)}. Raise the batch size, or leave that tap out."
+                "The batch norm of a connector needs more than one value per channel, but the feature map is "
+                f"{tuple(x.shape)}. Increase the batch size, or omit that tap."
             )
         connected: Tensor = self.norm(self.connector(x, channels))
         return connected
@@ -142,11 +142,11 @@ class Connected(Term):
 
     def bind(self, stage: Stage) -> None:
         student, teacher = stage.student, stage.teachers[0]
-        wanted = self.taps(common_taps(student, teacher))
+        taps = self.taps(common_taps(student, teacher))
         if self._taps is None and (absent := [tap for tap in student.taps if tap not in teacher.taps]):
             warnings.warn(
-                f"{self.name} leaves out the taps that the teacher lacks ({', '.join(absent)}) and compares "
-                f"{', '.join(wanted)}.",
+                f"{self.name} skips the taps that the teacher lacks ({', '.join(absent)}) and compares "
+                f"{', '.join(taps)}.",
                 GansdkWarning,
                 stacklevel=2,
             )
@@ -154,15 +154,15 @@ class Connected(Term):
         contract = next(iter(student.contracts.values()))
         low, high = contract.inner_range or contract.output_range
         self._unit = max(1.0, (high - low) / 2)
-        widths = teacher.widths(wanted, stage.device)
+        widths = teacher.widths(taps, stage.device)
         self._student = student
         self._connectors = {
-            tap: self._connector(student.width(tap), widths[tap], rng=stage.rng, device=stage.device) for tap in wanted
+            tap: self._connector(student.width(tap), widths[tap], rng=stage.rng, device=stage.device) for tap in taps
         }
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         if self._student is None:
-            raise RuntimeError(f"The connectors of {self.name!r} are made by bind(stage), which was not called.")
+            raise RuntimeError(f"The connectors of {self.name!r} are created by bind(stage), which was not called.")
         distances = torch.stack(
             [
                 self._distance(

@@ -49,7 +49,7 @@ def images(student: Observation, teacher: Observation) -> tuple[Tensor, Tensor]:
         ContractError: one was not observed.
     """
     if student.image is None or teacher.image is None:
-        raise ContractError("A loss on images was given observations without them; observe with image=True.")
+        raise ContractError("A loss on images received observations without images; observe with image=True.")
     return student.image, teacher.image
 
 
@@ -67,11 +67,11 @@ def output_range(stage: Stage) -> tuple[float, float]:
     return next(iter(stage.student.contracts.values())).output_range
 
 
-def rescaled(image: Tensor, given: tuple[float, float], wanted: tuple[float, float]) -> Tensor:
-    """`image` in the range `wanted` instead of `given`."""
-    if given == wanted:
+def rescaled(image: Tensor, source: tuple[float, float], target: tuple[float, float]) -> Tensor:
+    """`image` in the range `target` instead of `source`."""
+    if source == target:
         return image
-    (low, high), (lowest, highest) = given, wanted
+    (low, high), (lowest, highest) = source, target
     factor = (highest - lowest) / (high - low)
     return promoted(image) * factor + (lowest - low * factor)
 

@@ -114,8 +114,8 @@ class KernelAlignment(Term):
     def check(self, images: Sequence[int]) -> None:
         if self.variant == "released" and images[0] < 2:
             raise IncompatibleParts(
-                "gka with variant='released' compares images with each other, so it needs batches of at least 2, but "
-                "steps are of 1. Raise batch_size, or leave variant out."
+                "gka with variant='released' compares images with each other, so it needs batches of at least 2 "
+                "images, but gets 1. Increase batch_size, or omit variant."
             )
 
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:

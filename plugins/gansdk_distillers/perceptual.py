@@ -86,14 +86,14 @@ class Perceptual(Term):
     def check(self, images: Sequence[int]) -> None:
         if images[1] not in (1, 3):
             raise IncompatibleParts(
-                f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {images[1]}. Leave "
-                "the perceptual term out."
+                f"VGG-16 sees images of three channels, or luma repeated threefold, but these have {images[1]}. Omit "
+                "the perceptual term."
             )
         smallest = SMALLEST_STYLED if self.style_weight else SMALLEST
         if min(images[2:]) < smallest:
             raise IncompatibleParts(
                 f"The layers of VGG-16 that are compared see no image below {smallest} pixels, but the student makes "
-                f"{images[2]}x{images[3]}. Train on larger images, or leave the perceptual term out."
+                f"{images[2]}x{images[3]}. Train on larger images, or omit the perceptual term."
             )
 
     def bind(self, stage: Stage) -> None:
@@ -116,8 +116,8 @@ class Perceptual(Term):
     def __call__(self, student: Observation, teacher: Observation) -> Tensor:
         weights = {name: self.feature_weight if name == "content" else self.style_weight for name in student.features}
         distances = [
-            weights[name] * mean_distance(own, teacher.features[name])
-            for name, own in student.features.items()
+            weights[name] * mean_distance(features, teacher.features[name])
+            for name, features in student.features.items()
             if weights[name]
         ]
         return torch.stack(distances).sum()
@@ -155,7 +155,7 @@ def perceptual_term(
 ) -> Perceptual:
     """The term; for messages, `option` is what takes the weights, and `optional` whether None there leaves it out."""
     if not style_weight and not feature_weight:
-        raise InvalidOption("style_weight=0 and feature_weight=0 leave nothing to compare; raise one, or leave it out.")
+        raise InvalidOption("style_weight=0 and feature_weight=0 leave nothing to compare; raise one, or omit it.")
     return Perceptual(
         weights,
         option=option,

@@ -52,25 +52,26 @@ def gansdk_distillers() -> Iterable[DistillerSpec]:
     yield DistillerSpec(
         name="omgd",
         factory="gansdk_distillers.omgd.distiller:omgd",
-        summary="A wider and a deeper teacher that learn in the run; the student needs no discriminator",
+        summary="A wider and a deeper teacher, trained during the run; the student needs no discriminator",
         source="OMGD (Ren et al., ICCV 2021)",
         needs=frozenset({"rebuild", "taps"}),
         advice=(
-            "OMGD builds wider and deeper teachers of the family. The given generator alone is imitated by its terms "
-            "without it: ['ssim', 'perceptual', 'tv', 'channel']."
+            "OMGD builds wider and deeper teachers of the family. To imitate only the given generator, use its terms "
+            "without 'omgd': ['ssim', 'perceptual', 'tv', 'channel']."
         ),
         kind="both",
     )
     yield DistillerSpec(
         name="data-free",
         factory="gansdk_distillers.data_free.distiller:data_free",
-        summary="No data: images made by a network that is trained against the student",
+        summary="No data: images from a network that is trained against the student",
         source="Data-free super-resolution distillation (Zhang et al., CVPR 2021)",
         needs=frozenset({"degrade"}),
         advice=(
-            "For data-free, translation at one resolution has no way from the teacher's image back to its input. "
-            "Where inputs are images, opt in to cycle=REVERSE_GENERATOR, or to reconstruction_weight=0 to go without; "
-            "label maps cannot be made. A network that enlarges says so by its contract's scale."
+            "Data-free distillation needs a way from the teacher's image back to its input, which translation at one "
+            "resolution does not have. If inputs are images, opt in to cycle=REVERSE_GENERATOR, or to "
+            "reconstruction_weight=0 to do without; label maps cannot be generated. For a network that upscales, set "
+            "the contract's scale."
         ),
         data=False,
         kind="regime",

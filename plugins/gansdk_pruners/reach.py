@@ -51,8 +51,8 @@ class Widths:
             if subnets.choices != wider.choices and tightest.fits(student.cost(subnets.plan(subnets.smallest))):
                 warnings.warn(
                     f"The adapter's widths of {student.space.name!r} cannot meet the budget, so narrower ones are "
-                    f"searched too: {spelled(subnets.named(subnets.smallest))} instead of "
-                    f"{spelled(wider.named(wider.smallest))} is the smallest. Pass space='knobs' to refuse this.",
+                    f"searched too: the smallest is {spelled(subnets.named(subnets.smallest))} instead of "
+                    f"{spelled(wider.named(wider.smallest))}. Pass space='knobs' to prevent this.",
                     GansdkWarning,
                     stacklevel=2,
                 )
@@ -77,15 +77,15 @@ def check_listed(subnets: Subnets, student: Student, limits: Limits) -> None:
     Raises:
         InvalidOption: it would go through, or score, too many subnets.
     """
-    change = "Give fewer shares or a larger multiple_of, or use search='evolution'."
+    change = "Pass fewer shares or a larger multiple_of, or use search='evolution'."
     if subnets.count > MOST_LISTED:
         raise InvalidOption(
-            f"search='exhaustive' would go through {subnets.count:,} subnets, and {MOST_LISTED:,} are the most. "
+            f"search='exhaustive' would enumerate {subnets.count:,} subnets, but at most {MOST_LISTED:,} are allowed. "
             f"{change}"
         )
     fitting = (config for config in product(*subnets.choices) if limits.fits(student.cost(subnets.plan(config))))
     if sum(1 for _ in islice(fitting, MOST_SCORED + 1)) > MOST_SCORED:
         raise InvalidOption(
-            f"search='exhaustive' would score more than {MOST_SCORED:,} subnets within the budget, which is the "
-            f"most. {change}"
+            f"search='exhaustive' would score more than {MOST_SCORED:,} subnets within the budget, which is the limit. "
+            f"{change}"
         )

@@ -44,12 +44,12 @@ class Row:
         """
         try:
             score = math.inf if row["score"] is None else float(row["score"])
-            found = cls(tuple(row["config"]), int(row["macs"]), score, tuple(row["budget"]), float(row["seconds"]))
-            if not subnets.has(found.config):
-                raise ValueError(f"{list(found.config)} is no configuration of this space")
+            result = cls(tuple(row["config"]), int(row["macs"]), score, tuple(row["budget"]), float(row["seconds"]))
+            if not subnets.has(result.config):
+                raise ValueError(f"{list(result.config)} is no configuration of this space")
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(f"{CANDIDATES}.jsonl", error) from error
-        return found
+        return result
 
 
 class Scoring:
@@ -138,9 +138,9 @@ class Scoring:
             },
         )
         # The main process's numbers, its clock too, so that all processes go on alike.
-        found = Row.read(row, self._subnets)
-        self._known[config], self._spent = found, found.seconds
-        self.scores[config] = found.score
+        scored = Row.read(row, self._subnets)
+        self._known[config], self._spent = scored, scored.seconds
+        self.scores[config] = scored.score
 
     def _tell(self, number: int, total: int, left: int) -> None:
         best = self.best()
@@ -161,8 +161,8 @@ class Scoring:
 
     def _warn(self, number: int, total: int) -> None:
         warnings.warn(
-            f"The search was ended by max_minutes={self._max_minutes:g} in generation {number} of {total}, with "
-            f"{len(self.scores)} subnets scored; the best of them is taken.",
+            f"The search stopped at max_minutes={self._max_minutes:g} in generation {number} of {total}, with "
+            f"{len(self.scores)} subnets scored; the best of them is used.",
             GansdkWarning,
             stacklevel=2,
         )

@@ -47,30 +47,30 @@ def positions_of(
     knobs = space.ties if kind == "groups" else space.knobs
     if kind == "knobs" and not knobs:
         raise InvalidOption(f"space='knobs', but the adapter names no knobs of {space.name!r}. Use space='groups'.")
-    given = SHARES if shares is None else shares
+    choices = SHARES if shares is None else shares
     multiple = MULTIPLE_OF if multiple_of is None else multiple_of
     if shares is not None or multiple_of is not None:
-        knobs = tuple(_with(knob, widths_at(knob.choices[-1], given, multiple_of=multiple)) for knob in knobs)
+        knobs = tuple(_with(knob, widths_at(knob.choices[-1], choices, multiple_of=multiple)) for knob in knobs)
     elif narrower:
         knobs = tuple(_with(knob, (*knob.choices, *widths_at(knob.choices[-1]))) for knob in knobs)
     tied = {group for knob in knobs for group, _ in knob.widths}
     alone = tuple(
         Knob(
             name=group.name,
-            choices=widths_at(group.size, given, multiple_of=multiple, floor=group.floor),
+            choices=widths_at(group.size, choices, multiple_of=multiple, floor=group.floor),
             widths=((group.name, 1),),
         )
         for group in space.prunable
         if group.name not in tied
     )
-    found = (*knobs, *alone)
-    if all(len(position.choices) == 1 for position in found):
+    positions = (*knobs, *alone)
+    if all(len(position.choices) == 1 for position in positions):
         raise NothingPruned(
             f"Every channel group of {space.name!r} has one width to choose from, so there is no subnet to search. "
             f"Its widest group has {max(group.size for group in space.prunable)} channels; allow smaller shares "
-            f"than {tuple(given)} or a smaller multiple than multiple_of={multiple}."
+            f"than {tuple(choices)} or a smaller multiple than multiple_of={multiple}."
         )
-    return found
+    return positions
 
 
 class Subnets:
@@ -122,14 +122,14 @@ class Subnets:
 
     def _nested(self, ranking: Ranking | None) -> list[dict[int, dict[str, tuple[int, ...]]]]:
         """Per position: choice -> group -> ids kept. Made once, so that a plan is only put together."""
-        kept: list[dict[int, dict[str, tuple[int, ...]]]] = [{} for _ in self.positions]
+        nested: list[dict[int, dict[str, tuple[int, ...]]]] = [{} for _ in self.positions]
         for values in zip_longest(*self.choices):  # a position that has no more choices is left out
             config = {p.name: value for p, value in zip(self.positions, values, strict=True) if value is not None}
             plan = plan_of(self.space, config, ranking)
-            for table, position in zip(kept, self.positions, strict=True):
+            for table, position in zip(nested, self.positions, strict=True):
                 if position.name in config:
                     table[config[position.name]] = {group: plan[group] for group, _ in position.widths}
-        return kept
+        return nested
 
 
 def rank(scores: Scores) -> dict[str, list[int]]:

@@ -73,13 +73,13 @@ def _best(space: Space, scores: Scores, widths: Sequence[int]) -> Plan:
 
     `widths` are of the ranked groups; ties round them and set the others.
     """
-    found = {group.name: width for group, width in zip(ranked_groups(space), widths, strict=True)}
+    plan = {group.name: width for group, width in zip(ranked_groups(space), widths, strict=True)}
     for knob in space.ties:
-        value = knob.value(found[knob.widths[0][0]])
-        found |= {group: factor * value for group, factor in knob.widths}
+        value = knob.value(plan[knob.widths[0][0]])
+        plan |= {group: factor * value for group, factor in knob.widths}
     keep = dict(space.full_plan())
     for group in space.prunable:
-        best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[: found[group.name]]
+        best = np.lexsort((np.arange(group.size), -np.abs(scores[group.name])))[: plan[group.name]]
         keep[group.name] = tuple(sorted(int(i) for i in best))
     return Plan(keep)
 

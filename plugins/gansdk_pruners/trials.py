@@ -40,7 +40,7 @@ _COMPARE: dict[Allocation, Compare] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Attempt:
     """One way to cut a network to a budget and to repair it."""
 
     allocation: Allocation
@@ -129,7 +129,7 @@ class Bench:
         """Mean squared error to the teacher of every image that plans are compared on, in units of the range."""
         return errors(carved, self._comparing, self._compared_with)
 
-    def cut(self, recipe: Recipe, cutter: Cutter, scores: Scores, limits: Limits, run: Run) -> Cut:
+    def cut(self, recipe: Attempt, cutter: Cutter, scores: Scores, limits: Limits, run: Run) -> Cut:
         """What the recipe takes away."""
         student = self.student
         if recipe.allocation == "uniform":
@@ -210,7 +210,7 @@ class Bench:
 
 
 def compare(
-    bench: Bench, recipes: Sequence[Recipe], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
+    bench: Bench, recipes: Sequence[Attempt], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
 ) -> dict[str, Any]:
     """Make the students of the recipes and measure them, at most `steps` training steps' worth of MACs.
 
@@ -219,7 +219,7 @@ def compare(
     The first recipe is made whatever it costs; of the others those that are too dear are passed over.
     """
     cuts: dict[tuple[Allocation, int], Cut] = {}
-    tried: list[tuple[Trial, float, Recipe, Cut]] = []
+    tried: list[tuple[Trial, float, Attempt, Cut]] = []
     left = math.inf
 
     for recipe in recipes:

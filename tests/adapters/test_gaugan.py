@@ -287,7 +287,7 @@ def test_blocks_without_branches_may_keep_their_norm_which_does_not_run():
 def test_wrong_weights_of_a_pruned_student_are_refused_with_the_nearest_network(change, expected):
     state = closed_up(pruned({3: (0, 2, 2, 0, 2, 2)}).state_dict())
     change(state)
-    with pytest.raises(CheckpointMismatch, match=rf"Nearest is inception-SPADE generator, trunk of 16.*{expected}"):
+    with pytest.raises(CheckpointMismatch, match=rf"The closest is inception-SPADE generator, trunk of 16.*{expected}"):
         loaded(state)
 
 
@@ -307,7 +307,7 @@ def test_descriptions_build_and_rebuild(architecture, tmp_path):
     assert wider.eval()(labels()).shape == (1, 3, 128, 128)
     torch.save(wider.state_dict(), tmp_path / "deeper.pth")
     assert open_generator(tmp_path / "deeper.pth", GauGAN()).module.sizes == wider.sizes
-    with pytest.raises(Unsupported, match="deeper teacher already"):
+    with pytest.raises(Unsupported, match="already a deeper teacher"):
         adapter.rebuild(wider, deeper=True)
 
 
@@ -351,7 +351,7 @@ def test_a_discriminator_is_gone_on_with_or_refused():
 def test_wrong_options_are_refused():
     with pytest.raises(InvalidOption, match="'normal', 'more', 'most'"):
         GauGAN(upsampling="much")
-    with pytest.raises(InvalidOption, match="spade, mobile and inception"):
+    with pytest.raises(InvalidOption, match="spade, mobile or inception"):
         GauGAN().create("resnet")
     with pytest.raises(InvalidOption, match=r"no size 'ngf'\. Its sizes: width, labels"):
         GauGAN().create("spade", ngf=3)
@@ -420,7 +420,7 @@ def test_a_depthwise_branch_of_one_channel_is_one_group_and_leaves_as_one():
 
 def test_training_on_one_pixel_of_the_coarsest_grid_is_refused_with_what_to_do():
     net = SPADEGenerator(SPADESizes.of(1, labels=3, upsampling="normal", hidden=2))
-    with pytest.raises(ContractError, match=r"Raise the batch size.*patch=64"):
+    with pytest.raises(ContractError, match=r"Increase the batch size.*patch=64"):
         net(torch.zeros(1, 3, 32, 32))
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
     assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)

@@ -136,7 +136,7 @@ def test_ids_of_16_bits_and_of_a_palette_are_read_unscaled(tmp_path):
 def test_coloured_label_maps_are_refused(tmp_path):
     spade(tmp_path)
     save(tmp_path / "train_label/1.png", photo(1))
-    with pytest.raises(DataError, match=r"1\.png' holds RGB colours, where one id per pixel"):
+    with pytest.raises(DataError, match=r"1\.png' holds RGB colors, but one id per pixel"):
         labels(tmp_path, contract=contract(Labels(classes=3)))
 
 

@@ -121,7 +121,7 @@ def test_the_folders_of_two_domains_are_pairs_if_that_is_said(tmp_path):
 def test_folders_of_different_length_are_refused(tmp_path):
     fill(tmp_path / "A", 3)
     fill(tmp_path / "B", 2)
-    with pytest.raises(DataError, match=r"3 files and 2 files; without a partner of the same name: '.*A/02\.png'"):
+    with pytest.raises(DataError, match=r"3 files and 2 files; files without a partner: '.*A/02\.png'"):
         open_folder(tmp_path, contract=contract())
 
 
@@ -387,18 +387,18 @@ def test_splits_are_folders_with_tables_or_paths_in_one_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"file_name": "none.png"}', r"Row 1 .*file_name='none.png', which is no file"),
+        ('{"file_name": "none.png"}', r"Row 1 .*file_name='none.png', but there is no such file"),
         ('{"file_name": 3}', "file_name=3"),
         ('{"file_name": "/etc/a.png"}', "file_name='/etc/a.png'"),
         ('{"text": "sky"}', "no column file_name, but text"),
         ("", "no column file_name"),
         ("{", "cannot be read"),
-        ("[1]", "no objects"),
+        ("[1]", "not JSON objects"),
         ("[" * 100_000, "cannot be read"),
-        ('{"file_name": "../00.png"}', "no file beside it"),
-        ('{"file_name": "a\\u0000b.png"}', "no file beside it"),
-        ('{"file_name": "' + "n" * 5000 + '"}', "no file beside it"),
-        ('{"file_name": "\\ud800.png"}', "no file beside it"),
+        ('{"file_name": "../00.png"}', "no such file next to it"),
+        ('{"file_name": "a\\u0000b.png"}', "no such file next to it"),
+        ('{"file_name": "' + "n" * 5000 + '"}', "no such file next to it"),
+        ('{"file_name": "\\ud800.png"}', "no such file next to it"),
         ('{"' + "n" * 100_000 + '": 1}', "no column file_name"),
     ],
 )
@@ -583,14 +583,14 @@ def test_generators_that_enlarge_keep_their_source(tmp_path, options):
 
 
 def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no images"):
         open_folder(tmp_path, contract=contract())
     with pytest.raises(DataError, match="does not exist"):
         open_folder(tmp_path / "none", contract=contract())
     for layout in (aligned, images):
-        with pytest.raises(DataError, match="holds no image"):
+        with pytest.raises(DataError, match="contains no images"):
             layout(tmp_path, contract=contract())
-    with pytest.raises(DataError, match="no folders A and B"):
+    with pytest.raises(DataError, match="no subfolders A and B"):
         pairs(tmp_path, contract=contract())
     with pytest.raises(DataError, match="both domains"):
         unpaired(tmp_path, contract=contract())
@@ -601,7 +601,7 @@ def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"direction": "A2B"}, "choose one of 'AtoB', 'BtoA'"),
+        ({"direction": "A2B"}, "'AtoB' or 'BtoA'"),
         ({"layout": "side"}, "layout='side'"),
         ({"split": "all", "x": 1}, "x"),
     ],

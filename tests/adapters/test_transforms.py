@@ -105,7 +105,7 @@ def pruned(adapter, **sizes):
         (Pix2Pix(), lambda: built(Pix2Pix(), "unet", width=2, downs=5), "Only ResNets .* UNetGenerator"),
         (CycleGAN(), lambda: built(CycleGAN(), "inception", width=6, blocks=1), "Only ResNets .* InceptionGenerator"),
         (GauGAN(), lambda: built(GauGAN(), "inception", width=2, labels=3, hidden=6), "Only SPADE"),
-        (Pix2Pix(size=(16, 16)), lambda: pruned(Pix2Pix(size=(16, 16)), width=2, blocks=1), "was pruned"),
+        (Pix2Pix(size=(16, 16)), lambda: pruned(Pix2Pix(size=(16, 16)), width=2, blocks=1), "already pruned"),
     ],
 )
 def test_networks_without_a_mobile_form_are_refused_with_the_reason(adapter, module, reason):

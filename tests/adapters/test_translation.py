@@ -204,7 +204,7 @@ def test_weights_with_a_branch_that_another_would_cover_are_refused(missing, tmp
         del state["features.0.dw_ops.1.2.0.weight"]
     else:
         state["features.0.dw_ops.1.2.0.weight"] = torch.zeros(4, 1, 3, 3)
-    with pytest.raises(CheckpointMismatch, match=r"Nearest is inception generator, 1 blocks.*features\.0\.dw_ops"):
+    with pytest.raises(CheckpointMismatch, match=r"The closest is inception generator, 1 blocks.*features\.0\.dw_ops"):
         open_generator(saved(tmp_path, state))
 
 
@@ -235,7 +235,7 @@ def test_spectrally_normalised_weights_load_and_are_folded_for_the_student(tmp_p
 def test_wrong_checkpoints_are_refused_with_the_nearest_variant(change, expected, tmp_path):
     state = weights(resnet_keys())
     change(state)
-    with pytest.raises(CheckpointMismatch, match=f"(?s)Nearest is.*{expected}"):
+    with pytest.raises(CheckpointMismatch, match=f"(?s)The closest.*{expected}"):
         open_generator(saved(tmp_path, state))
 
 
@@ -359,7 +359,7 @@ def test_networks_are_built_again_from_their_description(architecture):
 def test_descriptions_and_sizes_of_nothing_are_refused():
     with pytest.raises(CheckpointError, match="resnet, unet, inception"):
         Pix2Pix().build({"network": "vgg"})
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="sizes are invalid"):
         Pix2Pix().build({"network": "unet", "sizes": {"depth": 3}})
     with pytest.raises(InvalidOption, match="mobile-resnet"):
         Pix2Pix().create("vgg")

@@ -377,5 +377,5 @@ def test_weights_of_something_else_are_refused_as_a_discriminator():
 
 def test_discriminators_that_claim_great_widths_are_compared_before_they_are_built():
     wide = {f"model.{index}.weight": torch.zeros(100_000, 1, 1, 1) for index in (0, 2, 5, 8, 11)}
-    with pytest.raises(CheckpointError, match="fit no PatchGAN"):
+    with pytest.raises(CheckpointError, match="not match a PatchGAN"):
         patch_discriminator(wide)

@@ -316,10 +316,16 @@ def test_a_dry_run_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_with_other_settings_is_refused_or_moved_aside(checkpoint: str, images: str, tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_refused_or_moved_aside(
+    checkpoint: str, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = short_run(checkpoint, images, tmp_path / "out")
     assert call(*first) == 0
+    capsys.readouterr()
     assert call(*first, "--seed", "1") == 2
+    message = capsys.readouterr().err
+    assert "another --out, or --no-resume to move it aside" in message
+    assert "resume='never'" not in message
     assert call(*first, "--seed", "1", "--no-resume") == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"run", "run.old-1", "student", "student.old-1"}
@@ -470,7 +476,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on_from_there_to_the_same_stud
         assert call(*run) == 143
     stopped = capsys.readouterr().err.splitlines()[-1]
     assert f"Kept: everything up to 'distil', step 2 of 4, in {tmp_path / 'out' / 'run'}." in stopped
-    program, *again = shlex.split(stopped.split("To go on: ")[1])
+    program, *again = shlex.split(stopped.split("To continue: ")[1])
     assert program == "gansdk"
     assert "--no-resume" not in again
     assert call(*again) == 0
@@ -549,7 +555,7 @@ DEEP = "[" * 50_000
         (("--seed", str(2**64)), "from 0 to 18446744073709551615"),
         (("--steps", "9" * 30), "integer from 0"),
         (("--learning-rate", "1e999"), "number > 0"),
-        (("--quality", "psnr-y>=" + "9" * 400), "is not understood"),
+        (("--quality", "psnr-y>=" + "9" * 400), "cannot be read"),
         (("--transform", "\x1b[31m"), "has no transform"),
     ],
 )
@@ -601,3 +607,8 @@ def test_lists_of_parts_can_be_narrowed_to_one(capsys):
     assert {row["distiller"] for row in rows} == {"gka"}
     assert call("plugins", "nonsense") == 2
     assert "No part is called 'nonsense'" in capsys.readouterr().err
+
+
+def test_errors_about_data_name_options(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compress", checkpoint, "--budget", "2x", "--out", str(tmp_path), "--distiller", "pixel") == 2
+    assert "but no --data. Pass --data" in capsys.readouterr().err

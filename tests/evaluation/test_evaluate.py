@@ -276,18 +276,18 @@ def test_labels_as_inputs_are_scored_and_painted():
 def test_images_too_small_to_score_are_left_out_with_a_warning():
     small, large = noise(1, 3, 7, 20), noise(1, 3, 8, 20)
     source = Images(*((x, F.interpolate(x, scale_factor=2)) for x in (small, large)))
-    with pytest.warns(GansdkWarning, match=r"0\.png.*too few"):
+    with pytest.warns(GansdkWarning, match=r"0\.png.*too small"):
         result = evaluate(Enlarge(2), teacher=None, source=source, contract=contract(scale=2))
     assert [row["name"] for row in result.per_image] == ["1.png"]
 
 
 def test_what_cannot_be_scored_is_refused():
     x = noise(1, 3, 16, 16)
-    with pytest.raises(DataError, match=r"no image that can be scored.*eval_data"):
+    with pytest.raises(DataError, match=r"no images to score.*eval_data"):
         evaluate(Enlarge(), teacher=None, source=Images(), contract=contract())
     with pytest.raises(DataError, match="no ground truth and there is no teacher"):
         evaluate(Enlarge(), teacher=None, source=Images((x, None)), contract=contract())
-    with pytest.raises(ContractError, match=r"Enlarge made \(1, 3, 32, 32\)"):
+    with pytest.raises(ContractError, match=r"Enlarge returned \(1, 3, 32, 32\)"):
         evaluate(Enlarge(2), teacher=None, source=Images((x, x)), contract=contract())
     with pytest.raises(ContractError, match="the target has"):
         evaluate(Enlarge(), teacher=None, source=Images((x, x[..., 1:])), contract=contract())

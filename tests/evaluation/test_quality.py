@@ -104,7 +104,7 @@ def test_checks_are_missed_where_they_are_out_of_line_and_where_one_that_was_nam
     assert floor(checks=("finite",)).missed([], findings) == ""
     assert floor(checks=("range",)).missed([], findings) == "Check 'range': About range."
     assert floor(checks=("training",)).missed([], findings) == "Check 'training': About training."
-    assert floor(checks=("baseline",)).missed([], findings) == "The check 'baseline' was not made."
+    assert floor(checks=("baseline",)).missed([], findings) == "The check 'baseline' was not run."
     assert floor(checks=("checks",)).missed([], findings) == "Check 'range': About range."
     assert floor(checks=("checks",)).missed([], [passed, left]) == ""
     both = floor(("psnr-y", ">=", 60.0), checks=("range", "checks")).missed([measured()], findings)

@@ -112,8 +112,8 @@ def noisy(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("name", "deserving", "words"),
     [
-        (FINITE, Net(bright(torch.nan)), r"not finite on 1 of 5 images, such as '4\.png' at 16x16"),
-        (FINITE, Net(bright(torch.inf)), "not finite on 1 of 5 images"),
+        (FINITE, Net(bright(torch.nan)), r"non-finite values on 1 of 5 images, such as '4\.png' at 16x16"),
+        (FINITE, Net(bright(torch.inf)), "non-finite values on 1 of 5 images"),
         (
             RANGE,
             Net(bright(1e13)),
@@ -177,7 +177,7 @@ def test_training_that_leads_away_from_the_teacher_is_told_and_training_towards_
         (lambda image, x: image / 255, r"fill only 0\.\d+% of the contract's output range"),
         (lambda image, x: image * 0 + 0.5, r"fill only 0\.00% of"),
         (lambda image, x: 1 - image, r"the teacher itself is below bicubic enlargement \(.* dB to the ground truth"),
-        (bright(torch.nan), r"teacher itself gives values that are not finite on 1 of 5 images, such as '4\.png'"),
+        (bright(torch.nan), r"teacher itself returns non-finite values on 1 of 5 images, such as '4\.png'"),
     ],
 )
 def test_a_teacher_at_fault_is_told_before_any_student_and_its_student_is_not_blamed(change, words):
@@ -209,7 +209,7 @@ def test_two_sizes_are_looked_at_and_multiples_are_kept():
     text = found(check(Net(), Images(), even).after(student(Net(), even)), FINITE).text
     assert "at 16x16, 8x8" in text
     small = found(check(Net(), Images(side=6), even).after(student(Net(), even)), FINITE)  # padded by reflection
-    assert "at 8x8 alone" in small.text
+    assert "at 8x8 only" in small.text
 
 
 def test_crops_are_bounded(monkeypatch):
@@ -228,7 +228,7 @@ def test_a_network_of_one_size_is_looked_at_in_that_size_alone_without_a_warning
     for largest in (256, 8):
         monkeypatch.setattr(checks, "LARGEST", largest)
         findings = check(OneSize(), Images()).after(student(OneSize()))
-        assert "at 16x16 alone; there was no second size to look at" in found(findings, FINITE).text
+        assert "at 16x16 only; there was no second size" in found(findings, FINITE).text
         assert not [finding for finding in findings if finding.passed is False]
 
 
@@ -253,7 +253,7 @@ def test_without_images_made_ones_show_what_they_can_and_this_is_said():
         }
         fine = found(self_check.after(student(Net())), FINITE)
         assert fine.passed is True
-        assert "images made without data, for no others were given" in fine.text
+        assert "synthetic images, since there is no data" in fine.text
 
 
 def test_a_generator_of_noise_is_looked_at():
@@ -264,7 +264,7 @@ def test_a_generator_of_noise_is_looked_at():
     findings = self_check.after(student(net, contract, taps=taps))
     assert found(findings, FINITE).passed is True
     assert found(findings, ACTIVATIONS).measured == {"first": 1.0}
-    assert "at 1x1 alone" in found(findings, FINITE).text
+    assert "at 1x1 only" in found(findings, FINITE).text
 
 
 def test_made_images_for_label_maps_are_label_maps():

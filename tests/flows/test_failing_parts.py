@@ -217,7 +217,7 @@ def test_an_adapter_that_fails_is_left_out_of_auto_and_named(acme, where, error,
     torch.save(module.state_dict(), tmp_path / "net.pth")
     asked = where in ("bind", "contract", "tap paths")
     for model in (module,) if asked or where == "accepts" else (tmp_path / "net.pth",):
-        with pytest.warns(PluginWarning, match=r"'acme-colour' is not asked \(acme 1\.5\)"):
+        with pytest.warns(PluginWarning, match=r"'acme-colour' is skipped \(acme 1\.5\)"):
             assert open_generator(model).adapter.name == "sr"
         if where != "endless variants":
             with pytest.raises(PluginFailed, match=r"'acme-colour' \(acme 1\.5\)"):
@@ -235,7 +235,7 @@ def test_an_installed_observer_that_exits_is_told_and_not_asked_again(given, set
     observer.gansdk_event = hooks.hookimpl(exits)
     registry().register(observer, "watching")
     try:
-        with pytest.warns(PluginWarning, match="watching failed and is not asked again: SystemExit: 0"):
+        with pytest.warns(PluginWarning, match="watching failed and is not called again: SystemExit: 0"):
             result = gansdk.compress(given(), **settings)
     finally:
         registry().unregister("watching")
@@ -250,7 +250,7 @@ def test_an_observer_of_the_caller_never_ends_the_program_as_if_all_were_done(gi
     def stops(event):
         raise LookupError("enough")
 
-    with pytest.raises(PluginFailed, match=r"observer .*exits ended the run by SystemExit"):
+    with pytest.raises(PluginFailed, match=r"observer .*exits ended the run with SystemExit"):
         gansdk.compress(given(), **settings, observers=[exits])
     with pytest.raises(LookupError, match="enough"):
         gansdk.compress(given(), **settings, observers=[stops])

@@ -439,11 +439,23 @@ if how != "killed":  # all are free to go on together
 @pytest.mark.parametrize(
     ("how", "own", "other"),
     [
-        ("data", "DataError: photo 3 is gone", "ProcessError: Process 1 of 2 failed, so all end. DataError: photo 3"),
-        ("plugin", "PluginFailed: The data source", "ProcessError: Process 1 of 2 failed, so all end. PluginFailed"),
+        (
+            "data",
+            "DataError: photo 3 is gone",
+            "ProcessError: Process 1 of 2 failed, so all processes stop. DataError: photo 3",
+        ),
+        (
+            "plugin",
+            "PluginFailed: The data source",
+            "ProcessError: Process 1 of 2 failed, so all processes stop. PluginFailed",
+        ),
         ("nan", "TrainingDiverged: task and pixel is no longer", "TrainingDiverged: task and pixel is no longer"),
         ("file", "OutputError: ", "OutputError: "),
-        ("observer", "ProcessError: Process 0 of 2 failed, so all end. OSError: the log", "OSError: the log's disk"),
+        (
+            "observer",
+            "ProcessError: Process 0 of 2 failed, so all processes stop. OSError: the log",
+            "OSError: the log's disk",
+        ),
     ],
 )
 def test_where_one_process_fails_both_end_and_say_why_and_can_go_on(how, own, other, tmp_path, photos, build):
@@ -546,4 +558,4 @@ def test_a_signal_to_all_processes_is_one_line_with_the_command_that_goes_on(num
     assert running.returncode != 0
     assert said.count("Stopped by") == 1
     assert "Kept: everything up to 'distil', step " in said
-    assert f"To go on, with 2 processes again: gansdk compress demo -b 4x --data {photos}" in said
+    assert f"To continue, with 2 processes again: gansdk compress demo -b 4x --data {photos}" in said

@@ -166,7 +166,7 @@ def test_runs_that_cannot_work_are_refused_before_any_step_and_leave_nothing(tmp
     seen = []
     for model, changes, kind, words in (
         (net, {}, IncompatibleParts, r"missing rebuild"),
-        (given(), {"data": Colours(pairing=Pairing.INPUTS_ONLY)}, MissingData, "inputs only"),
+        (given(), {"data": Colours(pairing=Pairing.INPUTS_ONLY)}, MissingData, "only inputs"),
         (given(), {"data": None}, MissingData, "data=None"),
         (given(), {"data": Colours(pairing=Pairing.UNPAIRED)}, IncompatibleParts, "without pairs"),
         (given(), {"distiller": [OMGD, OMGD]}, IncompatibleParts, "'omgd' and 'omgd' each bring a regime"),
@@ -216,21 +216,21 @@ def test_a_student_that_begins_as_good_as_its_warm_teacher_is_not_taken_for_dive
 
 
 def test_blocks_too_short_for_the_student_are_warned_of():
-    with pytest.warns(GansdkWarning, match="1 steps are the teacher's, so the student stays as it is"):
+    with pytest.warns(GansdkWarning, match="1 steps train the teacher, so the student is never trained"):
         gansdk.compress(given("cyclegan"), **settings(data=Colours("cyclegan"), distiller=OMGD, steps=1))
 
 
 def test_options_of_teachers_that_there_are_not_are_refused(photos):
     for changes, words in (
-        ({"data": Colours("cyclegan"), "distiller": {**OMGD, "blocks": 3, "share": 1}}, "share is for two"),
-        ({"data": Colours(), "distiller": {**OMGD, "blocks": 3}}, "blocks is their number, and this run has none"),
+        ({"data": Colours("cyclegan"), "distiller": {**OMGD, "blocks": 3, "share": 1}}, "share needs two"),
+        ({"data": Colours(), "distiller": {**OMGD, "blocks": 3}}, "blocks is their number, but this run has none"),
         ({"data": Colours(), "distiller": {**OMGD, "select": len}}, "select keeps the best teacher of blocks"),
     ):
         name = "cyclegan" if changes["data"].pairing is Pairing.UNPAIRED else "pix2pix"
         with pytest.raises(InvalidOption, match=words):
             gansdk.compress(given(name), **settings(**changes))
     enlarging = open_generator(SRResNet(SRResNetSizes(width=8, blocks=1, scale=2)).eval())
-    with pytest.raises(InvalidOption, match="'sr' have no discriminator to share 4 stages of"):
+    with pytest.raises(InvalidOption, match="'sr' have no discriminators, so they cannot share 4 stages"):
         gansdk.compress(enlarging, **settings(data=photos, distiller={**OMGD, "share": 4}))
 
 

@@ -71,7 +71,7 @@ REFUSED = {
     "folder that is no student": ({"model": "FILES/empty"}, CheckpointError, "config.json"),
     "pickle that runs code": ({"model": "FILES/evil.pth"}, CheckpointError, "could run any code"),
     "pickled module": ({"model": "FILES/module.pth"}, CheckpointError, "torch.save"),
-    "cut file": ({"model": "FILES/cut.pth"}, CheckpointError, "cut off"),
+    "cut file": ({"model": "FILES/cut.pth"}, CheckpointError, "truncated"),
     "misfit state dict": ({"model": "FILES/misfit.pth"}, CheckpointMismatch, "conv3.weight"),
     "number for a model": ({"model": 3}, GansdkError, "torch.nn.Module"),
     "bare unknown module": ({"model": nn.Conv2d(3, 3, 3)}, NeedsContract, "gansdk.wrap"),
@@ -109,7 +109,7 @@ REFUSED = {
     "a route that there is not": (
         {"distiller": {"name": "wavelet", "routes": ["A2B"]}},
         IncompatibleParts,
-        "'A2B' is not trained here",
+        "'A2B' is not trained in this run",
     ),
     "details without colours": (
         {"distiller": [Distiller(regime=OfflineRegime(task_weight=0.0)), "wavelet"]},
@@ -352,7 +352,7 @@ def test_an_adapter_that_calls_itself_otherwise_than_its_spec_is_refused_and_bre
     adapter_named("painter")
     with pytest.raises(PluginLoadError, match=r"'painter' calls itself 'sr'.*Give the class SuperResolution"):
         open_adapter("painter")
-    with pytest.warns(PluginWarning, match="'painter' is not asked"):
+    with pytest.warns(PluginWarning, match="'painter' is skipped"):
         assert open_generator(given()).adapter.name == "sr"
 
 

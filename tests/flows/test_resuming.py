@@ -380,7 +380,7 @@ def test_a_state_that_would_run_code_is_refused_and_not_run(given, settings, tmp
 def test_an_output_folder_below_a_file_is_refused_before_any_work(given, settings, tmp_path):
     (tmp_path / "file").write_text("mine")
     seen = []
-    with pytest.raises(OutputError, match=r"is a file, but .* should lie below it"):
+    with pytest.raises(OutputError, match=r"is a file, but .* would be inside it"):
         gansdk.compress(given(), **settings, out_dir=tmp_path / "file" / "out", observers=[seen.append])
     assert seen == []
     assert (tmp_path / "file").read_text() == "mine"

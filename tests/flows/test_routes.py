@@ -187,7 +187,7 @@ def test_a_term_of_one_route_leaves_the_other_to_the_cycles(teacher):
         for name, distiller in (("one", one), ("both", {**one, "routes": None}))
     }
     assert runs["one"].history[-1]["wavelet"] < runs["both"].history[-1]["wavelet"]
-    with pytest.raises(IncompatibleParts, match="'C2D' is not trained here"):
+    with pytest.raises(IncompatibleParts, match="'C2D' is not trained in this run"):
         gansdk.compress(teacher, data=Domains(), distiller={"name": "wavelet", "routes": ["C2D"]}, **SETTINGS)
 
 
@@ -265,13 +265,13 @@ def test_a_teacher_of_both_directions_goes_on_from_its_folder_or_from_one_of_the
 
 
 def test_directions_between_images_of_other_channels_are_not_trained_together(tmp_path):
-    says = "same channels on both sides, but A2B makes 1 of 3 and B2A makes"
+    says = "same number of channels on both sides, but A2B maps 3 to 1 and B2A maps"
     sizes = {"width": 4, "blocks": 1, "channels_out": 1}
-    with pytest.raises(Unsupported, match=f"{says} 1 of 3"):
+    with pytest.raises(Unsupported, match=f"{says} 3 to 1"):
         gansdk.train_teacher(FAMILY, Domains(), sizes=sizes, steps=1, out_dir=tmp_path / "out", device="cpu")
     family = open_adapter(FAMILY)
     there, back = family.create(**sizes), family.create(width=4, blocks=1, channels_in=1)
-    with pytest.raises(Unsupported, match=f"{says} 3 of 1"):
+    with pytest.raises(Unsupported, match=f"{says} 1 to 3"):
         gansdk.compress({"A2B": there.eval(), "B2A": back.eval()}, data=Domains(), out_dir=tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 

@@ -150,7 +150,7 @@ def test_a_constant_teacher_is_refused_before_any_step(distiller):
     nn.init.zeros_(network[1].weight)
     teacher = gansdk.wrap(network, contract=open_generator("demo").contract)
     seen = []
-    with pytest.raises(ContractError, match="for all 8 images that were looked at, so there is nothing to imitate"):
+    with pytest.raises(ContractError, match="for all 8 images it was checked on, so there is nothing to imitate"):
         gansdk.compress(teacher, **DEMO, distiller=distiller, observers=[seen.append])
     assert not seen
 

@@ -176,12 +176,12 @@ def unreadable(tmp_path):
         ("folder", "folder"),
         ("whole.pth", r"torch\.save\(net\.state_dict"),
         ("code.pth", r"torch\.save\(net\.state_dict"),
-        ("cut.pth", "cut off"),
-        ("cut.safetensors", "cut off"),
-        ("empty.pth", "no checkpoint"),
+        ("cut.pth", "truncated"),
+        ("cut.safetensors", "truncated"),
+        ("empty.pth", "not a checkpoint"),
         ("empty.safetensors", "safetensors"),
-        ("text.pth", "no checkpoint"),
-        ("image.pth", "no checkpoint"),
+        ("text.pth", "not a checkpoint"),
+        ("image.pth", "not a checkpoint"),
         ("list.pth", "a list"),
         ("nothing.pth", "nothing"),
         ("unknown.pth", "'epoch', 'other'"),
@@ -391,7 +391,7 @@ def test_what_claims_more_than_it_holds_or_nests_without_end_is_refused_at_once(
 
 def test_a_number_is_never_made_into_memory(tmp_path):
     torch.save({"a": made_of("builtins.bytearray", 10)}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="no weights have"):
+    with pytest.raises(CheckpointError, match="weights do not have"):
         read_state(tmp_path / "net.pth")
 
 

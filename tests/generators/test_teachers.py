@@ -171,7 +171,7 @@ def test_hooks_are_removed_after_an_error():
 
 
 def test_a_path_that_does_not_exist_is_refused_with_the_nearest_ones():
-    with pytest.raises(ContractError, match=r"'tails', but Counted has no submodule there. Nearest: tail"):
+    with pytest.raises(ContractError, match=r"'tails', but Counted has no such submodule. Closest: tail"):
         FrozenTeacher(Counted(), contract(), {"end": "tails"})
 
 
@@ -189,7 +189,7 @@ def test_a_tap_that_never_runs_or_gives_no_tensor_is_refused():
     with pytest.raises(ContractError, match="does not run in the forward pass"):
         FrozenTeacher(Counted(), contract(), {"idle": "idle"}).observe(noise(1, 3, 4, 4), ["idle"])
     module = nn.Sequential(Tuples())
-    with pytest.raises(ContractError, match="gives a tuple"):
+    with pytest.raises(ContractError, match="returns a tuple"):
         observe(module, module, noise(1, 3, 4, 4), {"both": "0"})
     with pytest.raises(ContractError, match="returns a tuple"):
         observe(module, module, noise(1, 3, 4, 4), {})

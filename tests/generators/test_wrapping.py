@@ -22,8 +22,8 @@ def plain(layers: int) -> nn.Sequential:
     ("changes", "words"),
     [
         ({"channels_in": 4}, "does not run on"),
-        ({"channels_out": 1}, "promises"),
-        ({"scale": 2}, r"promises \(1, 3, 32, 32\)"),
+        ({"channels_out": 1}, "states"),
+        ({"scale": 2}, r"states \(1, 3, 32, 32\)"),
     ],
 )
 def test_a_contract_that_the_module_does_not_keep_is_refused(changes, words: str):
@@ -32,7 +32,7 @@ def test_a_contract_that_the_module_does_not_keep_is_refused(changes, words: str
 
 
 def test_a_module_of_several_outputs_is_refused_by_naming_what_it_gives():
-    with pytest.raises(ContractError, match="gives dict"):
+    with pytest.raises(ContractError, match="returns dict"):
         gansdk.wrap(network("two-outputs").build(), contract=contract())
 
 

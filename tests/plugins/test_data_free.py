@@ -382,7 +382,7 @@ def test_a_resumed_regime_repeats_a_straight_one_to_the_bit(setting):
         ({"scales": [2, 2]}, "different"),
         ({"scales": 2}, "list"),
         ({"norm": ""}, "norm=''"),
-        ({"cycle": "folder", "reconstruction_weight": 0}, "one of them"),
+        ({"cycle": "folder", "reconstruction_weight": 0}, "only one of them"),
     ],
 )
 def test_options_are_checked(options, message):
@@ -447,7 +447,7 @@ def test_without_reconstruction_a_translator_is_distilled_with_a_warning():
 def test_norms_that_start_afresh_and_runs_too_short_for_the_images_are_warned_of():
     with pytest.warns(GansdkWarning, match="batch norms"):
         Bound("srresnet", fresh=True)
-    with pytest.warns(GansdkWarning, match="never reach"):
+    with pytest.warns(GansdkWarning, match="but the run has only"):
         Bound(steps=2)
 
 

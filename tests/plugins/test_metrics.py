@@ -132,7 +132,7 @@ def test_grey_images_count_as_equal_colours_and_batches_do_not_matter(metric: ty
     "shown", [{}, {"real": 5}, {"student": 5}, {"real": 1, "student": 5}, {"real": 5, "student": 1}]
 )
 def test_too_few_images_are_a_data_error(shown: dict[str, int]) -> None:
-    with pytest.raises(DataError, match="at least 2 real and 2 generated images, and got"):
+    with pytest.raises(DataError, match="at least 2 real and 2 generated images, but got"):
         measured(KernelDistance(Colours()), **{who: noise(count, 0) for who, count in shown.items()})
 
 
@@ -224,7 +224,7 @@ def test_weights_of_another_network_are_refused(resnet: tuple[nn.Module, Path], 
         ({"extractor": "resnet18"}, "timm.create_model"),
         ({"extractor": "resnet-eighteen", "weights": "w.pth"}, "'resnet-eighteen' is not known"),
         ({"extractor": 18}, "neither a name nor"),
-        ({"extractor": Colours(), "weights": "w.pth"}, "a network already"),
+        ({"extractor": Colours(), "weights": "w.pth"}, "an extractor that is a network"),
         ({"extractor": Colours(), "label": "my net"}, "without spaces and brackets"),
     ],
 )
@@ -259,7 +259,7 @@ def test_the_wheel_of_efficientnet_lite0_has_real_features() -> None:
 
 @pytest.mark.skipif(find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
 def test_inception_refuses_other_weights(resnet: tuple[nn.Module, Path]) -> None:
-    with pytest.raises(CheckpointError, match="is not the InceptionV3 of FID"):
+    with pytest.raises(CheckpointError, match="not hold the weights of FID's InceptionV3"):
         open_extractor("inception-v3", resnet[1])
 
 
@@ -350,7 +350,7 @@ def test_real_photographs_without_label_maps_are_not_segmented() -> None:
     ("contract", "message"),
     [
         (CONTRACT, "needs a generator of images from label maps"),
-        (CITY, "tells 4 classes apart, but the label maps"),
+        (CITY, "distinguishes 4 classes, but the label maps"),
     ],
 )
 def test_miou_refuses_generators_whose_maps_it_does_not_know(contract: Contract, message: str) -> None:
@@ -380,10 +380,10 @@ def test_a_saved_segmenter_comes_back_with_its_sizes(tmp_path: Path) -> None:
 
 
 def test_other_weights_are_no_segmenter(tmp_path: Path, resnet: tuple[nn.Module, Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no segmenter of gansdk.*benchmarks/segmenter.py"):
+    with pytest.raises(CheckpointError, match=r"is not a segmenter of gansdk.*benchmarks/segmenter.py"):
         MeanIoU(resnet[1])
     torch.save({"head.weight": torch.zeros(3, 4, 1, 1)}, tmp_path / "head.pth")
-    with pytest.raises(CheckpointError, match="holds no segmenter"):
+    with pytest.raises(CheckpointError, match="is not a segmenter"):
         MeanIoU(tmp_path / "head.pth")
     with pytest.raises(InvalidOption, match="neither a file nor"):
         MeanIoU(3)  # type: ignore[arg-type]

@@ -339,7 +339,7 @@ def test_gaugans_critics_are_shared_whole_or_not_at_all():
     for shared, same in ((None, False), (0, False), (5, True)):
         first, second = family.learners([module, module], shared=shared)
         assert (first.task.network is second.task.network) is same
-    with pytest.raises(InvalidOption, match="share no stage or all 5, but 3 were asked for"):
+    with pytest.raises(InvalidOption, match="can share 0 or 5 stages, but 3 were requested"):
         family.learners([module, module], shared=3)
 
 
@@ -411,14 +411,14 @@ class Unpaired(Pairs):
 
 def test_what_cannot_work_is_refused():
     given = generator()
-    with pytest.raises(MissingData, match=r"inputs only.*distiller=\['ssim', 'perceptual', 'tv', 'channel'\]"):
+    with pytest.raises(MissingData, match=r"only inputs.*distiller=\['ssim', 'perceptual', 'tv', 'channel'\]"):
         bound(omgd(**SMALL), source=Inputs())
     with pytest.raises(MissingData, match="data=None"):
         omgd(**SMALL).regime.source(None, given)
     for options, words in (
         ({"wide": None, "deep": None}, "no teacher"),
         ({"warm": True, "wide": 4.0}, "must be 1"),
-        ({"student_steps": 0}, "frozen teacher is imitated without 'omgd'"),
+        ({"student_steps": 0}, "frozen teacher, leave out 'omgd'"),
         ({"student_steps": 1.5}, "integer"),
         ({"schedule": "epochs"}, "'steps', 'blocks'"),
         ({"wide": -1.0}, "wide=-1.0"),
@@ -431,25 +431,25 @@ def test_what_cannot_work_is_refused():
     ):
         with pytest.raises(InvalidOption, match=words):
             omgd(**{**SMALL, **options})
-    with pytest.raises(IncompatibleParts, match="colours and brightness"):
+    with pytest.raises(IncompatibleParts, match="colors and brightness"):
         bound(omgd(**SMALL, ssim_weight=0))
     deep = given.adapter.rebuild(given.module, deeper=True)
-    with pytest.raises(Unsupported, match="deeper teacher already"):
+    with pytest.raises(Unsupported, match="already a deeper teacher"):
         bound(omgd(**SMALL), open_generator(deep, given.adapter))
-    with pytest.raises(InvalidOption, match="share nothing"):
+    with pytest.raises(InvalidOption, match="share no stages"):
         bound(omgd(**SMALL, share=3, schedule="steps"), generator(CYCLEGAN))
-    with pytest.raises(InvalidOption, match="share is for two teachers"):
+    with pytest.raises(InvalidOption, match="share needs two teachers"):
         bound(omgd(**SMALL, share=3, deep=None))
     for width in (1e9, 1e300):
         with pytest.raises(InvalidOption, match=r"wide=1e.* times .* cannot be built|wide=1000000000.0 times"):
             bound(omgd(**SMALL, wide=width))
-    with pytest.raises(InvalidOption, match="second teacher, and blocks have one"):
+    with pytest.raises(InvalidOption, match="second teacher, but training in blocks has one"):
         bound(omgd(**SMALL, deep=0.5, schedule="blocks"))
     with pytest.raises(InvalidOption, match="two teachers side by side"):
         bound(omgd(**SMALL, share=3), generator(CYCLEGAN), source=Unpaired())
     with pytest.raises(InvalidOption, match="best teacher of blocks"):
         bound(omgd(**SMALL, select=lambda network: 0.0))
-    with pytest.warns(GansdkWarning, match="5 steps never reach"):
+    with pytest.warns(GansdkWarning, match="but the run has only 5"):
         bound(omgd(**SMALL, student_steps=6), steps=5)
 
 

@@ -312,7 +312,7 @@ def test_gradients_of_the_similarity_are_those_of_finite_differences():
 
 def test_terms_that_do_not_fix_colours_cannot_train_a_student_alone():
     for made in (tv(), channel(), perceptual(WEIGHTS, feature_weight=0.0)):
-        with pytest.raises(IncompatibleParts, match="colours and brightness"):
+        with pytest.raises(IncompatibleParts, match="colors and brightness"):
             OfflineRegime(task_weight=0.0).bind(stage(*made.terms))
     for made in (ssim(), perceptual(WEIGHTS)):
         OfflineRegime(task_weight=0.0).bind(stage(*made.terms))
@@ -344,11 +344,11 @@ def test_without_weights_the_perceptual_term_says_how_to_get_them_or_what_to_dro
         return original(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(CheckpointError, match=r"vgg16.*\(weights='vgg16.pth'\), or leave the term out\."):
+    with pytest.raises(CheckpointError, match=r"vgg16.*\(weights='vgg16.pth'\), or omit the term\."):
         perceptual().terms[0].prepare()
     with pytest.raises(
         CheckpointError,
-        match=r"\(perceptual='vgg16.pth'\), or leave the term out \(perceptual=None, on .*perceptual=null\)",
+        match=r"\(perceptual='vgg16.pth'\), or omit the term \(perceptual=None, on .*perceptual=null\)",
     ):
         omgd().terms[1].prepare()
     with pytest.raises(CheckpointError, match=r"none\.pth"):
@@ -390,7 +390,7 @@ def test_options_that_make_no_sense_are_refused(made, words):
 
 def test_taps_that_the_teacher_lacks_are_left_out_and_named_never_matched_by_place():
     term = channel().terms[0]
-    with pytest.warns(GansdkWarning, match=r"leaves out .*\(first\) and compares second"):
+    with pytest.warns(GansdkWarning, match=r"skips .*\(first\) and compares second"):
         term.bind(stage(term, taps={"second": "2"}))
     assert list(term.state_dict()) == ["second"]
     with pytest.raises(IncompatibleParts, match="no common tap"):

@@ -404,7 +404,7 @@ def test_a_search_under_way_can_be_ended_by_a_time_limit(tmp_path):
     with pytest.raises(Killed):
         compress(out_dir=tmp_path, observers=[die])
     before = scored(tmp_path)
-    with pytest.warns(GansdkWarning, match="ended by max_minutes"):
+    with pytest.warns(GansdkWarning, match="stopped at max_minutes"):
         result = compress(out_dir=tmp_path, pruner=asked(max_minutes=1e-9))
     assert scored(tmp_path) == before
     assert result.after.macs == min(before, key=lambda row: (row[2], row[1]))[1]
@@ -416,7 +416,7 @@ def test_norms_that_nobody_measured_are_warned_of_unless_that_is_asked_for():
     for calibration, told in ((16, True), (0, False)):
         pruner = asked(steps=0, config=config, order="prefix", calibration=calibration)
         result = gansdk.compress(generator(BATCH_NORM), budget="1.01x", pruner=pruner, distiller=None, device="cpu")
-        assert any("no images to measure" in warning for warning in result.warnings) == told
+        assert any("no images to compute" in warning for warning in result.warnings) == told
 
 
 def test_shared_weights_that_a_training_broke_are_told_from_a_wrong_trace(monkeypatch):
@@ -513,7 +513,7 @@ def test_shared_weights_are_trained_before_a_given_configuration_is_carved():
         ("x", "2x", "integers"),
         (3.5, "2x", "config=3.5 must be text, an integer, a list of integers or a mapping"),
         ({"nothing": 1}, "2x", "no knob 'nothing'"),
-        ({}, "2x", "over the budget: macs"),
+        ({}, "2x", "exceeds the budget: macs"),
     ],
 )
 def test_a_configuration_that_is_none_or_over_the_budget_is_refused_before_training(config, budget, message):
@@ -620,7 +620,9 @@ def test_a_space_without_a_choice_is_refused_with_what_to_change():
         compress(pruner=asked(shares=(1.0,)))
 
 
-@pytest.mark.parametrize(("limit", "message"), [("MOST_LISTED", "100 are the most"), ("MOST_SCORED", "within the")])
+@pytest.mark.parametrize(
+    ("limit", "message"), [("MOST_LISTED", "at most 100 are allowed"), ("MOST_SCORED", "within the")]
+)
 def test_an_exhaustive_search_of_a_space_too_large_is_refused_before_any_work(limit, message, monkeypatch):
     monkeypatch.setattr(f"gansdk_pruners.reach.{limit}", 100)
     seen = []

@@ -284,7 +284,7 @@ def test_the_baseline_knows_what_can_be_inherited():
 @pytest.mark.parametrize("kept", [(), (1, 0), (0, 0), (-1, 0), (0, 99)])
 def test_a_malformed_plan_of_a_plugin_is_refused_in_words(student, kept):
     name = student.space.prunable[0].name
-    with pytest.raises(ContractError, match="ids must ascend" if kept else "keeps nothing of group"):
+    with pytest.raises(ContractError, match="ids must ascend" if kept else "keeps no channel of group"):
         gansdk.Plan({name: kept}).check(student.space)
 
 

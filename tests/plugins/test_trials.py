@@ -11,7 +11,7 @@ import gansdk
 from gansdk.events import PlansCompared, StageSaved
 from gansdk.testing.weights import randomise
 from gansdk_adapters.networks.srresnet import SRResNet, SRResNetSizes
-from gansdk_pruners.trials import Recipe, together
+from gansdk_pruners.trials import Attempt, together
 
 SIZES = SRResNetSizes(width=16, blocks=2, scale=2)
 SETTINGS = {"budget": "3x", "data": "photos", "patch": 16, "distiller": None, "device": "cpu"}
@@ -180,4 +180,4 @@ def test_inputs_of_one_size_pass_together_up_to_a_number_of_pixels():
 
 
 def test_recipes_say_what_they_are():
-    assert str(Recipe("cost", "guarded", rounds=2)) == "cost in two rounds, refitted where images gain"
+    assert str(Attempt("cost", "guarded", rounds=2)) == "cost in two rounds, refitted where images gain"

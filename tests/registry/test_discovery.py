@@ -149,7 +149,7 @@ BROKEN = {
         pruner("x") + "    yield PrunerSpec(name='slim', factory='json:loads', summary='again')\n",
         "twice",
     ),
-    "a spec of another kind": (pruner("x").replace("gansdk_pruners", "gansdk_metrics"), "takes only MetricSpec"),
+    "a spec of another kind": (pruner("x").replace("gansdk_pruners", "gansdk_metrics"), "only MetricSpec is allowed"),
     "a malformed name": (pruner("x", name="Slim_1"), "lower-case words"),
     "a spec for a newer API": (pruner("x").replace("summary", "api=99, summary"), "Upgrade gansdk"),
     "a spec instead of specs": (pruner("x").replace("yield", "return"), "not iterable"),
@@ -281,7 +281,7 @@ def test_a_factory_that_misses_a_dependency_says_what_to_install(
     [
         ("nowhere_at_all.slim:Slim", "'nowhere_at_all.slim' does not exist"),
         ("json:Slim", "has no attribute 'Slim'"),
-        ("math:pi", "is a float, which makes nothing"),
+        ("math:pi", "is a float, which is not callable"),
     ],
 )
 def test_a_failing_factory_is_an_error_of_that_lookup_only(factory: str, message: str) -> None:
@@ -339,7 +339,7 @@ def test_observers_see_events_and_a_failing_one_is_silenced() -> None:
 
     registry.register(plugin(gansdk_event=failing), "first")
     registry.register(plugin(gansdk_event=lambda event: seen.append(event)), "second")
-    with pytest.warns(PluginWarning, match="first failed and is not asked again: ValueError: tired"):
+    with pytest.warns(PluginWarning, match="first failed and is not called again: ValueError: tired"):
         registry.emit(Warned(message="one"))
     registry.emit(Finished(seconds=1.0))
     assert seen == [Warned(message="one"), Finished(seconds=1.0)]
@@ -461,7 +461,7 @@ def test_the_matrix_has_every_combination_and_what_each_lacks() -> None:
     }
     verdicts = {(row.adapter, row.distiller): row.verdict for row in compatibility.matrix(registry)}
     assert verdicts["wrapped", "pixel"] == "runs"
-    assert verdicts["wrapped", "gan"] == "needs discriminator (a critic of the family)"
+    assert verdicts["wrapped", "gan"] == "needs discriminator (a discriminator of the family)"
 
 
 def test_hookimpl_is_public() -> None:

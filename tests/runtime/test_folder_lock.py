@@ -126,7 +126,7 @@ def test_where_nothing_can_be_locked_a_run_goes_on_with_a_warning(number, tmp_pa
 def test_a_holder_that_did_not_sign_is_refused_to_be_disturbed_too(content, tmp_path):
     with FolderLock(tmp_path):
         (tmp_path / LOCK).write_bytes(content)
-        with pytest.raises(RunInUse, match="did not say which"):
+        with pytest.raises(RunInUse, match="unidentified process"):
             FolderLock(tmp_path)
 
 

@@ -37,7 +37,7 @@ def test_a_signal_ends_a_command_with_one_line_and_its_exit_code(number):
     running.send_signal(number)
     out, err = running.communicate()
     assert (running.returncode, out) == (code, "")
-    assert err == (f"Stopped by {name}. This start has saved nothing yet. To go on: gansdk inspect 'my net.pth'\n")
+    assert err == (f"Stopped by {name}. Nothing has been saved yet. To continue: gansdk inspect 'my net.pth'\n")
 
 
 @pytest.mark.parametrize("number", CODES)
@@ -110,7 +110,7 @@ def test_the_line_says_what_is_kept_and_the_command_does_not_begin_anew(capsys):
     saved = StageSaved(stage="4x/distil-0", step=120, folder="out/run")
     assert said(begun, saved, capsys=capsys) == (
         "Stopped by Ctrl-C. Kept: everything up to '4x: distil', step 120 of 400, in out/run. "
-        "To go on: gansdk compress demo\n"
+        "To continue: gansdk compress demo\n"
     )
     searched = StageSaved(stage="search", folder="out/run")
     assert "Kept: everything up to 'search', in out/run." in said(searched, capsys=capsys)
@@ -119,13 +119,13 @@ def test_the_line_says_what_is_kept_and_the_command_does_not_begin_anew(capsys):
 
 def test_before_anything_is_saved_the_command_stays_as_it_was(capsys):
     line = said(StageStarted(stage="search", steps=0), capsys=capsys)
-    assert line.endswith("This start has saved nothing yet. To go on: gansdk compress demo --no-resume\n")
+    assert line.endswith("Nothing has been saved yet. To continue: gansdk compress demo --no-resume\n")
 
 
 def test_the_command_can_be_typed_whatever_its_arguments_hold(capsys):
     arguments = ["compress", "my net's (2).pth", "--data", '{"name": "folder", "path": "a b"}', "--budget", "macs<=60%"]
     line = said(arguments=arguments, capsys=capsys)
-    assert shlex.split(line.split("To go on: ")[1]) == ["gansdk", *arguments]
+    assert shlex.split(line.split("To continue: ")[1]) == ["gansdk", *arguments]
     assert "\x1b" not in said(arguments=["inspect", "\x1b[2J"], capsys=capsys)
 
 

@@ -73,7 +73,7 @@ def test_wrong_names_and_weights_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"10\.weight is missing or has another shape"):
         vgg("vgg16", ("relu3_1",), {k: v for k, v in weights("vgg16").items() if ".10." not in k})
     for given in (None, 5, True):
-        with pytest.raises(InvalidOption, match=rf"are {given}, which is no path.*null"):
+        with pytest.raises(InvalidOption, match=rf"are {given}, which is not a path.*null"):
             vgg("vgg16", ("relu1_1",), given)
     with pytest.raises(CheckpointError, match="do not fit"):
         vgg("vgg19", ("relu3_1", "relu4_1"), weights("vgg19"))
@@ -98,5 +98,5 @@ def test_without_a_network_it_says_how_to_get_the_weights(monkeypatch):
 
     original = timm.create_model
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(CheckpointError, match=r"give its path .* or leave the term out"):
+    with pytest.raises(CheckpointError, match=r"pass its path .* or omit the term"):
         vgg("vgg19", ("relu1_1",), "pretrained")

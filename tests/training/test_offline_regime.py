@@ -457,9 +457,9 @@ def test_a_schedule_that_there_is_not_is_refused():
 
 
 def test_a_stage_with_nothing_to_learn_from_or_several_teachers_is_refused():
-    with pytest.raises(IncompatibleParts, match="Nothing tells the student"):
+    with pytest.raises(IncompatibleParts, match="Nothing determines the colors"):
         bound(OfflineRegime(task_weight=0.0), terms=())
-    with pytest.raises(IncompatibleParts, match="imitates one teacher, but was given 2"):
+    with pytest.raises(IncompatibleParts, match="imitates one teacher, but got 2"):
         bound(teachers=(teacher(), teacher()))
 
 

@@ -67,7 +67,7 @@ def test_nothing_is_there_before_something_was_done(tmp_path):
 
 def test_a_file_in_the_place_of_the_run_is_refused_at_once(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(OutputError, match="is not a folder"):
         opened(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_a_row_that_no_space_is_left_for_leaves_the_lines_before(tmp_path, monke
     limit = len(before) + 20
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
-        with pytest.raises(OutputError, match="lines before are kept"):
+        with pytest.raises(OutputError, match="Earlier lines are kept"):
             folder.append_row("scores", {"a": 2})
     finally:
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -371,7 +371,7 @@ def test_a_run_whose_place_another_took_ends_and_writes_nothing(save, tmp_path):
     first.save_stage("search", {"step": 1})
     shutil.rmtree(tmp_path / "run")
     second.save_stage("search", {"step": 2})
-    with pytest.raises(OutputError, match="another run may use the folder"):
+    with pytest.raises(OutputError, match="another run may be using the folder"):
         first.save_stage("search", {"step": 3}) if save == "stage" else first.append_row("scores", {"a": 1})
     assert opened(tmp_path, seed=1).load_stage("search") == {"step": 2}
 

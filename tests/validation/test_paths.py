@@ -50,7 +50,7 @@ def test_what_is_at_a_path_is_known_before_it_is_written_to(check, refused, tmp_
 def test_a_folder_that_may_not_be_written_to_is_somebody_elses(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     for check in (check_folder, check_file):
-        with pytest.raises(OutputError, match="you may not write to"):
+        with pytest.raises(OutputError, match="no permission to write to"):
             check(tmp_path / "new", "out")
 
 

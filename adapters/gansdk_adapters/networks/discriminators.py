@@ -28,7 +28,7 @@ class PatchSizes:
 
     def __post_init__(self) -> None:
         if min(self.channels_in, self.width, self.layers) < 1:
-            raise ContractError(f"{self}: everything must be at least 1.")
+            raise ContractError(f"{self}: all sizes must be >= 1.")
 
 
 class PatchDiscriminator(nn.Module):
@@ -42,17 +42,17 @@ class PatchDiscriminator(nn.Module):
             nn.Conv2d(sizes.channels_in, sizes.width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        given = sizes.width
+        width_in = sizes.width
         for step in range(1, sizes.layers + 1):
-            made = sizes.width * min(2**step, 8)
+            width_out = sizes.width * min(2**step, 8)
             stride = 2 if step < sizes.layers else 1
             layers += [
-                nn.Conv2d(given, made, 4, stride=stride, padding=1, bias=bias),
-                make_norm(sizes.norm, made),
+                nn.Conv2d(width_in, width_out, 4, stride=stride, padding=1, bias=bias),
+                make_norm(sizes.norm, width_out),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-            given = made
-        self.model = nn.Sequential(*layers, nn.Conv2d(given, 1, 4, padding=1))
+            width_in = width_out
+        self.model = nn.Sequential(*layers, nn.Conv2d(width_in, 1, 4, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, 1, about H / 8, about W / 8) for three layers: 256x256 gives 30x30."""
@@ -70,7 +70,7 @@ def share_stages(networks: Sequence[PatchDiscriminator], count: int) -> None:
     first, *others = networks
     starts = [index for index, part in enumerate(first.model) if isinstance(part, nn.Conv2d)]
     if not 0 <= count <= len(starts):
-        raise InvalidOption(f"These discriminators can share 0 to {len(starts)} stages, but {count!r} were asked for.")
+        raise InvalidOption(f"These discriminators can share 0 to {len(starts)} stages, but {count!r} were requested.")
     end = [*starts, len(first.model)][count]
     for network in others:
         for index in range(end):
@@ -94,18 +94,18 @@ def patch_discriminator(state: Mapping[str, Tensor]) -> PatchDiscriminator:
     sizes = PatchSizes(channels_in=head.shape[1], width=head.shape[0], layers=max(1, convolutions - 2), norm=norm)
     network = hollow(lambda: PatchDiscriminator(sizes), 2 * len(state) + 100, f"the {len(state)} tensors")
     unused = unused_statistics(state, norm)
-    given = {key: tensor for key, tensor in state.items() if key not in unused}
-    wanted = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    wrong = [key for key, tensor in wanted.items() if key not in given or given[key].shape != tensor.shape]
-    wrong += [key for key in given if key not in network.state_dict()]
+    weights = {key: tensor for key, tensor in state.items() if key not in unused}
+    expected = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    wrong = [key for key, tensor in expected.items() if key not in weights or weights[key].shape != tensor.shape]
+    wrong += [key for key in weights if key not in network.state_dict()]
     if wrong:
         raise CheckpointError(
-            f"The weights fit no PatchGAN discriminator. Nearest is one of {sizes.channels_in} input channels, width "
-            f"{sizes.width}, {sizes.layers} strided layers and norm {norm!r}, but {', '.join(wrong[:4])} "
+            f"The weights do not match a PatchGAN discriminator. The closest has {sizes.channels_in} input channels, "
+            f"width {sizes.width}, {sizes.layers} strided layers and norm {norm!r}, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.
     with seeded(), torch.device("cpu"):
         discriminator = PatchDiscriminator(sizes).float()
-    discriminator.load_state_dict({**discriminator.state_dict(), **given})
+    discriminator.load_state_dict({**discriminator.state_dict(), **weights})
     return discriminator

@@ -41,7 +41,7 @@ class InceptionSizes:
         object.__setattr__(self, "middle", tuple(tuple(row) for row in self.middle))
         wrong = any(len(row) != 2 * len(self.kernels) or min(row) < 0 for row in self.middle)
         if wrong or len(self.widths) != 5 or min(self.channels_in, self.channels_out, *self.widths) < 1:
-            raise ContractError(f"{self}: five widths from 1, and two branches per kernel and block from 0.")
+            raise ContractError(f"{self}: expected five widths >= 1, and two branch widths >= 0 per kernel and block.")
 
     @property
     def blocks(self) -> int:
@@ -79,10 +79,10 @@ class InceptionBlock(nn.Module):
         return x + cast("Tensor", self.pw_bn(sum(branches[1:], branches[0])))
 
 
-def _stage(sizes: InceptionSizes, given: int, made: int, kernel: int, groups: int = 1) -> nn.Sequential:
+def _stage(sizes: InceptionSizes, channels_in: int, channels_out: int, kernel: int, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(given, made, kernel, groups=groups, bias=has_bias(sizes.norm)),
-        make_norm(sizes.norm, made),
+        nn.Conv2d(channels_in, channels_out, kernel, groups=groups, bias=has_bias(sizes.norm)),
+        make_norm(sizes.norm, channels_out),
         nn.ReLU(inplace=True),
     )
 
@@ -123,7 +123,7 @@ class InceptionGenerator(nn.Module):
 
     def branches(self) -> dict[str, tuple[str, ...]]:
         """What can leave as a whole, as `Adapter.branches`: each branch, and a block's norm behind the last."""
-        found: dict[str, tuple[str, ...]] = {}
+        paths: dict[str, tuple[str, ...]] = {}
         for number, block in enumerate(self.features):
             layers: list[str] = []
             for kind in KINDS:
@@ -131,7 +131,7 @@ class InceptionGenerator(nn.Module):
                     if branch is not None:
                         path = f"features.{number}.{kind}.{index}"
                         layers.append(f"{path}.{FIRST_LAYER[kind]}")
-                        found[path] = (layers[-1],)
+                        paths[path] = (layers[-1],)
             if layers:
-                found[f"features.{number}.pw_bn"] = tuple(layers)
-        return found
+                paths[f"features.{number}.pw_bn"] = tuple(layers)
+        return paths

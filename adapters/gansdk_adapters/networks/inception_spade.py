@@ -40,7 +40,7 @@ class InceptionSPADESizes(SPADELayout):
         object.__setattr__(self, "guide", tuple(tuple(row) for row in self.guide))
         for rows in (self.middle, self.guide):
             if len(rows) != len(self.names) or any(len(row) != 2 * len(self.kernels) or min(row) < 0 for row in rows):
-                raise ContractError(f"{self}: two branches per kernel, from 0 channels, for each of the blocks.")
+                raise ContractError(f"{self}: expected two branch widths >= 0 per kernel for each block.")
 
     @classmethod
     def of(
@@ -134,9 +134,9 @@ class InceptionSPADE(nn.Module):
 class Conv(nn.Module):
     """A convolution that keeps the grid, one level down in the keys."""
 
-    def __init__(self, given: int, made: int, kernel: int, *, bias: bool = True) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(given, made, kernel, padding=kernel // 2, bias=bias)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, given, h, w) -> (N, made, h, w)."""
@@ -147,12 +147,12 @@ class ConvNormAct(nn.Module):
     """A convolution that keeps the grid, a batch norm, and a leaky ReLU."""
 
     def __init__(
-        self, given: int, made: int, kernel: int, slope: float, *, groups: int = 1, affine: bool = True
+        self, channels_in: int, channels_out: int, kernel: int, slope: float, *, groups: int = 1, affine: bool = True
     ) -> None:
         super().__init__()
         self.slope = slope
-        self.conv = nn.Conv2d(given, made, kernel, padding=kernel // 2, groups=groups)
-        self.norm = nn.BatchNorm2d(made, affine=affine)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups)
+        self.norm = nn.BatchNorm2d(channels_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, given, h, w) -> (N, made, h, w)."""
@@ -164,39 +164,52 @@ def _by_kernel(kernels: tuple[int, ...], middle: tuple[int, ...]) -> list[tuple[
     return list(zip(kernels, middle[: len(kernels)], middle[len(kernels) :], strict=True))
 
 
-def _last(given: int, made: int, kernel: int, *, plain: bool) -> nn.Module:
-    return nn.Conv2d(given, made, kernel, padding=kernel // 2) if plain else Conv(given, made, kernel)
+def _last(channels_in: int, channels_out: int, kernel: int, *, plain: bool) -> nn.Module:
+    return (
+        nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+        if plain
+        else Conv(channels_in, channels_out, kernel)
+    )
 
 
 def _dense(
-    given: int, middle: int, made: int, kernel: int, slope: float, *, plain: bool = False
-) -> nn.Sequential | None:
-    if not middle:
-        return None
-    return nn.Sequential(ConvNormAct(given, middle, kernel, slope), _last(middle, made, kernel, plain=plain))
-
-
-def _depthwise(
-    given: int, middle: int, made: int, kernel: int, slope: float, *, affine: bool = True, plain: bool = False
+    channels_in: int, middle: int, channels_out: int, kernel: int, slope: float, *, plain: bool = False
 ) -> nn.Sequential | None:
     if not middle:
         return None
     return nn.Sequential(
-        ConvNormAct(given, middle, 1, slope),
+        ConvNormAct(channels_in, middle, kernel, slope), _last(middle, channels_out, kernel, plain=plain)
+    )
+
+
+def _depthwise(
+    channels_in: int,
+    middle: int,
+    channels_out: int,
+    kernel: int,
+    slope: float,
+    *,
+    affine: bool = True,
+    plain: bool = False,
+) -> nn.Sequential | None:
+    if not middle:
+        return None
+    return nn.Sequential(
+        ConvNormAct(channels_in, middle, 1, slope),
         ConvNormAct(middle, middle, kernel, slope, groups=middle, affine=affine),
-        _last(middle, made, 1, plain=plain),
+        _last(middle, channels_out, 1, plain=plain),
     )
 
 
 def branch_paths(generator: InceptionSPADEGenerator) -> dict[str, list[str]]:
     """Return what can leave the network as a whole: path -> the layers whose channels must all be gone for that."""
-    found: dict[str, list[str]] = {}
+    paths: dict[str, list[str]] = {}
     for name in generator.sizes.names:
-        own = _branches(generator, name)
-        found |= own | _branches(generator, f"{name}.spade")
-        if own:
-            found[f"{name}.spade"] = [layer for layers in own.values() for layer in layers]
-    return found
+        branches = _branches(generator, name)
+        paths |= branches | _branches(generator, f"{name}.spade")
+        if branches:
+            paths[f"{name}.spade"] = [layer for layers in branches.values() for layer in layers]
+    return paths
 
 
 def _branches(generator: nn.Module, path: str) -> dict[str, list[str]]:

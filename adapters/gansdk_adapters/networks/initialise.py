@@ -24,7 +24,7 @@ def initialise(network: nn.Module, kind: Initialisation = "normal", *, gain: flo
         InvalidOption: `kind` is neither.
     """
     if kind not in get_args(Initialisation):
-        raise InvalidOption(f"The initialisation {kind!r} is none of: {', '.join(get_args(Initialisation))}.")
+        raise InvalidOption(f"The initialization {kind!r} must be one of: {', '.join(get_args(Initialisation))}.")
     for part in network.modules():
         if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
             if kind == "normal":

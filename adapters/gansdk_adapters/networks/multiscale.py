@@ -27,7 +27,7 @@ class MultiScaleSizes:
 
     def __post_init__(self) -> None:
         if min(self.channels_in, self.width, self.layers, self.scales) < 1:
-            raise ContractError(f"{self}: everything must be at least 1.")
+            raise ContractError(f"{self}: all sizes must be >= 1.")
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -41,12 +41,12 @@ class MultiScaleDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
         """(N, channels_in, H, W) -> for every scale all feature maps, the last of them the scores (N, 1, h, w)."""
-        found = []
+        outputs = []
         for index in range(self.sizes.scales):
             if index:
                 x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            found.append(getattr(self, f"discriminator_{index}")(x))
-        return found
+            outputs.append(getattr(self, f"discriminator_{index}")(x))
+        return outputs
 
 
 class ScaleDiscriminator(nn.Module):
@@ -58,16 +58,16 @@ class ScaleDiscriminator(nn.Module):
         self.model0 = nn.Sequential(
             nn.Conv2d(sizes.channels_in, sizes.width, 4, stride=2, padding=2), nn.LeakyReLU(0.2)
         )
-        given = sizes.width
+        width_in = sizes.width
         for index in range(1, sizes.layers):
-            made = min(2 * given, 512)
+            width_out = min(2 * width_in, 512)
             stride = 2 if index < sizes.layers - 1 else 1
-            conv = nn.utils.spectral_norm(nn.Conv2d(given, made, 4, stride=stride, padding=2, bias=False))
+            conv = nn.utils.spectral_norm(nn.Conv2d(width_in, width_out, 4, stride=stride, padding=2, bias=False))
             self.add_module(
-                f"model{index}", nn.Sequential(nn.Sequential(conv, nn.InstanceNorm2d(made)), nn.LeakyReLU(0.2))
+                f"model{index}", nn.Sequential(nn.Sequential(conv, nn.InstanceNorm2d(width_out)), nn.LeakyReLU(0.2))
             )
-            given = made
-        self.add_module(f"model{sizes.layers}", nn.Sequential(nn.Conv2d(given, 1, 4, padding=2)))
+            width_in = width_out
+        self.add_module(f"model{sizes.layers}", nn.Sequential(nn.Conv2d(width_in, 1, 4, padding=2)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, channels_in, H, W) -> every stage's output."""
@@ -97,13 +97,13 @@ def multi_scale_discriminator(state: Mapping[str, Tensor]) -> MultiScaleDiscrimi
         channels_in=head.shape[1], width=head.shape[0], layers=max(1, len(stages) - 1), scales=len(scales)
     )
     network = hollow(lambda: MultiScaleDiscriminator(sizes), 2 * len(state) + 100, f"the {len(state)} tensors")
-    own = network.state_dict()
-    wrong = [key for key, tensor in own.items() if key not in state or state[key].shape != tensor.shape]
-    wrong += [key for key in state if key not in own]
+    expected = network.state_dict()
+    wrong = [key for key, tensor in expected.items() if key not in state or state[key].shape != tensor.shape]
+    wrong += [key for key in state if key not in expected]
     if wrong:
         raise CheckpointError(
-            f"The weights fit no multi-scale discriminator. Nearest is one of {sizes.channels_in} input channels, "
-            f"width {sizes.width} and {sizes.scales} scales, but {', '.join(wrong[:4])} "
+            f"The weights do not match a multi-scale discriminator. The closest has {sizes.channels_in} input "
+            f"channels, width {sizes.width} and {sizes.scales} scales, but {', '.join(wrong[:4])} "
             f"{'differs' if len(wrong) == 1 else 'differ'}."
         )
     # Fresh weights are drawn only to be overwritten; the caller's random numbers must not depend on it.

@@ -46,7 +46,7 @@ class ResNetSizes:
             len(self.widths) != 5
             or min((self.channels_in, self.channels_out, *self.widths, *self.inner), default=0) < 1
         ):
-            raise ContractError(f"{self}: five widths, and everything at least 1.")
+            raise ContractError(f"{self}: expected five widths, and all sizes >= 1.")
 
     @property
     def blocks(self) -> int:
@@ -79,7 +79,7 @@ class ResNetSizes:
         if len(numbers) == 6:
             numbers[3:4] = [numbers[3]] * 3
         if len(numbers) != 8:
-            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight (or six) are a network.")
+            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight (or six) are expected.")
         stem, down, trunk, *thirds, up, last = numbers
         inner = tuple(4 * thirds[3 * index // blocks] for index in range(blocks))
         return cls(widths=(stem, 2 * down, 4 * trunk, 2 * up, last), inner=inner, **options)
@@ -88,12 +88,12 @@ class ResNetSizes:
 class SeparableConv(nn.Module):
     """Depthwise 3x3, instance norm without scales, pointwise 1x1; biases and norm whatever the network's norm is."""
 
-    def __init__(self, given: int, made: int, *, padding: int = 0) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(given, given, 3, padding=padding, groups=given),
-            nn.InstanceNorm2d(given),
-            nn.Conv2d(given, made, 1),
+            nn.Conv2d(channels_in, channels_in, 3, padding=padding, groups=channels_in),
+            nn.InstanceNorm2d(channels_in),
+            nn.Conv2d(channels_in, channels_out, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,8 +123,12 @@ class ResidualBlock(nn.Module):
         return x + cast("Tensor", self.conv_block(x))
 
 
-def _block_conv(sizes: ResNetSizes, given: int, made: int) -> nn.Module:
-    return SeparableConv(given, made) if sizes.separable else nn.Conv2d(given, made, 3, bias=has_bias(sizes.norm))
+def _block_conv(sizes: ResNetSizes, channels_in: int, channels_out: int) -> nn.Module:
+    return (
+        SeparableConv(channels_in, channels_out)
+        if sizes.separable
+        else nn.Conv2d(channels_in, channels_out, 3, bias=has_bias(sizes.norm))
+    )
 
 
 class ResNetGenerator(nn.Module):
@@ -157,12 +161,12 @@ def halving(channels_in: int, widths: Sequence[int], norm: Norm, *, deep: bool =
         make_norm(norm, widths[0]),
         nn.ReLU(inplace=True),
     ]
-    for given, made in pairwise(widths[:3]):
+    for width_in, width_out in pairwise(widths[:3]):
         layers += [
-            nn.Conv2d(given, made, 3, stride=2, padding=1, bias=bias),
-            make_norm(norm, made),
+            nn.Conv2d(width_in, width_out, 3, stride=2, padding=1, bias=bias),
+            make_norm(norm, width_out),
             nn.ReLU(inplace=True),
-            *(deepening(made, norm) if deep else []),
+            *(deepening(width_out, norm) if deep else []),
         ]
     return layers
 
@@ -170,11 +174,11 @@ def halving(channels_in: int, widths: Sequence[int], norm: Norm, *, deep: bool =
 def doubling(channels_out: int, widths: Sequence[int], norm: Norm, *, deep: bool = False) -> list[nn.Module]:
     """Return the layers behind the blocks: two transposed convolutions, a 7x7 convolution with bias and Tanh."""
     layers: list[nn.Module] = []
-    for given, made in pairwise(widths[2:]):
+    for width_in, width_out in pairwise(widths[2:]):
         layers += [
-            nn.ConvTranspose2d(given, made, 3, stride=2, padding=1, output_padding=1, bias=has_bias(norm)),
-            make_norm(norm, made),
+            nn.ConvTranspose2d(width_in, width_out, 3, stride=2, padding=1, output_padding=1, bias=has_bias(norm)),
+            make_norm(norm, width_out),
             nn.ReLU(inplace=True),
-            *(deepening(made, norm) if deep else []),
+            *(deepening(width_out, norm) if deep else []),
         ]
     return [*layers, nn.ReflectionPad2d(3), nn.Conv2d(widths[-1], channels_out, 7), nn.Tanh()]

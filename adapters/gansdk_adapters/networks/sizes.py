@@ -29,5 +29,5 @@ def upsampling_factors(scale: int) -> tuple[int, ...]:
     if scale == 3:
         return (3,)
     if scale < 1 or scale.bit_count() != 1:
-        raise ContractError(f"The scale is {scale}, but pixel shuffles reach only 3 and powers of two.")
+        raise ContractError(f"The scale is {scale}, but pixel shuffles support only 3 and powers of two.")
     return (2,) * (scale.bit_length() - 1)

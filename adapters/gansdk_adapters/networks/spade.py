@@ -43,9 +43,9 @@ class SPADELayout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ups", tuple(self.ups))  # JSON gives lists
         if self.upsampling not in get_args(Upsampling):
-            raise ContractError(f"upsampling={self.upsampling!r} is none of: {', '.join(get_args(Upsampling))}.")
+            raise ContractError(f"upsampling={self.upsampling!r} must be one of: {', '.join(get_args(Upsampling))}.")
         if len(self.names) != len(COARSE) + len(self.ups) or min(self.labels, self.trunk, *self.ups) < 1:
-            raise ContractError(f"{self}: four widths, five for 'most', and everything at least 1.")
+            raise ContractError(f"{self}: expected four widths (five for 'most'), and all sizes >= 1.")
 
     @property
     def doublings(self) -> int:
@@ -106,7 +106,9 @@ class SPADESizes(SPADELayout):
         object.__setattr__(self, "inner", tuple(self.inner))
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if len(self.inner) != len(self.names) or len(self.hidden) != len(self.names):
-            raise ContractError(f"{self}: one inner and one hidden width per block are needed ({len(self.names)}).")
+            raise ContractError(
+                f"{self}: expected one inner and one hidden width for each of the {len(self.names)} blocks."
+            )
 
     @classmethod
     def of(cls, width: int = 64, *, upsampling: Upsampling = "more", hidden: int = 128, **options: Any) -> SPADESizes:
@@ -129,7 +131,7 @@ class SPADESizes(SPADELayout):
         """
         numbers = [int(part) for part in config.split("_")] if isinstance(config, str) else list(config)
         if len(numbers) != 8:
-            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight are a network.")
+            raise ContractError(f"The config {config!r} has {len(numbers)} numbers, but eight are expected.")
         ups = tuple(number * factor for number, factor in zip(numbers[4:], (8, 4, 2, 1), strict=True))
         return cls(
             trunk=16 * numbers[0],
@@ -165,9 +167,9 @@ class SPADEFrame(nn.Module):
         height, width = (side // 2**self.sizes.doublings for side in labels.shape[2:])
         if self.training and len(labels) * height * width == 1 and self._takes_statistics():
             raise ContractError(
-                f"One label map of {labels.shape[2]}x{labels.shape[3]} pixels becomes a single pixel at the coarsest "
-                "grid, of which norms can take no statistics in training. Raise the batch size, or train on larger "
-                f"images (patch={2 * labels.shape[2]})."
+                f"A single label map of {labels.shape[2]}x{labels.shape[3]} pixels is reduced to one pixel at the "
+                "coarsest resolution, where norms cannot compute statistics in training. Increase the batch size, or "
+                f"train on larger images (patch={2 * labels.shape[2]})."
             )
         x = self.first(F.interpolate(labels, size=(height, width), mode="nearest"))
         for name in self.sizes.names:
@@ -233,8 +235,12 @@ class SPADE(nn.Module):
         return cast("Tensor", self.param_free_norm(x) * (1 + self.mlp_gamma(guide)) + self.mlp_beta(guide))
 
 
-def _modulation(sizes: SPADESizes, given: int, made: int) -> nn.Module:
-    return SeparableConv(given, made, padding=1) if sizes.separable else nn.Conv2d(given, made, 3, padding=1)
+def _modulation(sizes: SPADESizes, channels_in: int, channels_out: int) -> nn.Module:
+    return (
+        SeparableConv(channels_in, channels_out, padding=1)
+        if sizes.separable
+        else nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    )
 
 
 def _plain(conv: nn.Conv2d) -> nn.Conv2d:

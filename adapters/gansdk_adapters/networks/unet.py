@@ -33,7 +33,7 @@ class UNetSizes:
 
     def __post_init__(self) -> None:
         if self.downs < FEWEST_DOWNS or min(self.channels_in, self.channels_out, self.width) < 1:
-            raise ContractError(f"{self}: at least {FEWEST_DOWNS} halvings, and everything else at least 1.")
+            raise ContractError(f"{self}: expected at least {FEWEST_DOWNS} downsamplings, and all other sizes >= 1.")
 
     def level_path(self, level: int) -> str:
         """Return the path of the Sequential of level `level`, counted from 1."""

@@ -58,9 +58,9 @@ class Encoding:
             if strange := [i for i in found.tolist() if i not in self._unknown]:
                 raise DataError(
                     f"The label map {str(path)!r} has the id {strange[0]}{_more(strange)}, but the generator has "
-                    f"{self.labels.classes} classes: ids 0 to {self.labels.classes - 1}{self._beside()}. "
-                    "Correct the label maps, or say which ids are of no class: unknown_ids=[...] of a generator "
-                    "with a channel for them."
+                    f"{self.labels.classes} classes: ids 0 to {self.labels.classes - 1}{self._beside()}. Correct the "
+                    "label maps, or, if the generator has a channel for unknown pixels, list the ids without a class "
+                    "in unknown_ids=[...]."
                 )
         return ids
 
@@ -92,19 +92,19 @@ class Encoding:
             return {"labels": "painted"}
         return {"labels": "one-hot", "classes": self.labels.classes, "unknown_ids": list(self._unknown)}
 
-    def _unknown_ids(self, asked: Sequence[int] | None) -> tuple[int, ...]:
+    def _unknown_ids(self, ids: Sequence[int] | None) -> tuple[int, ...]:
         if self.labels is None or not self.labels.unknown:
-            if asked:
+            if ids:
                 raise InvalidOption(
-                    f"unknown_ids={quoted(list(asked))}, but the generator has no channel for pixels of no class."
+                    f"unknown_ids={quoted(list(ids))}, but the generator has no channel for pixels without a class."
                 )
             return ()
-        if asked is None:
+        if ids is None:
             return tuple(sorted({UNKNOWN, self.labels.classes}))
-        return tuple(asked)
+        return tuple(ids)
 
     def _beside(self) -> str:
-        return f", and {', '.join(map(str, self._unknown))} for pixels of no class" if self._unknown else ""
+        return f", and {', '.join(map(str, self._unknown))} for pixels without a class" if self._unknown else ""
 
 
 def edges(instances: Ids) -> NDArray[np.bool_]:

@@ -57,15 +57,15 @@ class Role:
             DataError: two files share a name but for the suffix.
         """
         folder = self.folder(path, split)
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for name, file in image_files(folder).items() if folder else ():
             stem = PurePosixPath(name).with_suffix("").as_posix()
             if stem.endswith(self.ending):
                 key = _CITYSCAPES.sub("", stem)
-                if key in found:
-                    raise DataError(f"{str(file)!r} and {found[key].name!r} have the same name. Remove one of them.")
-                found[key] = file
-        return found
+                if key in files:
+                    raise DataError(f"{str(file)!r} and {files[key].name!r} have the same name. Remove one of them.")
+                files[key] = file
+        return files
 
 
 def split_of(folder: str) -> str | None:
@@ -109,7 +109,7 @@ def matched(files: Sequence[Mapping[str, Path]]) -> list[tuple[str, tuple[Path, 
         named = ", ".join(repr(str(file)) for file in sorted(lonely)[:_NAMED_AT_MOST])
         more = f" and {len(lonely) - _NAMED_AT_MOST} more" if len(lonely) > _NAMED_AT_MOST else ""
         raise DataError(
-            f"The folders of what belongs together have {lengths}; without a partner of the same name: {named}{more}. "
-            "Add the partners, or take these files out."
+            f"Paired folders must hold files of the same names, but they have {lengths}; files without a partner: "
+            f"{named}{more}. Add the partners, or remove these files."
         )
     return [(key, tuple(some[key] for some in files)) for key in sorted(common)]

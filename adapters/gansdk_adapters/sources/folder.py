@@ -96,14 +96,14 @@ def the_folder(path: Path) -> Path:
         DataError: it does not exist.
     """
     if not os.path.isdir(path):  # no error for names too long to be one
-        raise DataError(f"The folder {quoted(str(path))} does not exist, or is no folder. Give a folder with images.")
+        raise DataError(f"{quoted(str(path))} does not exist or is not a folder. Pass a folder with images.")
     return path
 
 
 def check_holdout(share: float) -> None:
     """Raise DataError for what is no share of the images."""
     if not 0 <= share < 1:
-        raise DataError(f"holdout={quoted(share)} must be a share of the images from 0 to below 1.")
+        raise DataError(f"holdout={quoted(share)} must be a fraction of the images in [0, 1).")
 
 
 def listing(files: Mapping[str, Path]) -> str:
@@ -131,14 +131,14 @@ def find_entries(folder: Path, *, skipped: dict[str, str]) -> tuple[Entry, ...]:
     files = image_files(folder)
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise DataError(f"The folder {str(folder)!r} holds no image. Give a folder with files of {kinds}.")
+        raise DataError(f"The folder {str(folder)!r} contains no images. Pass a folder with image files ({kinds}).")
     partners = _partners(folder, tuple(files))
     if partners is None:
         return tuple(Entry(name, path) for name, path in files.items())
     if not partners:
         raise DataError(
             f"The folder {str(folder)!r} looks like pairs of inputs and targets, but no two names match. Give both "
-            "images of a pair the same name, or give the folder of the targets alone."
+            "images of a pair the same name, or pass only the folder of the targets."
         )
     for name in files.keys() - partners.keys() - set(partners.values()):
         skipped[name] = f"The image {name!r} has no partner of the same name."
@@ -150,10 +150,10 @@ def image_files(folder: Path) -> dict[str, Path]:
 
     Bytes of a name that are not UTF-8 are escaped in it, for reports to hold it; the path has them as they are.
     """
-    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
     visible = {
         as_utf8(name.as_posix()): path
-        for name, path in found.items()
+        for name, path in paths.items()
         if os.path.isfile(path) and not any(part.startswith(".") for part in name.parts)
     }
     return dict(sorted(visible.items()))

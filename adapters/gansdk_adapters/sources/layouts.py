@@ -50,7 +50,7 @@ def layout_of(path: Path, contract: Contract) -> Layout:
     if contract.labels is not None:
         raise DataError(
             f"The generator takes label maps of {contract.labels.classes} classes, but the folder {str(path)!r} has "
-            "none. Give a folder with train_label and train_img, with labels and images, with Cityscapes' gtFine and "
+            "none. Pass a folder with train_label and train_img, with labels and images, with Cityscapes' gtFine and "
             "leftImg8bit, or with COCO-Stuff's stuffthingmaps."
         )
     if all((path / f"{TRAIN}{domain}").is_dir() for domain in "AB") or _domain(path, HELD_OUT, "A"):
@@ -93,8 +93,8 @@ def find_pairs(path: Path, direction: Direction) -> Found:
     roles = next((pair for pair in PAIR_ROLES if all(_has(path, role) for role in pair)), None)
     if roles is None:
         raise DataError(
-            f"The folder {str(path)!r} has no folders A and B (nor trainA and trainB, nor input and target). Pairs "
-            "come in these."
+            f"The folder {str(path)!r} has no subfolders A and B, trainA and trainB, or input and target. Put the two "
+            "images of each pair in such subfolders."
         )
 
     def scenes(split: str) -> tuple[Scene, ...]:
@@ -191,5 +191,5 @@ def _directed(a: View, b: View, direction: Direction) -> tuple[View, View]:
 
 def _forwards(direction: Direction) -> bool:
     if direction not in ("AtoB", "BtoA"):
-        raise InvalidOption(f"direction={quoted(direction)} is neither 'AtoB' nor 'BtoA'.")
+        raise InvalidOption(f"direction={quoted(direction)} must be 'AtoB' or 'BtoA'.")
     return direction == "AtoB"

@@ -45,17 +45,17 @@ def find_described(path: Path, *, input_column: str | None = None, target_column
         DataError: there is no table, it cannot be read, or a file in it does not exist.
         InvalidOption: a column that the table does not have.
     """
-    found: dict[str, list[Scene]] = {}
+    scenes: dict[str, list[Scene]] = {}
     for folder in _folders(path):
         for table in (folder / name for name in TABLES):
             if table.is_file():
                 for scene in _scenes(table, path, input_column, target_column):
-                    found.setdefault(split_of(PurePosixPath(scene.name).parts[0]) or TRAIN, []).append(scene)
+                    scenes.setdefault(split_of(PurePosixPath(scene.name).parts[0]) or TRAIN, []).append(scene)
                 break
-    if not found:
+    if not scenes:
         raise DataError(f"The folder {str(path)!r} has neither {' nor '.join(TABLES)}, here or in {TRAIN}.")
-    held_out = next((found[split] for split in HELD_OUT if split in found), [])
-    return Found(train=tuple(found.get(TRAIN, ())), held_out=tuple(held_out))
+    held_out = next((scenes[split] for split in HELD_OUT if split in scenes), [])
+    return Found(train=tuple(scenes.get(TRAIN, ())), held_out=tuple(held_out))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -115,14 +115,16 @@ def _rows(table: Path) -> list[Row]:
                 list(csv.DictReader(lines)) if table.suffix == ".csv" else [json.loads(x) for x in lines if x.strip()]
             )
     except (OSError, ValueError, csv.Error, RecursionError) as error:
-        raise DataError(f"{str(table)!r} cannot be read: {error}. Every line describes one image.") from error
+        raise DataError(f"{str(table)!r} cannot be read: {error}. Each line must describe one image.") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f'{str(table)!r} has lines that are no objects. Write {{"file_name": ...}} in every line.')
+        raise DataError(f'{str(table)!r} has lines that are not JSON objects. Write {{"file_name": ...}} on each line.')
     return rows
 
 
 def _file(table: Path, row: Row, column: str, number: int) -> Path:
     name = row.get(column)
     if not isinstance(name, str) or not _is_below(name) or not os.path.isfile(table.parent / name):
-        raise DataError(f"Row {number + 1} of {str(table)!r} has {column}={quoted(name)}, which is no file beside it.")
+        raise DataError(
+            f"Row {number + 1} of {str(table)!r} has {column}={quoted(name)}, but there is no such file next to it."
+        )
     return table.parent / name

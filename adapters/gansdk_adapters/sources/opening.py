@@ -49,12 +49,14 @@ def open_folder(
     kind: type[DataSource] = ImageFolder if makes_inputs or beside else Translation
     if kind is ImageFolder:
         common = {"degrade": degrade, "patch": default_patch, **common}
-    known = [name for name in inspect.signature(kind).parameters if name not in ("path", "contract", "degrade")]
+    options_of_kind = [
+        name for name in inspect.signature(kind).parameters if name not in ("path", "contract", "degrade")
+    ]
     for option in options:
-        if option not in known:
+        if option not in options_of_kind:
             raise InvalidOption(
                 f"The folder {str(path)!r} is opened as {kind.__name__}, which has no option {option!r}. Its options: "
-                f"{', '.join(known)}."
+                f"{', '.join(options_of_kind)}."
             )
     common = fitting(kind, common, whose=f"The folder {str(path)!r}")
     return kind(path, **common)  # type: ignore[call-arg]  # both take these

@@ -27,11 +27,11 @@ def turns(images: int, size: int, *, seed: int, step: int, domain: int = 0) -> l
     each in an order of its own.
     """
     places = (divmod(position, images) for position in range(step * size, (step + 1) * size))
-    found = []
+    indices = []
     for epoch, place in places:
         index = int(_order(images, seed, epoch, domain)[place])
-        found.append(Turn(index, _random(seed, epoch, domain, index)))
-    return found
+        indices.append(Turn(index, _random(seed, epoch, domain, index)))
+    return indices
 
 
 @lru_cache(maxsize=8)

@@ -45,10 +45,10 @@ class PairedImages:
         Raises:
             DataError: no entry can be read.
         """
-        chosen = self._store.draw(size, seed=seed, step=step)
-        side = self._side([picture for _, picture, _ in chosen])
-        pairs = [_patch(picture, side, self._reader.contract.scale, draw) for _, picture, draw in chosen]
-        return self._batch(pairs, tuple(entry.name for entry, _, _ in chosen))
+        entries = self._store.draw(size, seed=seed, step=step)
+        side = self._side([picture for _, picture, _ in entries])
+        pairs = [_patch(picture, side, self._reader.contract.scale, draw) for _, picture, draw in entries]
+        return self._batch(pairs, tuple(entry.name for entry, _, _ in entries))
 
     def whole(self) -> Iterator[Batch]:
         """Give every image once, in order, one a batch. Damaged ones are left out.

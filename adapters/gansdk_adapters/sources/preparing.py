@@ -67,8 +67,8 @@ class Preparation:
     def _check(self, size: Size, scaled: str) -> None:
         if min(size) < self.multiple:
             raise DataError(
-                f"It is {size[0]}x{size[1]} pixels{scaled} but this generator needs sides of at least "
-                f"{self.multiple}, the multiple of its sides. Take it out of the folder, or resize it."
+                f"It is {size[0]}x{size[1]} pixels{scaled} but this generator needs sides of at least {self.multiple}, "
+                "the multiple of its sides. Remove it from the folder, or resize it."
             )
 
 

@@ -141,8 +141,8 @@ class Reader:
         height, width = (side // self.contract.scale for side in _size(target))
         if image.shape != (1, self.contract.channels_in, height, width):
             raise ContractError(
-                f"degrade() made {tuple(image.shape)} of a {_text(_size(target))} image, but the generator takes "
-                f"(1, {self.contract.channels_in}, {height}, {width}). Correct degrade= or leave it out."
+                f"degrade() returned shape {tuple(image.shape)} for a {_text(_size(target))} image, but the generator "
+                f"takes (1, {self.contract.channels_in}, {height}, {width}). Correct degrade= or omit it."
             )
         return to_uint8(image[0], self.contract.input_range)
 
@@ -156,10 +156,10 @@ class Reader:
         full = (size[0] * enlarge, size[1] * enlarge)
         factor = self.contract.scale * enlarge
         if not all(0 <= big - small * factor < factor for big, small in zip(target, size, strict=True)):
-            wanted = (size[0] * self.contract.scale, size[1] * self.contract.scale)
+            expected = (size[0] * self.contract.scale, size[1] * self.contract.scale)
             raise DataError(
                 f"The pair {entry.name!r} has an input of {_text(size)} and a target of {_text(target)}, but the "
-                f"generator makes {_text(wanted)} of that input. Pair images of scale {self.contract.scale}."
+                f"generator turns that input into {_text(expected)}. Use pairs of scale {self.contract.scale}."
             )
         return self._cropped(entry, full, self.contract.multiple_of)
 
@@ -172,7 +172,7 @@ class Reader:
         if min(size) < step:
             raise DataError(
                 f"The image {entry.name!r} is {_text(size)} pixels, but this generator needs sides of at least {step}. "
-                "Take it out of the folder."
+                "Remove it from the folder."
             )
         return size[0] // step * step, size[1] // step * step
 
@@ -192,7 +192,7 @@ def usable(entries: Iterable[Entry], reader: Reader, *, skipped: dict[str, str])
         else:
             good.append(entry)
     if not good:
-        raise DataError(f"No usable image is left. {_reasons(skipped)} Give at least one image that can be used.")
+        raise DataError(f"No usable image is left. {_reasons(skipped)} Provide at least one usable image.")
     if skipped:
         warnings.warn(_reasons(skipped), GansdkWarning, stacklevel=3)
     return tuple(good)
@@ -210,7 +210,9 @@ def _called(degrade: Degrade, target: Tensor) -> Tensor:
     except Exception as error:  # anybody's function
         raise ContractError(f"degrade() failed on an image ({type(error).__name__}: {quoted(str(error))}).") from error
     if not isinstance(image, Tensor):
-        raise ContractError(f"degrade() made {quoted(image)} of an image. Give a function of tensors, or leave it out.")
+        raise ContractError(
+            f"degrade() returned {quoted(image)}, not a tensor. Pass a function from tensor to tensor, or omit it."
+        )
     return image
 
 

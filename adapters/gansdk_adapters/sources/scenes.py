@@ -40,7 +40,9 @@ class View:
         if self.part == "whole":
             return height, width
         if width % 2:
-            raise DataError(f"{str(self.path)!r} is {width} pixels wide, which two images side by side cannot share.")
+            raise DataError(
+                f"{str(self.path)!r} is {width} pixels wide, but two images side by side need an even width."
+            )
         return height, width // 2
 
     def read(self, channels: Literal[1, 3]) -> Pixels:
@@ -160,8 +162,8 @@ class SceneReader:
             raise DataError(f"The image {scene.name!r} cannot be used. {error}") from error
         if scene.instances is None and self.encoding is not None and self.encoding.edges:
             raise DataError(
-                f"The label map {scene.name!r} has no instance map, but this generator takes the edges of instances. "
-                "Put instance maps of the same names beside the labels (train_inst, instances, *_instanceIds.png)."
+                f"The label map {scene.name!r} has no instance map, but this generator needs instance edges. Put "
+                "instance maps of the same names next to the labels (train_inst, instances, *_instanceIds.png)."
             )
 
     def read(self, scene: Scene) -> Layers:

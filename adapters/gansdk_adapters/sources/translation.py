@@ -78,7 +78,9 @@ class Translation(DataSource):
     ) -> None:
         check_holdout(holdout)
         if contract.scale != 1:
-            raise DataError(f"Images for translation keep their size, but this generator enlarges x{contract.scale}.")
+            raise DataError(
+                f"Translation data has inputs and targets of equal size, but this generator upscales x{contract.scale}."
+            )
         self._path = the_folder(Path(path))
         self._layout = layout_of(self._path, contract) if layout == "auto" else layout
         found = _find(self._path, self._layout, direction, input_column, target_column)
@@ -100,7 +102,7 @@ class Translation(DataSource):
             scored = found.held_out or searched
             compared = found.others_held_out or others_searched
         if not (trained or scored):
-            raise DataError(f"The folder {str(self._path)!r} holds no image (layout {self._layout!r}).")
+            raise DataError(f"The folder {str(self._path)!r} contains no images (layout {self._layout!r}).")
         if patch is not None and crop_size is None and load_size is None:
             _check_patch(trained, patch)
         shown = dict.fromkeys((*searched, *scored))
@@ -189,8 +191,8 @@ def _check_patch(scenes: Sequence[Scene], patch: int) -> None:
     if scenes and all(min(scene.input.size()) < patch for scene in scenes):
         height, width = max((scene.input.size() for scene in scenes), key=min)
         raise InvalidOption(
-            f"patch={patch} is larger than every image: the largest is {height}x{width} pixels. Lower patch, or give "
-            "load_size to enlarge them on purpose."
+            f"patch={patch} is larger than every image: the largest is {height}x{width} pixels. Lower patch, or set "
+            "load_size to upscale the images."
         )
 
 

@@ -118,7 +118,7 @@ class ImageToImageTask(DiscriminatorTask):
         check_kind(gan)
         for name, weight in (("gan_weight", gan_weight), ("reconstruction_weight", reconstruction_weight)):
             if not 0 <= weight < float("inf"):
-                raise InvalidOption(f"{name}={weight!r} must be a finite number from 0.")
+                raise InvalidOption(f"{name}={weight!r} must be a finite number >= 0.")
         if not (gan_weight or reconstruction_weight):
             raise InvalidOption(
                 "gan_weight=0 and reconstruction_weight=0 leave no loss. Raise one of them; to learn from distillers "
@@ -185,7 +185,7 @@ def check_judged(network: nn.Module, shape: Sequence[int]) -> None:
     least = next((side for side in range(2, LARGEST) if _judges(judge, (number, channels, side, side))), LARGEST)
     raise DataError(
         f"Training images of {height}x{width} pixels are too small for the discriminator: it needs sides of at least "
-        f"{least}. Train on larger pieces (patch, crop_size, or the adapter's size)."
+        f"{least}. Train on larger crops (patch, crop_size, or the adapter's size)."
     )
 
 
@@ -205,8 +205,8 @@ def check_width(asked: int | None, found: int) -> None:
     """
     if asked not in (None, found):
         raise InvalidOption(
-            f"discriminator_width={asked} was asked for, but the discriminator that training would go on with has "
-            f"width {found}. Pass discriminator='fresh' for a new one of width {asked}, or set the width to None."
+            f"discriminator_width={asked} was requested, but the existing discriminator has width {found}. Pass "
+            f"discriminator='fresh' for a new one of width {asked}, or set the width to None."
         )
 
 

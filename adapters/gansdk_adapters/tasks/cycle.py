@@ -203,7 +203,7 @@ def _both_ways(batch: Batch) -> Batch:
     """
     if MAIN not in batch.targets:
         raise MissingData(
-            "A CycleGAN learns from images of two domains, and this data has one. Give a folder with trainA and trainB."
+            "A CycleGAN learns from images of two domains, but this data has one. Pass a folder with trainA and trainB."
         )
     a, b = batch.inputs[MAIN], batch.targets[MAIN]
     return Batch({A2B: a, B2A: b}, {A2B: b, B2A: a}, batch.names, paired=False)
@@ -220,7 +220,7 @@ def _images_of(student: Student) -> Callable[[Route, Tensor], Tensor]:
 
 def _unbound(route: Route, x: Tensor) -> Tensor:
     raise Unsupported(
-        "The losses of a CycleGAN run its generators, so that they exist during a training only. Use "
+        "The losses of a CycleGAN need its generators, so they are available only during training. Use "
         "importance='gauss-newton' to rank channels."
     )
 

@@ -17,7 +17,7 @@ Kind = Literal["hinge", "lsgan", "vanilla"]
 def check_kind(kind: str) -> None:
     """Raise InvalidOption unless `kind` is one of the losses here."""
     if kind not in get_args(Kind):
-        raise InvalidOption(f"gan={kind!r} is none of: {', '.join(get_args(Kind))}.")
+        raise InvalidOption(f"gan={kind!r} must be one of: {', '.join(get_args(Kind))}.")
 
 
 def discriminator_loss(kind: Kind, scores: Tensor, *, real: bool) -> Tensor:

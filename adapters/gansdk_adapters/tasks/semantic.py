@@ -100,14 +100,14 @@ class SemanticSynthesisTask(DiscriminatorTask):
 
     def _losses(self, x: Tensor, fake: Tensor, truth: Tensor) -> dict[str, Tensor]:
         with untrained(self.network):
-            made: Scales = self.network(_shown(x, fake))
-        losses = {"gan": over_scales([generator_loss("hinge", maps[-1]) for maps in made])}
+            fake_maps: Scales = self.network(_shown(x, fake))
+        losses = {"gan": over_scales([generator_loss("hinge", maps[-1]) for maps in fake_maps])}
         if self.feature_weight:
-            losses["features"] = feature_matching(made, self._of_truth(_shown(x, truth)))
+            losses["features"] = feature_matching(fake_maps, self._of_truth(_shown(x, truth)))
         if self.perceptual is not None:
             with torch.no_grad():
-                wanted = self.perceptual(truth)
-            losses["perceptual"] = perceptual_distance(self.perceptual(fake), wanted)
+                features = self.perceptual(truth)
+            losses["perceptual"] = perceptual_distance(self.perceptual(fake), features)
         return losses
 
     def _of_truth(self, shown: Tensor) -> Scales:
@@ -121,20 +121,20 @@ class SemanticSynthesisTask(DiscriminatorTask):
         return maps
 
 
-def feature_matching(made: Scales, true: Scales) -> Tensor:
+def feature_matching(fake: Scales, true: Scales) -> Tensor:
     """Mean over the scales of the summed L1 between all feature maps but the scores (Wang et al., CVPR 2018)."""
     sums = [
-        torch.stack([F.l1_loss(a, b.detach()) for a, b in zip(own[:-1], other[:-1], strict=True)]).sum()
-        for own, other in zip(made, true, strict=True)
+        torch.stack([F.l1_loss(a, b.detach()) for a, b in zip(maps[:-1], other[:-1], strict=True)]).sum()
+        for maps, other in zip(fake, true, strict=True)
     ]
     return over_scales(sums)
 
 
-def perceptual_distance(made: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
+def perceptual_distance(fake: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
     """L1 of feature maps; the last counts 1, the one before 1/4, then 1/8, 1/16, 1/32 (as in pix2pixHD and SPADE)."""
-    count = len(made)
+    count = len(fake)
     weights = [1.0 if i == count - 1 else 2.0 ** (i - count) for i in range(count)]
-    losses = [w * F.l1_loss(a, b.detach()) for w, a, b in zip(weights, made, true, strict=True)]
+    losses = [w * F.l1_loss(a, b.detach()) for w, a, b in zip(weights, fake, true, strict=True)]
     return torch.stack(losses).sum()
 
 

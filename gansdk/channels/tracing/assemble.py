@@ -34,8 +34,8 @@ def assemble(recorder: Recorder, module: nn.Module, state: Mapping[str, Tensor])
     reasons = [recorder.unions.reason(units[0]) for units in members]
     names = _names(axes, makers, reasons)
     frozen = [
-        JOINED_REASON if made and reason == INPUT_REASON else reason
-        for made, reason in zip(makers, reasons, strict=True)
+        JOINED_REASON if maker and reason == INPUT_REASON else reason
+        for maker, reason in zip(makers, reasons, strict=True)
     ]
 
     def widths(root_list: Iterable[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
@@ -147,8 +147,8 @@ def _axes(
 def _names(axes: list[list[Axis]], makers: list[list[str]], reasons: list[str]) -> list[str]:
     """A group is called after the first layer that makes its channels, else after its first tensor."""
     names: list[str] = []
-    for rows, made, reason in zip(axes, makers, reasons, strict=True):
-        base = made[0] if made else "input" if reason == INPUT_REASON else rows[0].tensor
+    for rows, maker, reason in zip(axes, makers, reasons, strict=True):
+        base = maker[0] if maker else "input" if reason == INPUT_REASON else rows[0].tensor
         taken, name = 1, base
         while name in names:
             taken += 1

@@ -102,8 +102,8 @@ class Unions:
 
 def labels_of(tensor: Tensor) -> Labels | None:
     """The labels a traced operation left on the tensor."""
-    found = getattr(tensor, "_gansdk_labels", None)
-    return found if isinstance(found, Labels) else None
+    labels = getattr(tensor, "_gansdk_labels", None)
+    return labels if isinstance(labels, Labels) else None
 
 
 def set_labels(tensor: Tensor, labels: Labels | None) -> None:

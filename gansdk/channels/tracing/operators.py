@@ -183,10 +183,10 @@ def _elementwise(recorder: Recorder, call: Call) -> None:
     (dim,) = dims
     ids: Ids | None = None
     for tensor in call.tensors():
-        found = _aligned(recorder, tensor, dim - (y.ndim - tensor.ndim), y.shape[dim])
-        if found is not None and ids is not None:
-            recorder.unions.unite(ids, found)
-        ids = found if ids is None else ids
+        aligned = _aligned(recorder, tensor, dim - (y.ndim - tensor.ndim), y.shape[dim])
+        if aligned is not None and ids is not None:
+            recorder.unions.unite(ids, aligned)
+        ids = aligned if ids is None else ids
     set_labels(y, None if ids is None else Labels(ids, dim))
 
 
@@ -247,14 +247,14 @@ def _reduce(recorder: Recorder, call: Call) -> None:
     labels = labels_of(x)
     if labels is None:
         return None
-    asked = call.get(1, "dim", call.kwargs.get("axis"))
-    if asked is None or not isinstance(y, Tensor):
+    target = call.get(1, "dim", call.kwargs.get("axis"))
+    if target is None or not isinstance(y, Tensor):
         return unknown(recorder, call, "reduces over channels")
-    dims = {int(dim) % x.ndim for dim in (asked if isinstance(asked, (tuple, list)) else (asked,))}
+    dims = {int(dim) % x.ndim for dim in (target if isinstance(target, (tuple, list)) else (target,))}
     if labels.dim in dims:
         return unknown(recorder, call, "reduces over channels")
-    kept = y.ndim == x.ndim
-    return set_labels(y, labels if kept else labels.moved(labels.dim - sum(dim < labels.dim for dim in dims)))
+    keeps_dim = y.ndim == x.ndim
+    return set_labels(y, labels if keeps_dim else labels.moved(labels.dim - sum(dim < labels.dim for dim in dims)))
 
 
 def _softmax(recorder: Recorder, call: Call) -> None:

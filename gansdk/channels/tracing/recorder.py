@@ -55,9 +55,11 @@ class Recorder:
             self.unions.freeze(labels.ids, f"its channels are not where {self.where()} expects them")
         elif origin is None and not hasattr(tensor, "_gansdk_seen") and state_name(tensor) is None:
             self._freeze_all(
-                f"{self.where()} got a tensor that no followed operation made; register constants as buffers"
+                f"{self.where()} received a tensor that no traced operation created; register constants as buffers"
             )
-        ids = self.unions.fresh(tensor.shape[dim], origin or f"it reads what {self.where()} was given from outside")
+        ids = self.unions.fresh(
+            tensor.shape[dim], origin or f"it reads an argument that {self.where()} received from outside"
+        )
         set_labels(tensor, Labels(ids, dim))
         return ids
 
@@ -70,9 +72,9 @@ class Recorder:
         name = state_name(tensor)
         if name is None:
             return
-        known = self.axes.setdefault((name, dim), ids)
-        if known is not ids:
-            self.unions.unite(known, ids)
+        recorded = self.axes.setdefault((name, dim), ids)
+        if recorded is not ids:
+            self.unions.unite(recorded, ids)
 
     def record_attribute(self, path: str, name: str, ids: Ids) -> None:
         """The number `name` that a module keeps counts `ids`; ignored if it does not, or has no such number.
@@ -80,11 +82,11 @@ class Recorder:
         Properties are ignored too: they follow by themselves.
         """
         owner = self.module.get_submodule(path)
-        kept = not isinstance(getattr(type(owner), name, None), property)
-        if kept and getattr(owner, name, None) == len(ids):
-            known = self.attributes.setdefault((path, name), ids)
-            if known is not ids:
-                self.unions.unite(known, ids)
+        is_plain = not isinstance(getattr(type(owner), name, None), property)
+        if is_plain and getattr(owner, name, None) == len(ids):
+            recorded = self.attributes.setdefault((path, name), ids)
+            if recorded is not ids:
+                self.unions.unite(recorded, ids)
 
     def freeze(self, args: Iterable[Any], reason: str) -> None:
         """Freeze the labels of every tensor among `args`."""

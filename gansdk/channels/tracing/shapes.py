@@ -19,12 +19,12 @@ def cat(recorder: Recorder, call: Call) -> None:
     parts = [tensor for tensor in call.get(0, "tensors") if tensor.numel() or tensor.ndim > 1]
     y = call.result
     cut = int(call.get(1, "dim", call.kwargs.get("axis", 0))) % y.ndim
-    found = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
-    if not found:
+    dims = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
+    if not dims:
         return None
-    if len(found) > 1:
+    if len(dims) > 1:
         return unknown(recorder, call, "joins tensors whose channels lie on different dimensions")
-    (dim,) = found
+    (dim,) = dims
     ids = [recorder.read(part, dim) for part in parts]
     if cut == dim:
         return set_labels(y, Labels(np.concatenate(ids), dim))
@@ -37,12 +37,12 @@ def stack(recorder: Recorder, call: Call) -> None:
     """Channels are united, and move behind a new dimension that is put in front of them."""
     parts, y = list(call.get(0, "tensors")), call.result
     new = int(call.get(1, "dim", 0)) % y.ndim
-    found = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
-    if not found:
+    dims = {labels.dim for part in parts if (labels := labels_of(part)) is not None}
+    if not dims:
         return None
-    if len(found) > 1:
+    if len(dims) > 1:
         return unknown(recorder, call, "stacks tensors whose channels lie on different dimensions")
-    (dim,) = found
+    (dim,) = dims
     ids = [recorder.read(part, dim) for part in parts]
     for other in ids[1:]:
         recorder.unions.unite(ids[0], other)
@@ -84,7 +84,7 @@ def _pieces(recorder: Recorder, call: Call, dim: int, *, follows: bool) -> None:
             set_labels(piece, labels)
         return None
     if not follows or len({piece.shape[labels.dim] for piece in pieces}) > 1:
-        return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+        return unknown(recorder, call, "splits channels at fixed indices (use chunk for equal parts)")
     parts = np.split(labels.ids, len(pieces))
     for piece, ids in zip(pieces, parts, strict=True):
         recorder.unions.unite(parts[0], ids)
@@ -100,7 +100,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         return None
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     if any(isinstance(part, (Tensor, list, bool)) for part in index):
-        return unknown(recorder, call, "picks entries by a list")
+        return unknown(recorder, call, "indexes with a list")
     used = sum(part is not None and part is not Ellipsis for part in index)
     if Ellipsis in index:
         at = index.index(Ellipsis)
@@ -114,7 +114,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         if source == labels.dim:
             ids = _sliced(recorder, labels.ids, part)
             if ids is None:
-                return unknown(recorder, call, "cuts channels at fixed numbers (use chunk for equal parts)")
+                return unknown(recorder, call, "splits channels at fixed indices (use chunk for equal parts)")
             return set_labels(y, Labels(ids, target))
         source += 1
         target += isinstance(part, slice)
@@ -168,13 +168,13 @@ def reshape(recorder: Recorder, call: Call) -> None:
     shape = call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], int) else call.args[1:]
     if isinstance(shape, Tensor) or not shape:  # a shape given by keyword
         shape = call.kwargs.get("shape", call.kwargs.get("size", ()))
-    asked = list(shape)
+    target = list(shape)
 
     def follows(dim: int, ids: Ids) -> bool:
-        if dim >= len(asked):
+        if dim >= len(target):
             return False
-        whole = isinstance(asked[dim], Width) and asked[dim].parts == 1
-        return bool(asked[dim] == -1 or (whole and _counts(recorder, asked[dim], ids)))
+        whole = isinstance(target[dim], Width) and target[dim].parts == 1
+        return bool(target[dim] == -1 or (whole and _counts(recorder, target[dim], ids)))
 
     _relabel(recorder, call, follows)
 
@@ -214,7 +214,7 @@ def _relabel(recorder: Recorder, call: Call, follows: Callable[[int, Ids], bool]
             return set_labels(y, Labels(np.repeat(labels.ids, side // count), dim))
         if count % side == 0 and _merges(y, dim, count // side):
             return set_labels(y, Labels(recorder.unions.unite_rows(labels.ids, count // side), dim))
-    return unknown(recorder, call, "is given a fixed number of channels (write -1 or x.shape[1] there)")
+    return unknown(recorder, call, "uses a fixed number of channels (write -1 or x.shape[1] there)")
 
 
 def _merges(tensor: Tensor, dim: int, factor: int) -> bool:

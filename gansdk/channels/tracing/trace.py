@@ -98,7 +98,7 @@ class Tracer(Recorder, TorchFunctionMode):
         outputs = tensors_in([output])
         for tensor in outputs:
             if labels_of(tensor) is None and not hasattr(tensor, "_gansdk_seen"):
-                reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be followed"
+                reason = f"'{self._paths.get(part, '')}' ({type(part).__name__}) cannot be traced"
                 self.freeze([args], reason)
                 tensor._gansdk_origin = f"it comes out of {reason}"  # type: ignore[attr-defined]
         tap = self._taps.get(self._paths.get(part, "-"))
@@ -145,8 +145,8 @@ def _run(module: nn.Module, slots: Slots, example: Tensor, taps: Mapping[str, st
         return _run_on("cpu", module, slots, example, taps)
     except FORWARD_ERRORS as error:
         raise ContractError(
-            f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. "
-            "Give the contract the channels and size the generator was made for."
+            f"{type(module).__name__} does not run on an input of {tuple(example.shape)}: {error}. Set the contract's "
+            "channels and size to those of the generator."
         ) from error
 
 
@@ -159,8 +159,8 @@ def _run_on(device: str, module: nn.Module, slots: Slots, example: Tensor, taps:
     x = torch.empty(example.shape, dtype=example.dtype, device="meta") if device == "meta" else example.detach().clone()
     tracer = Tracer(module, example, taps, device)
     set_labels(x, Labels(tracer.unions.fresh(x.shape[1], INPUT_REASON), 1))
-    kept, marked = keeping_attributes(module), slots.holding(named)
-    with torch.no_grad(), kept, marked, tracer.watching(), tracer, tracer.products:
+    attributes, marked = keeping_attributes(module), slots.holding(named)
+    with torch.no_grad(), attributes, marked, tracer.watching(), tracer, tracer.products:
         output = module(x)
     for tensor in tensors_in([output]):
         tracer.output_shapes.append(tuple(tensor.shape))
@@ -184,11 +184,11 @@ def _verified(module: nn.Module, space: Space, example: Tensor, expected: Shapes
         return space
     wrong = {name: shapes([name]) for name in names}
     reasons = {
-        name: f"the forward does not run at other widths ({found})"
-        if isinstance(found, str)
+        name: f"the forward does not run at other widths ({differing})"
+        if isinstance(differing, str)
         else "a smaller width changes the shape of the output"
-        for name, found in wrong.items()
-        if found != expected
+        for name, differing in wrong.items()
+        if differing != expected
     } or dict.fromkeys(names, "the forward does not run with several groups narrowed together")
     return replace(
         space,
@@ -200,9 +200,9 @@ def _checked_branches(module: nn.Module, space: Space, example: Tensor, expected
     """Keep the branches only if the forward runs with all of them empty, and with every second one."""
     names = [group.name for group in space.prunable if group.floor == 0]
     for empty in (names, names[::2], names[1::2]):
-        found = _shapes(module, space, Plan(dict.fromkeys(empty, ())), example)
-        if found != expected:
-            problem = found if isinstance(found, str) else "its output changes shape"
+        shapes = _shapes(module, space, Plan(dict.fromkeys(empty, ())), example)
+        if shapes != expected:
+            problem = shapes if isinstance(shapes, str) else "its output changes shape"
             return without_branches(space, f"Branches are never emptied: without them {problem}.")
     return space
 

@@ -71,10 +71,10 @@ def _program(content: bytes) -> Program:
     graph = Field(parse(records[GRAPH]), "")
     tensors = {folder: _tensors(records, folder, config) for folder, config in _CONFIGS.items()}
     graph["schema_version"]["major"].one_of([_SCHEMA])
-    holder, given, image = _signature(graph["graph_module"], tensors)
-    calls = read_calls(graph["graph_module"]["graph"], given, image)
+    holder, buffers, image = _signature(graph["graph_module"], tensors)
+    calls = read_calls(graph["graph_module"]["graph"], buffers, image)
     _check_texts(graph)
-    return Program(holder, given, image, calls)
+    return Program(holder, buffers, image, calls)
 
 
 def _records(content: bytes) -> dict[str, bytes]:
@@ -108,7 +108,7 @@ def _check_texts(graph: Field) -> None:
         if key in ("in_spec", "out_spec"):
             expected = _ONE_IMAGE_IN if key == "in_spec" else _ONE_IMAGE_OUT
             if _canonical(parse(Field(value, key).text(longest=10_000))) != _canonical(expected):
-                raise ValueError(f"it takes or gives something other than one image ({key})")
+                raise ValueError(f"it takes or returns something other than one image ({key})")
 
 
 def _canonical(value: Any) -> str:
@@ -128,9 +128,9 @@ def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _tensors(records: Mapping[str, bytes], folder: str, config: str) -> dict[str, Tensor]:
     """Tensors by name, as a config says; names of the same record share its memory, equal ones their tensor."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     flats: dict[tuple[str, torch.dtype], Tensor] = {}
-    known: dict[tuple[Any, ...], Tensor] = {}
+    storages: dict[tuple[Any, ...], Tensor] = {}
     for name, payload in Field(parse(records[folder + config]), config)["config"].items():
         if payload["use_pickle"].value is not False:
             raise ValueError(f"it holds the pickled tensor {name!r}")
@@ -146,13 +146,13 @@ def _tensors(records: Mapping[str, bytes], folder: str, config: str) -> dict[str
         meta["layout"].one_of([STRIDED])
         read_device(meta["device"])
         key = (path, dtype, shape, strides, offset, trained := payload["is_param"].flag())
-        if key not in known:
+        if key not in storages:
             if (path, dtype) not in flats:
                 flats[path, dtype] = _flat(records[folder + path], dtype)
             tensor = _part(name, flats[path, dtype], shape, strides, offset)
-            known[key] = nn.Parameter(tensor, meta["requires_grad"].flag()) if trained else tensor
-        found[name] = known[key]
-    return found
+            storages[key] = nn.Parameter(tensor, meta["requires_grad"].flag()) if trained else tensor
+        tensors[name] = storages[key]
+    return tensors
 
 
 def _sizes(field: Field) -> list[int]:
@@ -187,19 +187,19 @@ def _signature(module: Field, tensors: Mapping[str, Mapping[str, Tensor]]) -> tu
         kind, data = spec.single()
         path = ""
         if kind == "user_input":
-            own = data["arg"]["as_tensor"]["name"]
+            tensor_name = data["arg"]["as_tensor"]["name"]
         else:
-            own = data["arg"]["name"]
+            tensor_name = data["arg"]["name"]
             path, tensor = _input_tensor(kind, data, tensors)
             _place(holder, path, tensor)
-        if own.text() != name or name in given:
-            raise own.refused(f"another name than of any other input, {name!r} here,")
+        if tensor_name.text() != name or name in given:
+            raise tensor_name.refused(f"another name than of any other input, {name!r} here,")
         given[name] = path
     if list(given.values()).count("") != 1:
         raise ValueError("it does not take one image")
     outputs, made = module["graph"]["outputs"].list(), signature["output_specs"].list()
     if len(outputs) != 1 or len(made) != 1:
-        raise ValueError("it does not give one image")
+        raise ValueError("it does not return one image")
     image: str = outputs[0]["as_tensor"]["name"].text()
     made[0]["user_output"]["arg"]["as_tensor"]["name"].one_of([image])
     return holder, given, image

@@ -79,8 +79,8 @@ class Program(nn.Module):
         }
         values: dict[str, Any] = {name: tensors[path] if path else x for name, path in self._given.items()}
         for call in self._calls:
-            made = call.function(*_filled(call.args, values), **_filled(call.kwargs, values))
-            _keep(call.outputs, made, values)
+            result = call.function(*_filled(call.args, values), **_filled(call.kwargs, values))
+            _keep(call.outputs, result, values)
             for name in call.done:
                 del values[name]
         image: Tensor = values[self._image]
@@ -102,9 +102,9 @@ def _filled(part: Any, values: Mapping[str, Any]) -> Any:
     return part
 
 
-def _keep(names: tuple[Any, ...], made: Any, values: dict[str, Any]) -> None:
+def _keep(names: tuple[Any, ...], result: Any, values: dict[str, Any]) -> None:
     """Put what a call made under its names; a tuple of names is for a list of tensors."""
-    parts = (made,) if len(names) == 1 and isinstance(names[0], str) else made
+    parts = (result,) if len(names) == 1 and isinstance(names[0], str) else result
     if len(names) == 1 and isinstance(names[0], tuple):
         names = names[0]
     if names and len(parts) != len(names):
@@ -122,15 +122,15 @@ def read_calls(graph: Field, given: Mapping[str, str], image: str) -> list[_Call
     Raises:
         ValueError: a call is of no known operator, or needs a value that was not made before.
     """
-    known = set(given)
+    names = set(given)
     calls = []
     for node in graph["nodes"].list(most=MOST_CALLS):
         function = operator_named(node["target"].text())
-        args, kwargs = _arguments(function, node["inputs"].list(), known)
-        outputs = _outputs(node["outputs"], known)
+        args, kwargs = _arguments(function, node["inputs"].list(), names)
+        outputs = _outputs(node["outputs"], names)
         calls.append(_Call(guarded(function), args, kwargs, outputs))
-    if image not in known:
-        raise ValueError(f"its image {image!r} is made by no call")
+    if image not in names:
+        raise ValueError(f"no call computes its image {image!r}")
     return _released(calls, image)
 
 
@@ -165,11 +165,11 @@ def _made_names(outputs: tuple[Any, ...]) -> Iterator[str]:
 
 
 def _arguments(
-    function: Callable[..., Any], inputs: Sequence[Field], known: set[str]
+    function: Callable[..., Any], inputs: Sequence[Field], names: set[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if not isinstance(function, torch._ops.OpOverload):
-        return tuple(_argument(field["arg"], known) for field in inputs), {}
-    named = {field["name"].text(): _argument(field["arg"], known) for field in inputs}
+        return tuple(_argument(field["arg"], names) for field in inputs), {}
+    named = {field["name"].text(): _argument(field["arg"], names) for field in inputs}
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     skipped = False
@@ -185,12 +185,12 @@ def _arguments(
     return tuple(args), kwargs
 
 
-def _argument(field: Field, known: set[str]) -> Any:
+def _argument(field: Field, names: set[str]) -> Any:
     """The value of an argument, or the place of one."""
     kind, value = field.single()
     if kind not in _ARGUMENTS:
         raise ValueError(f"it holds an argument of the kind {kind[:40]!r}")
-    argument = _ARGUMENTS[kind](value, known)
+    argument = _ARGUMENTS[kind](value, names)
     if isinstance(argument, list) and kind in ("as_ints", "as_sym_ints"):
         sizes = [abs(size) for size in argument if isinstance(size, int) and abs(size) < LARGEST - 1]
         if math.prod(size or 1 for size in sizes) > MOST_VALUES:
@@ -198,22 +198,22 @@ def _argument(field: Field, known: set[str]) -> Any:
     return argument
 
 
-def _tensor_value(field: Field, known: set[str]) -> _Value:
-    return _named(field["name"], known)
+def _tensor_value(field: Field, names: set[str]) -> _Value:
+    return _named(field["name"], names)
 
 
-def _named(field: Field, known: set[str]) -> _Value:
-    if (name := field.text()) not in known:
+def _named(field: Field, names: set[str]) -> _Value:
+    if (name := field.text()) not in names:
         raise field.refused("a value that was made before")
     return _Value(name)
 
 
-def _optional(field: Field, known: set[str]) -> _Value | None:
+def _optional(field: Field, names: set[str]) -> _Value | None:
     kind, value = field.single()
-    return None if kind == "as_none" else _tensor_value(Field({kind: value.value}, field.name)["as_tensor"], known)
+    return None if kind == "as_none" else _tensor_value(Field({kind: value.value}, field.name)["as_tensor"], names)
 
 
-def _whole(field: Field, known: set[str]) -> int:
+def _whole(field: Field, names: set[str]) -> int:
     """A size or a position: as large as tensors are, or the ends of a slice."""
     number = field.whole(-LARGEST)
     if abs(number) > MOST_VALUES and number not in (LARGEST - 1, -LARGEST, -LARGEST + 1):
@@ -221,13 +221,13 @@ def _whole(field: Field, known: set[str]) -> int:
     return number
 
 
-def _float(field: Field, known: set[str]) -> float:
+def _float(field: Field, names: set[str]) -> float:
     if field.value in ("Infinity", "-Infinity", "NaN"):
         return float(field.value)
     return field.number()
 
 
-def _flag(field: Field, known: set[str]) -> bool:
+def _flag(field: Field, names: set[str]) -> bool:
     return field.flag()
 
 
@@ -282,15 +282,15 @@ _ARGUMENTS: dict[str, Callable[[Field, set[str]], Any]] = {
 }
 
 
-def _outputs(field: Field, known: set[str]) -> tuple[Any, ...]:
+def _outputs(field: Field, names: set[str]) -> tuple[Any, ...]:
     """Names of what a call makes; "" for what nobody needs, a tuple for a list of tensors."""
 
     def name(part: Field) -> str:
-        found = part.text()
-        if found in known:
+        output = part.text()
+        if output in names:
             raise part.refused("a name that no other value has")
-        known.add(found)
-        return found
+        names.add(output)
+        return output
 
     def one(part: Field) -> Any:
         kind, value = part.single()

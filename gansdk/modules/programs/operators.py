@@ -144,8 +144,8 @@ def operator_named(target: str) -> Callable[..., Any]:
     """
     if target in _ARITHMETIC:
         return _ARITHMETIC[target]
-    if (found := _NAME.fullmatch(target)) and found[1] in ALLOWED:
-        name, overload = found[1].split(".")
+    if (match := _NAME.fullmatch(target)) and match[1] in ALLOWED:
+        name, overload = match[1].split(".")
         operator_: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
         return operator_
     raise ValueError(f"it calls {target[:80]!r}")

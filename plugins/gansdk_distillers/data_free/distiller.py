@@ -87,20 +87,20 @@ def data_free(
     Raises:
         InvalidOption: an option has a value that is not known.
     """
-    chosen = SETTINGS[setting]
-    rate = chosen["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
+    preset = SETTINGS[setting]
+    rate = preset["generator_learning_rate"] if generator_learning_rate is None else generator_learning_rate
     if cycle is not None and not reconstruction_weight:
-        raise InvalidOption("cycle leads back to inputs, which reconstruction_weight=0 leaves out. Choose one of them.")
+        raise InvalidOption("cycle reconstructs inputs, which reconstruction_weight=0 disables. Pass only one of them.")
     regime = DataFree(
-        norm=norm or chosen["norm"],
-        reduction=reduction or chosen["reduction"],
-        published=chosen["published"],
+        norm=norm or preset["norm"],
+        reduction=reduction or preset["reduction"],
+        published=preset["published"],
         reconstruction_weight=reconstruction_weight,
         student_steps=student_steps,
         latent=latent,
         generator_learning_rate=rate,
         stages=stages,
-        usual_stages=chosen["usual_stages"],
+        usual_stages=preset["usual_stages"],
         new_blocks=new_blocks,
         scales=scales,
         cycle=None if cycle is None else str(cycle),

@@ -24,9 +24,9 @@ ENLARGED_PATCH = 48
 SCALES = (2, 3, 4)
 """Factors of enlargement that one pre-upsampled network serves."""
 NO_WAY_BACK = (
-    "Data-free distillation keeps made images like real inputs by asking that the teacher's image, shrunk, gives the "
-    "input back. Translation at one resolution has no such way back. Choose another distiller and give data, or opt in "
-    "to one of two ways that no paper has tested: cycle='folder or checkpoint of the reverse generator', or "
+    "Data-free distillation keeps generated inputs realistic by requiring that the teacher's image, downscaled, gives "
+    "the input back. Translation at one resolution has no such inverse. Choose another distiller and pass data, or "
+    "opt in to one of two ways that no paper has tested: cycle='folder or checkpoint of the reverse generator', or "
     "reconstruction_weight=0."
 )
 
@@ -39,16 +39,16 @@ def check_possible(generator: Generator, *, reconstruction_weight: float, cycle:
     """
     if generator.contract.labels is not None:
         raise IncompatibleParts(
-            "Data-free distillation makes inputs by a network with continuous outputs, but this generator takes label "
-            "maps, whose values are 0 or 1. Give label maps as data, and choose another distiller."
+            "Data-free distillation generates inputs with a network of continuous outputs, but this generator takes "
+            "label maps, whose values are 0 or 1. Pass label maps as data, and choose another distiller."
         )
     enlarged = generator.contract.pre_upsampled > 1
     if reconstruction_weight and cycle is None and not enlarged and not _has_way_back(generator):
         raise IncompatibleParts(NO_WAY_BACK, missing=("degrade",))
     if not reconstruction_weight:
         warnings.warn(
-            "reconstruction_weight=0: nothing keeps the made images like the generator's real inputs, and all of them "
-            "may become alike (mode collapse). Trust the student only by its scores on real images.",
+            "reconstruction_weight=0: nothing keeps the generated inputs similar to the generator's real ones, and "
+            "all of them may become alike (mode collapse). Judge the student only by its scores on real images.",
             GansdkWarning,
             stacklevel=2,
         )
@@ -80,14 +80,14 @@ def input_sizes(generator: Generator, *, patch: int | None, scales: Sequence[int
         return {scale: (side // scale, side // scale) for scale in scales or SCALES}
     if scales is not None:
         raise InvalidOption(
-            f"scales={list(scales)} are for networks whose inputs are enlarged before them, such as VDSR. Leave them "
-            "out: this network has one scale of its own."
+            f"scales={list(scales)} is only for networks whose inputs are upscaled beforehand, such as VDSR. Omit it: "
+            "this network has a single scale."
         )
     usual = (fitting_patch(generator),) * 2 if contract.scale > 1 else contract.size
     size = usual if patch is None else (patch, patch)
     if wrong := [side for side in size if side // GRID * GRID % contract.multiple_of]:
         raise InvalidOption(
-            f"Inputs of {size[0]}x{size[1]} pixels do not fit: {wrong[0] // GRID * GRID} is no multiple of "
+            f"Inputs of {size[0]}x{size[1]} pixels do not fit: {wrong[0] // GRID * GRID} is not a multiple of "
             f"{contract.multiple_of}. Pass another patch."
         )
     return {1: size}
@@ -103,7 +103,7 @@ def open_reverse(path: str, generator: Generator) -> tuple[Generator, str]:
     reverse = the_only(open_generator(path, generator.adapter))
     weights = fingerprint(reverse.module)
     if weights == fingerprint(generator.module):
-        raise IncompatibleParts(f"cycle={path!r} is the generator that is compressed. Give the one that leads back.")
+        raise IncompatibleParts(f"cycle={path!r} is the generator that is compressed. Pass the reverse generator.")
     forth, back = generator.contract, reverse.contract
     if (
         (back.channels_in, back.channels_out, back.scale * forth.scale) != (forth.channels_out, forth.channels_in, 1)
@@ -111,9 +111,9 @@ def open_reverse(path: str, generator: Generator) -> tuple[Generator, str]:
         or back.output_range != forth.input_range
     ):
         raise IncompatibleParts(
-            f"cycle={path!r} is no way back: it makes {back.channels_out} channels in {back.output_range} of "
-            f"{back.channels_in} in {back.input_range}, but the generator {forth.channels_out} in {forth.output_range} "
-            f"of {forth.channels_in} in {forth.input_range}."
+            f"cycle={path!r} is not the reverse generator: it maps {back.channels_in} channels in {back.input_range} "
+            f"to {back.channels_out} in {back.output_range}, but the generator maps {forth.channels_in} in "
+            f"{forth.input_range} to {forth.channels_out} in {forth.output_range}."
         )
     return reverse, weights
 
@@ -122,9 +122,9 @@ def image_of(teacher: Teacher) -> Callable[[Tensor], Tensor]:
     """What it makes of an image, and nothing else."""
 
     def image(x: Tensor) -> Tensor:
-        made = teacher.observe(x).image
-        assert made is not None
-        return made
+        output = teacher.observe(x).image
+        assert output is not None
+        return output
 
     return image
 

@@ -26,8 +26,8 @@ class ImageGenerator(nn.Module):
         height, width = (side // GRID for side in size)
         if min(height, width) < 2:
             raise InvalidOption(
-                f"Images of {size[0]}x{size[1]} pixels cannot be made: sides must be at least {2 * GRID}. Pass a "
-                "larger patch, or for inputs that are enlarged smaller scales."
+                f"Images of {size[0]}x{size[1]} pixels cannot be generated: sides must be at least {2 * GRID}. Pass a "
+                "larger patch, or smaller scales if inputs are upscaled beforehand."
             )
         self.latent = latent
         self.size = (GRID * height, GRID * width)

@@ -82,8 +82,8 @@ class DataFree(Regime):
     def bind(self, stage: Stage) -> None:
         if len(stage.teachers) != 1:
             raise IncompatibleParts(
-                f"Data-free distillation imitates one teacher, but was given {len(stage.teachers)}. For several, use a "
-                f"distiller that brings a regime of its own."
+                f"Data-free distillation imitates one teacher, but got {len(stage.teachers)}. For several, use a "
+                "distiller with its own regime."
             )
         self._stage = stage
         self._student = stage.student
@@ -114,14 +114,14 @@ class DataFree(Regime):
         with self._student.at_depth(self._depth):
             student = self._student.observe(x, self._terms.taps)
         loss = imitation = self._distance(student.image, teacher.image)
-        told: Metrics = {}
+        metrics: Metrics = {}
         if len(self._terms):
-            added, told = self._terms(student, teacher)
+            added, metrics = self._terms(student, teacher)
             loss = loss + added
         self._descend(loss)
         self._step += 1
         search = {} if self._step % self.student_steps else self._search(len(x))
-        return {"loss": loss.detach(), "imitation": imitation.detach(), **told, **search}
+        return {"loss": loss.detach(), "imitation": imitation.detach(), **metrics, **search}
 
     def state_dict(self) -> State:
         return {
@@ -147,9 +147,9 @@ class DataFree(Regime):
         source, rng = self._source, self._stage.rng
         # Every process trains the network of the same scale, on noise of its own.
         scale = source.scales[int(torch.randint(len(source.scales), (), generator=rng))]
-        own = torch.Generator().manual_seed(hash((self._drawn(), self._stage.processes.rank)))
-        made = source.make(size, scale, own)
-        x = source.passage.enter(made, scale)
+        generator = torch.Generator().manual_seed(hash((self._drawn(), self._stage.processes.rank)))
+        batch = source.make(size, scale, generator)
+        x = source.passage.enter(batch, scale)
         teacher = self._teacher.observe(x)
         image = teacher.image
         with self._at_rest(), self._student.at_depth(self._depth):
@@ -160,7 +160,7 @@ class DataFree(Regime):
         loss = losses["g/adversarial"]
         if self.reconstruction_weight:
             assert image is not None
-            losses["g/reconstruction"] = self._reduced(source.passage.back(image, scale) - made)
+            losses["g/reconstruction"] = self._reduced(source.passage.back(image, scale) - batch)
             loss = loss + self.reconstruction_weight * losses["g/reconstruction"]
         self._descend_generator(loss)
         return {name: value.detach() for name, value in losses.items()}
@@ -220,7 +220,7 @@ class DataFree(Regime):
         """A student that inherits its weights is whole already, and grows only if it was asked to."""
         stages = self.stages or (self.usual_stages if self._student.fresh else 1)
         if stages > 1 and not self._student.blocks:
-            _log.info("The student has no blocks that could be left out, so it is trained whole, in a single stage.")
+            _log.info("The student has no removable blocks, so it is trained as a whole, in a single stage.")
             return 1
         return stages
 
@@ -231,18 +231,18 @@ class DataFree(Regime):
                 self._adapter.initialise(self._student.networks()[MAIN].get_submodule(path))
 
     def _warn(self) -> None:
-        told = []
+        messages = []
         if self._student.fresh and tracks_statistics(self._student):
-            told.append(
-                "The student's batch norms start afresh and will know made images only. Let the student inherit the "
-                "teacher's weights, or calibrate it on real images before use."
+            messages.append(
+                "The student's batch norms start with fresh statistics and will see only generated images. Let the "
+                "student inherit the teacher's weights, or calibrate it on real images before use."
             )
         if self._stage.steps < self.student_steps:
-            told.append(
-                f"The network that makes images learns after every {self.student_steps} steps, which "
-                f"{self._stage.steps} steps never reach. Train for longer, or lower student_steps."
+            messages.append(
+                f"The image-generating network is updated every {self.student_steps} steps, but the run has only "
+                f"{self._stage.steps}. Train longer, or lower student_steps."
             )
-        for message in told:
+        for message in messages:
             warnings.warn(message, GansdkWarning, stacklevel=3)
 
 

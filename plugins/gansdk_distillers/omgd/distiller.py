@@ -57,10 +57,10 @@ def omgd(
     if wide is None and deep is None:
         raise InvalidOption("wide=None and deep=None leave no teacher; give one of them a width.")
     if warm and wide != 1.0:
-        raise InvalidOption(f"warm=True begins with the weights of the given generator, so wide={wide!r} must be 1.")
+        raise InvalidOption(f"warm=True starts from the generator's weights, so wide={wide!r} must be 1.")
     if student_steps == 0:
         raise InvalidOption(
-            "student_steps=0 would leave the teachers as they are. A frozen teacher is imitated without 'omgd': "
+            "student_steps=0 would never train the teachers. To imitate a frozen teacher, leave out 'omgd': "
             "distiller=['ssim', 'perceptual', 'tv', 'channel']."
         )
     regime = OnlineTeachers(

@@ -83,21 +83,21 @@ class OnlineTeachers(Regime):
         source = super().source(data, generator, patch=patch)
         if source.pairing is Pairing.INPUTS_ONLY:
             raise MissingData(
-                "Teachers that learn in the run need images of what they should make, and this data has inputs only. "
-                "Give targets, or use the terms without the regime: distiller=['ssim', 'perceptual', 'tv', 'channel'] "
-                "imitates the given generator as it is."
+                "Teachers that are trained during the run need target images, but this data has only inputs. Pass "
+                "targets, or use the terms without the regime: distiller=['ssim', 'perceptual', 'tv', 'channel'] "
+                "imitates the generator as it is."
             )
         self._by_block = self.schedule == "blocks" or (self.schedule == "auto" and source.pairing is Pairing.UNPAIRED)
         if self.share is not None and (self._by_block or self.wide is None or self.deep is None):
-            raise InvalidOption("share is for two teachers side by side, and there is one here. Leave it out.")
+            raise InvalidOption("share needs two teachers side by side, but there is one. Omit it.")
         if self._by_block and self.wide is not None and self.deep not in (None, "auto"):
             raise InvalidOption(
-                f"deep={self.deep!r} asks for a second teacher, and blocks have one. Leave it out, or give wide=None "
+                f"deep={self.deep!r} adds a second teacher, but training in blocks has one. Omit it, or pass wide=None "
                 "to learn from the deeper one."
             )
         for option, meaning in (("select", "keeps the best teacher of blocks"), ("blocks", "is their number")):
             if not self._by_block and getattr(self, option) is not None:
-                raise InvalidOption(f"{option} {meaning}, and this run has none. Leave it out.")
+                raise InvalidOption(f"{option} {meaning}, but this run has none. Omit it.")
         return source
 
     def teachers(self, reference: Teacher, adapter: Adapter) -> Sequence[Teacher]:
@@ -124,7 +124,7 @@ class OnlineTeachers(Regime):
         return [adapter.learner(first)] if self._by_block else adapter.learners(list(built.values()), shared=self.share)
 
     def check(self, terms: Sequence[Term], routes: Collection[Route]) -> None:
-        imitated = "teachers that learn in the run are imitated by terms alone"
+        imitated = "teachers that are trained during the run are imitated only by terms"
         check_anchored(terms, routes, missing=imitated, remedy="keep 'ssim'")
 
     def bind(self, stage: Stage) -> None:
@@ -137,8 +137,8 @@ class OnlineTeachers(Regime):
         taught = stage.steps // self._every if self._plan is None else self._plan.taught
         if not taught:
             warnings.warn(
-                f"The teachers learn after every {self._every} steps, which {stage.steps} steps never reach: the "
-                "student imitates them as they began. Train for longer, or lower student_steps.",
+                f"The teachers are updated every {self._every} steps, but the run has only {stage.steps}, so the "
+                "student imitates the initial teachers. Train longer, or lower student_steps.",
                 GansdkWarning,
                 stacklevel=3,
             )
@@ -148,16 +148,16 @@ class OnlineTeachers(Regime):
         self._best: float | None = None
         shown = self._teachers if self._frozen is None else (self._frozen,)
         self._terms = TermSum(stage, *shown)
-        own = stage.steps if self._plan is None else stage.steps - taught
-        if not own:
+        student_steps = stage.steps if self._plan is None else stage.steps - taught
+        if not student_steps:
             warnings.warn(
-                f"All of the {stage.steps} steps are the teacher's, so the student stays as it is. Train for longer.",
+                f"All {stage.steps} steps train the teacher, so the student is never trained. Train longer.",
                 GansdkWarning,
                 stacklevel=3,
             )
         self._descend = Descent(
             [*stage.student.parameters(), *self._terms.parameters()],
-            replace(stage, steps=max(1, own)),
+            replace(stage, steps=max(1, student_steps)),
             stage.task.optimisation,
         )
         stage.student.train()
@@ -167,10 +167,10 @@ class OnlineTeachers(Regime):
         if self._plan is None:
             return self._distil(batch, *self._shown(batch, learning=self._done % self._every == 0))
         if self._plan.teaches(self._done):
-            told = self._named(0, self._teachers[0].learn(batch))
+            metrics = self._named(0, self._teachers[0].learn(batch))
             if self._plan.ends(self._done):
                 self._keep()
-            return told
+            return metrics
         assert self._frozen is not None
         with torch.no_grad():
             shown = {route: self._frozen.observe(x, self._terms.taps, route=route) for route, x in batch.inputs.items()}
@@ -200,20 +200,20 @@ class OnlineTeachers(Regime):
     def _shown(self, batch: Batch, *, learning: bool) -> tuple[list[Mapping[Route, Observation]], dict[str, Tensor]]:
         """What every teacher shows of the batch, before it learns from it if it does; and what it tells of that."""
         shown: list[Mapping[Route, Observation]] = []
-        told: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for number, teacher in enumerate(self._teachers):
             taps = () if number else self._terms.taps
             if learning:
                 seen, metrics = teacher.teach(batch, taps)
-                told |= self._named(number, metrics)
+                losses |= self._named(number, metrics)
             else:
                 with torch.no_grad():
                     seen = {route: teacher.observe(x, taps, route=route) for route, x in batch.inputs.items()}
             shown.append(seen)
-        return shown, told
+        return shown, losses
 
     def _distil(
-        self, batch: Batch, shown: Sequence[Mapping[Route, Observation]], told: Mapping[str, Tensor]
+        self, batch: Batch, shown: Sequence[Mapping[Route, Observation]], metrics: Mapping[str, Tensor]
     ) -> Metrics:
         """One step of the student towards what was shown, summed over routes."""
         losses: list[Tensor] = []
@@ -225,7 +225,7 @@ class OnlineTeachers(Regime):
             terms |= {name: terms[name] + value if name in terms else value for name, value in values.items()}
         loss = torch.stack(losses).sum()
         self._descend(loss)
-        return {"loss": loss.detach(), **terms, **told}
+        return {"loss": loss.detach(), **terms, **metrics}
 
     def _named(self, number: int, metrics: Metrics) -> dict[str, Tensor]:
         return {f"{self._roles[number]}/{name}": value for name, value in metrics.items()}
@@ -254,8 +254,8 @@ def _rebuilt(adapter: Adapter, module: nn.Module, option: str, width: float) -> 
         return adapter.rebuild(module, width=width, deeper=option == "deep")
     except (RuntimeError, TypeError, OverflowError) as error:  # torch's, for want of memory or of digits
         raise InvalidOption(
-            f"The teacher of {option}={width!r} times the generator's width cannot be built: {first_line(error)}. "
-            "Give a smaller width."
+            f"The teacher of {option}={width!r} times the generator's width cannot be built: {first_line(error)}. Use "
+            "a smaller width."
         ) from error
 
 
