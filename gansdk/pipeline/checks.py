@@ -47,7 +47,7 @@ def check_dry_run(opened: Opened) -> None:
     if opened.call.dry_run and opened.method.pruner.trains:
         raise IncompatibleParts(
             f"The pruner {_pruner(opened)} trains the student while it searches, and dry_run=True trains nothing. "
-            f"Leave one of them out, or use a pruner that does not train{pruners_such_as(lambda one: not one.trains)}."
+            f"Omit one of them, or use a pruner that does not train{pruners_such_as(lambda one: not one.trains)}."
         )
 
 

@@ -61,7 +61,7 @@ class CompressionResult(Outcome):
         """
         if self.routes:
             raise Unsupported(
-                f"There are several students here, {' and '.join(self.routes)}. Export each of them: "
+                f"The result has several students, {' and '.join(self.routes)}. Export each of them: "
                 "result.routes[route].export(...)."
             )
         record = export(self.student, self.generator.contract, format, path, inputs=self.inputs, check=check)

@@ -141,7 +141,7 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
     """Say before any training if a budget takes nothing away, or has the plan of another one; `others` by budget."""
     if plan == student.space.full_plan():
         warnings.warn(
-            f"The budget {str(budget)!r} leaves room for the whole network, so nothing was pruned. For a smaller "
+            f"The budget {str(budget)!r} allows the whole network, so nothing was pruned. For a smaller "
             "student ask for a smaller one.",
             GansdkWarning,
             stacklevel=2,
@@ -149,7 +149,7 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
     if same := [other for other, known in others.items() if known == plan]:
         warnings.warn(
             f"The budget {str(budget)!r} has the same plan as {' and '.join(map(repr, same))}: these students differ "
-            "in their training at most. Leave one of them out, or give the pruner more widths to choose from.",
+            "in their training at most. Omit one of them, or give the pruner more widths to choose from.",
             GansdkWarning,
             stacklevel=2,
         )

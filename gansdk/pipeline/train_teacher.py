@@ -262,7 +262,7 @@ def check_has_targets(job: TeacherJob) -> None:
             else "both domains, in folders trainA and trainB"
         )
         raise MissingData(
-            f"A teacher learns from images of what it should make, but this data (read as {layout!r}) has inputs only. "
+            f"A teacher learns from target images, but this data (read as {layout!r}) has only inputs. "
             f"Give {wanted}; or name the layout: {{'name': 'aligned', 'path': ...}}."
         )
 
@@ -378,5 +378,5 @@ def _write_sheet(sheet: Pixels, path: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"The sample sheet '{path}' cannot be written: {error.strerror or error}. The training up to there is "
-            "kept: free some space or see to the folder, and start it again."
+            "kept: free some space or make the folder writable, and run it again."
         ) from error

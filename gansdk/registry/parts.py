@@ -221,7 +221,9 @@ def from_json(given: Any, option: str) -> Any:
     try:
         return read_json(given)
     except ValueError as error:
-        raise InvalidOption(f'{option}={quoted(given)} is no JSON: {error}. Write {{"key": "value", ...}}.') from error
+        raise InvalidOption(
+            f'{option}={quoted(given)} is not valid JSON: {error}. Write {{"key": "value", ...}}.'
+        ) from error
 
 
 def takes(factory: Callable[..., Any], option: str) -> bool:

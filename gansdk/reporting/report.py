@@ -220,7 +220,7 @@ def _transformed(result: Outcome) -> str:
     if made is None:
         return ""
     return (
-        f"The student was carved from the teacher's form {result.settings['transform']!r}, which at full width costs "
+        f"The student was carved from the teacher's transform {result.settings['transform']!r}, which at full width costs "
         f"{made.macs:,} MACs (true counting) and has {made.params:,} parameters."
     )
 

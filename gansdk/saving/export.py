@@ -66,7 +66,7 @@ def export(
     write = _FORMATS[check_format(format)]
     path = check_file(path, "path")
     if path.name == CHECK:
-        raise InvalidOption(f"path={str(path)!r} is where the records of exports go. Choose another name.")
+        raise InvalidOption(f"path={str(path)!r} is reserved for the records of exports. Choose another name.")
     check_file(path.with_name(CHECK), "path")
     original = inference_form(module, contract)
     content, run, facts = write(trace_program(original, contract))
@@ -79,7 +79,7 @@ def export(
                 stage="export",
                 max_error=compared["max_error"],
             )
-        warnings.warn(f"{difference} It was written all the same, as asked.", GansdkWarning, stacklevel=2)
+        warnings.warn(f"{difference} The file was still written (check=False).", GansdkWarning, stacklevel=2)
     record = {"format": format, "torch": torch.__version__, **facts, **compared, "passed": not difference}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -175,7 +175,7 @@ def load(directory: str | Path, network: nn.Module | None = None, *, verify: boo
         PluginNotFound: the adapter that builds the network is not installed.
     """
     if network is not None and not isinstance(network, nn.Module):
-        raise InvalidOption(f"network={quoted(network)} is no torch.nn.Module.")
+        raise InvalidOption(f"network={quoted(network)} is not a torch.nn.Module.")
     folder = _read(given_path(directory, "directory"), verify)
     with _readable(folder.path):
         module = _load(folder, network)[0]
@@ -454,7 +454,7 @@ def _warn_of_version(adapter: Adapter, folder: _Folder) -> None:
     if origin is not None and folder.version and folder.version != origin.version:
         warnings.warn(
             f"'{folder.path}' was made with the adapter {origin.name!r} of {origin.plugin} "
-            f"{one_line(folder.version, 64)}, and {origin.version} is installed. Where its images look wrong, install "
+            f"{one_line(folder.version, 64)}, and {origin.version} is installed. If its images look wrong, install "
             "the version that made it.",
             GansdkWarning,
             stacklevel=4,

@@ -211,7 +211,7 @@ IMPORTANCES: dict[str, Measure] = {
 def scores_by(name: str, student: Student, run: Run) -> Scores:
     """The scores by the importance `name`.
 
-    "auto" is gauss-newton, on images made without data where there are no others, or consumer-norm, with a warning,
+    "auto" is gauss-newton, on synthetic images where there are no others, or consumer-norm, with a warning,
     where nothing may run.
     """
     if name == "auto":

@@ -24,9 +24,9 @@ Repair = Literal["auto", "least-squares", "cross-validated", "guarded", "none"]
 
 NOTE = "plans"
 WITHOUT_DATA = (
-    "There are no images, so channels were ranked, layers refitted and plans compared on images that were made without "
-    "data (discs of many sizes and colours). On photographs the student may be several dB further from the teacher "
-    "than on these: pass data=... with some of the images the generator is meant for."
+    "There are no images, so channels were ranked, layers refitted and plans compared on synthetic images (discs of many "
+    "sizes and colors). On photographs the student may be several dB further from the teacher than on these. Pass "
+    "data=... with some of the images the generator is meant for."
 )
 FLAT = (
     "Every image that channels are ranked on is of one colour, which says little of what they are for. Pass data=... "
@@ -43,7 +43,7 @@ class OneStep(Pruner):
 
     Args:
         importance: "gauss-newton" (default), "taylor", "norm-scale", "consumer-norm", "torch-pruning" or
-            "auto", which is gauss-newton: on images made without data, with a warning, where there are none.
+            "auto", which is gauss-newton: on synthetic images, with a warning, where there are none.
         allocation: "cost" ranks all channels together by the squared score over what a channel saves of what the
             budget limits; "global" by the score over the root mean square of its group; "per-layer" cuts every group
             by the same share; "auto" tries these, widths of `uniform` and torch-pruning's magnitudes.

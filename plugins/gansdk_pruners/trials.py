@@ -119,7 +119,7 @@ class Bench:
     @property
     def measure(self) -> str:
         """What `errors` are of, in words."""
-        kind = "images made without data" if self.is_synthetic else "training patches"
+        kind = "synthetic images" if self.is_synthetic else "training patches"
         return (
             "PSNR of the student's images to the teacher's over the peak-to-peak of the output's range, before any "
             f"training, on {COMPARE} {kind} that no layer was refitted on"

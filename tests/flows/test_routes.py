@@ -294,7 +294,7 @@ def test_several_files_are_given_on_the_command_line_as_json(teacher, domains, t
         with pytest.raises(SystemExit) as ended:
             main(["compress", given, *asked[1:], "--discriminator", '{"A2B"', *run, *rest])
         assert ended.value.code == 2
-        assert f"{option}='{{\"A2B\"' is no JSON" in capsys.readouterr().err
+        assert f"{option}='{{\"A2B\"' is not valid JSON" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

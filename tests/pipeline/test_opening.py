@@ -140,7 +140,7 @@ def test_an_adapter_may_be_named_or_given(network):
 
 
 def test_a_module_of_no_known_family_is_refused_with_the_way_out():
-    with pytest.raises(NeedsContract, match=r"Linear is of no known family .*gansdk\.wrap"):
+    with pytest.raises(NeedsContract, match=r"Linear does not belong to a known family .*gansdk\.wrap"):
         open_generator(nn.Linear(2, 2))
 
 

@@ -92,13 +92,13 @@ def test_a_guarded_refit_is_never_worse_on_what_guards_it_than_none():
     assert losses["guarded"] < losses["none"]
 
 
-def test_trials_are_bounded_and_the_ranking_alone_may_be_asked_for():
+def test_trials_are_bounded_and_the_ranking_alone_may_be_asked_for(result):
     assert compressed({"trials": 0}).compared == {}
-    few, many = (compressed({"trials": count}).compared["trials"] for count in (1, 10_000))
+    few, many = compressed({"trials": 1}).compared["trials"], result.compared["trials"]
     assert 1 <= len(few) < len(many)
     assert few[0]["name"] == "cost, refitted with cross-validation"  # made however short the time is
     assert compressed({"allocation": "cost", "recovery": "none"}).compared == {}
-    only = trials(compressed({"allocation": "per-layer"}))
+    only = trials(compressed({"allocation": "per-layer", "trials": 4}))
     assert {name.partition(",")[0] for name in only} == {"per-layer"}
 
 
@@ -138,10 +138,10 @@ def test_two_rounds_carve_the_student_from_what_the_first_round_left(result):
     assert Cut(plan, half).first == half
 
 
-def test_without_images_plans_are_compared_on_images_made_without_data_and_this_is_said():
+def test_without_images_plans_are_compared_on_synthetic_images_with_a_warning():
     result = compressed({"trials": 1}, data=None, patch=None)
-    assert any("made without data" in warning for warning in result.warnings)
-    assert "made without data" in result.compared["measure"]
+    assert any("synthetic images" in warning for warning in result.warnings)
+    assert "synthetic images" in result.compared["measure"]
     assert max(trial["psnr"] for trial in result.compared["trials"]) > 10
 
 
