@@ -221,5 +221,8 @@ def _chosen(generator: Generator, facts: Mapping[Route, TeacherFacts], call: Cal
         given, task_weight = "a discriminator", 1.0
     if task_weight is None or task_weight == teaching.task_weight:
         return teaching
-    reason = f"{teaching.reason} But {given} was given, which takes precedence over the task_weight of {teaching.task_weight:g}."
+    reason = (
+        f"{teaching.reason} But {given} was given, which takes precedence over the task_weight of "
+        f"{teaching.task_weight:g}."
+    )
     return replace(teaching, task_weight=task_weight, reason=reason)

@@ -142,7 +142,7 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
     if plan == student.space.full_plan():
         warnings.warn(
             f"The budget {str(budget)!r} allows the whole network, so nothing was pruned. For a smaller "
-            "student ask for a smaller one.",
+            "student, use a smaller one.",
             GansdkWarning,
             stacklevel=2,
         )

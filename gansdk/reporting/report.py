@@ -220,8 +220,8 @@ def _transformed(result: Outcome) -> str:
     if made is None:
         return ""
     return (
-        f"The student was carved from the teacher's transform {result.settings['transform']!r}, which at full width costs "
-        f"{made.macs:,} MACs (true counting) and has {made.params:,} parameters."
+        f"The student was carved from the teacher's transform {result.settings['transform']!r}, which at full width "
+        f"costs {made.macs:,} MACs (true counting) and has {made.params:,} parameters."
     )
 
 

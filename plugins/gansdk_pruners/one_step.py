@@ -24,8 +24,8 @@ Repair = Literal["auto", "least-squares", "cross-validated", "guarded", "none"]
 
 NOTE = "plans"
 WITHOUT_DATA = (
-    "There are no images, so channels were ranked, layers refitted and plans compared on synthetic images (discs of many "
-    "sizes and colors). On photographs the student may be several dB further from the teacher than on these. Pass "
+    "There are no images, so channels were ranked, layers refitted and plans compared on synthetic images (discs of "
+    "many sizes and colors). On photographs the student may be several dB further from the teacher than on these. Pass "
     "data=... with some of the images the generator is meant for."
 )
 FLAT = (

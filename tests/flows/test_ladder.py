@@ -439,7 +439,7 @@ def test_budgets_of_one_plan_and_those_that_take_nothing_away_are_named_before_a
             given(), budgets=["1x", "1.2x", "1.3x"], pruner=Least(), **settings, observers=[seen.append]
         )
     first, second, third = made.results
-    assert [text for text in first.warnings if "'macs/1' leaves room for the whole network" in text]
+    assert [text for text in first.warnings if "'macs/1' allows the whole network" in text]
     assert [text for text in second.warnings if "'macs/1.2' has the same plan as 'macs/1.3'" in text]
     assert not [text for text in third.warnings if "the teacher itself" not in text]  # which was never trained
     told = [getattr(event, "stage", getattr(event, "message", "")) for event in seen]

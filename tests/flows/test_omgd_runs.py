@@ -207,7 +207,7 @@ def test_a_pruner_that_trains_is_said_to_be_dear_beside_teachers_that_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*leaves room for the whole network")
+@pytest.mark.filterwarnings("ignore:.*allows the whole network")
 def test_a_student_that_begins_as_good_as_its_warm_teacher_is_not_taken_for_diverged():
     distiller = {**OMGD, "warm": True, "deep": None, "channel_weight": 0}
     result = gansdk.compress(given(), **settings(budget="1x", pruner="uniform", distiller=distiller, steps=30))

@@ -653,7 +653,7 @@ def test_training_without_a_distiller_and_in_a_dry_run_is_refused():
 
 def test_a_budget_that_the_full_generator_meets_needs_no_search():
     seen = []
-    with pytest.warns(GansdkWarning, match="'macs/1' leaves room for the whole network, so nothing was pruned"):
+    with pytest.warns(GansdkWarning, match="'macs/1' allows the whole network, so nothing was pruned"):
         result = compress(budget="1x", observers=[seen.append])
     assert result.after == result.before
     assert not any(isinstance(event, SearchStep) for event in seen)
