@@ -71,8 +71,8 @@ def open_generator(model: Any, adapter: str | Mapping[str, Any] | Adapter = "aut
             families = ", ".join(adapters) or "none"
             raise NeedsContract(
                 f"{type(model).__name__} does not belong to a known family ({families}). Describe its inputs and "
-                "outputs with gansdk.wrap(net, contract=gansdk.Contract(channels_in=3, channels_out=3, size=(256, 256))), "
-                "and pass the result."
+                "outputs with gansdk.wrap(net, contract=gansdk.Contract(channels_in=3, channels_out=3, "
+                "size=(256, 256))), and pass the result."
             )
         if other_types(model):
             raise ContractError(
