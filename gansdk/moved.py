@@ -18,7 +18,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "gansdk.channels.fold": ("gansdk.modules.fold",),
     "gansdk.channels.products": ("gansdk.modules.meta_device",),
     "gansdk.channels.slots": ("gansdk.modules.slots",),
-    "gansdk.checks": ("gansdk.evaluation.self_checks",),
+    "gansdk.checks": ("gansdk.evaluation.self_checks", "gansdk.evaluation.findings"),
     "gansdk.checkpoints": ("gansdk.modules.weights", "gansdk.generators.recognition"),
     "gansdk.compatibility": ("gansdk.registry.compatibility",),
     "gansdk.demo": ("gansdk.pipeline.demo", "gansdk.pipeline.opening"),

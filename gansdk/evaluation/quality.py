@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from gansdk.errors import InvalidOption, suggestion
-from gansdk.evaluation.self_checks import BASELINE, CHECKS, TRAINING, Finding
+from gansdk.evaluation.findings import BASELINE, CHECKS, TRAINING, Finding
 from gansdk.interfaces import GROUND_TRUTH, TEACHER, Quality
 from gansdk.text import quoted
 

@@ -24,7 +24,8 @@ from gansdk.errors import (
     VerificationError,
 )
 from gansdk.evaluation.evaluate import Evaluation, evaluate
-from gansdk.evaluation.self_checks import TEACHER, Finding, SelfCheck, warn_of
+from gansdk.evaluation.findings import TEACHER, Finding, warn_of
+from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.events import Carved, PlanFound
 from gansdk.generators.joint import source_of, student_of, teacher_of, views_of
 from gansdk.interfaces import Metric, State, Student

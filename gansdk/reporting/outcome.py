@@ -14,7 +14,7 @@ from gansdk.budget.cost import Cost
 from gansdk.channels.groups import Plan, Space
 from gansdk.contracts import MAIN, Route
 from gansdk.evaluation.evaluate import Evaluation
-from gansdk.evaluation.self_checks import Finding
+from gansdk.evaluation.findings import Finding
 from gansdk.files import to_json
 from gansdk.interfaces import Generator, Quality
 from gansdk.recipe import Recipe

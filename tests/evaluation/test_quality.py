@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gansdk.errors import InvalidOption
+from gansdk.evaluation.findings import CHECKS, Finding
 from gansdk.evaluation.quality import Bound, QualityFloor, protocols
-from gansdk.evaluation.self_checks import CHECKS, Finding
 from gansdk.interfaces import Quality
 
 

@@ -15,18 +15,9 @@ from torch.nn import functional as F
 
 from gansdk.contracts import MAIN, Batch, Contract, Labels, Pairing
 from gansdk.errors import DataError, StudentWarning
-from gansdk.evaluation import self_checks as checks
-from gansdk.evaluation.self_checks import (
-    ACTIVATIONS,
-    BASELINE,
-    CHECKS,
-    FINITE,
-    RANGE,
-    TRAINING,
-    Finding,
-    SelfCheck,
-    warn_of,
-)
+from gansdk.evaluation import views
+from gansdk.evaluation.findings import ACTIVATIONS, BASELINE, CHECKS, FINITE, RANGE, TEACHER, TRAINING, Finding, warn_of
+from gansdk.evaluation.self_checks import SelfCheck
 from gansdk.generators.frozen_teacher import FrozenTeacher
 from gansdk.interfaces import DataSource
 
@@ -185,7 +176,7 @@ def test_a_teacher_at_fault_is_told_before_any_student_and_its_student_is_not_bl
     with pytest.warns(StudentWarning, match=words):
         warn_of([faulty.of_teacher()])
     blamed = {finding.check for finding in faulty.after(student(Net(change))) if finding.passed is False}
-    assert blamed == {checks.TEACHER}
+    assert blamed == {TEACHER}
     assert check(Net(), Images(Net())).of_teacher().passed is True
 
 
@@ -213,10 +204,10 @@ def test_two_sizes_are_looked_at_and_multiples_are_kept():
 
 
 def test_crops_are_bounded(monkeypatch):
-    monkeypatch.setattr(checks, "LARGEST", 8)
+    monkeypatch.setattr(views, "LARGEST", 8)
     self_check = check(Net(), Images(most=9))
     assert {tuple(x.shape) for x in self_check.inputs.values()} == {(1, 3, 8, 8)}
-    assert len(self_check.inputs) == checks.MOST_IMAGES
+    assert len(self_check.inputs) == views.MOST_IMAGES
 
 
 class OneSize(Net):
@@ -226,7 +217,7 @@ class OneSize(Net):
 
 def test_a_network_of_one_size_is_looked_at_in_that_size_alone_without_a_warning(monkeypatch):
     for largest in (256, 8):
-        monkeypatch.setattr(checks, "LARGEST", largest)
+        monkeypatch.setattr(views, "LARGEST", largest)
         findings = check(OneSize(), Images()).after(student(OneSize()))
         assert "at 16x16 only; there was no second size" in found(findings, FINITE).text
         assert not [finding for finding in findings if finding.passed is False]
@@ -239,7 +230,7 @@ def test_without_images_made_ones_show_what_they_can_and_this_is_said():
 
     for source in (None, Images(most=0), Unreadable()):
         self_check = check(Net(), source)
-        assert self_check.on_made_images
+        assert self_check._views.are_synthetic
         assert not self_check.inputs
         self_check.before(student(Net()))
         findings = self_check.after(student(Net(lambda image, x: image * torch.nan)))
@@ -269,7 +260,7 @@ def test_a_generator_of_noise_is_looked_at():
 
 def test_made_images_for_label_maps_are_label_maps():
     contract = Contract(channels_in=5, channels_out=3, size=(4, 6), labels=Labels(classes=5))
-    for x in checks._made(contract, 0):
+    for x in views._synthetic(contract, 0):
         assert torch.equal(x.sum(1), torch.ones(1, 4, 6))
         assert set(x.unique().tolist()) == {0.0, 1.0}
     net = nn.Conv2d(5, 3, 1)

@@ -11,7 +11,7 @@ import gansdk
 from gansdk.cli.app import main
 from gansdk.contracts import MAIN, Batch, Pairing
 from gansdk.errors import GansdkWarning, MissingData, QualityFloorMissed, StudentWarning
-from gansdk.evaluation.self_checks import CHECKS
+from gansdk.evaluation.findings import CHECKS
 from gansdk.events import StepDone, Warned
 from gansdk.interfaces import Distiller, Term
 from gansdk.pipeline.opening import open_generator
