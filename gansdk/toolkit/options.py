@@ -2,7 +2,7 @@
 
 Beside these, plain types (`bool`, `str`, `Literal["l1", "l2"]`), lists, mappings and unions of them, and whatever
 pydantic knows are checked: `Annotated[int, Field(ge=2)]`. `Expected` says how messages call a type that pydantic's
-validators describe.
+validators describe. The functions below the types check a single value, for plugins that do so by hand.
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ __all__ = [
     "Positive",
     "Share",
     "Shares",
+    "at_least_zero",
     "check",
     "checked",
     "count",
+    "flag",
+    "height_width",
     "one_of",
     "positive",
+    "share",
+    "shares",
 ]
 
 P = ParamSpec("P")
@@ -138,13 +143,44 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     return found
 
 
-def positive(given: object, option: str) -> float:
+def positive(given: object, option: str, *, without: str | None = "") -> float:
     """`given` as a float, if it is `Positive`.
+
+    `without` is what to give to do without what the option is about: "" for leaving the option out, None if there is no
+    doing without.
 
     Raises:
         InvalidOption: it is not.
     """
-    return float(check(Positive, given, option))
+    otherwise = "" if without is None else f"to do without, {f'give {without}' if without else 'leave it out'}"
+    return float(check(Annotated[Positive, Expected("a finite number above zero", otherwise)], given, option))
+
+
+def at_least_zero(given: object, option: str) -> float:
+    """`given` as a float, if it is `AtLeastZero`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return float(check(AtLeastZero, given, option))
+
+
+def share(given: object, option: str) -> float:
+    """`given` as a float, if it is a `Share`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return float(check(Share, given, option))
+
+
+def shares(given: object, option: str) -> tuple[float, ...]:
+    """`given` as a tuple, if it is `Shares`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return tuple(check(Shares, given, option))
 
 
 def count(given: object, option: str, *, least: int = 1) -> int:
@@ -154,3 +190,22 @@ def count(given: object, option: str, *, least: int = 1) -> int:
         InvalidOption: it is not.
     """
     return int(check(Annotated[int, Field(ge=least)], given, option))
+
+
+def height_width(given: object, option: str) -> tuple[int, int]:
+    """`given` as (height, width), if it is `HeightWidth`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    height, width = check(HeightWidth, given, option)
+    return height, width
+
+
+def flag(given: object, option: str) -> bool:
+    """`given`, if it is True or False: of a command line's words, "False" and "no" are strings, and true.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return bool(check(bool, given, option))

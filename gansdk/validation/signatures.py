@@ -218,7 +218,7 @@ def _kind_of(annotation: Any) -> _Kind | None:
 def _refined(base: Any, *metadata: Any) -> _Kind | None:
     """A type with bounds, and whatever else pydantic makes of the metadata."""
     kind = _kind_of(base)
-    expected = next((one for one in metadata if isinstance(one, Expected)), None)
+    expected = next((one for one in reversed(metadata) if isinstance(one, Expected)), None)
     if kind is None and (expected is None and not any(map(_is_check, metadata))):
         return None
     kind = kind or _Kind(("a value that its check accepts",), "values that its check accepts", Any)

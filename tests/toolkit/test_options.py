@@ -222,3 +222,27 @@ def test_numbers_that_nothing_can_be_done_with_are_refused_with_their_range(name
 def test_every_seed_of_64_bits_is_one():
     check_bounds(Recipe, {"seed": 2**64 - 1})
     torch.Generator().manual_seed(2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (options.positive, 0.5, 0),
+        (options.at_least_zero, 0, -1),
+        (options.share, 1, 1.5),
+        (options.shares, [0.5], []),
+        (options.count, 3, 0),
+        (options.height_width, 8, 0),
+        (options.flag, False, "no"),
+    ],
+)
+def test_single_values_are_checked_by_hand_as_by_their_types(check, good, bad):
+    assert check(good, "x") in (good, (0.5,), (8, 8))
+    with pytest.raises(InvalidOption, match=r"^x="):
+        check(bad, "x")
+
+
+def test_how_to_do_without_is_said_where_there_is_a_way():
+    for without, said in (("", "leave it out"), ("None", "give None"), (None, "above zero.")):
+        with pytest.raises(InvalidOption, match=said):
+            options.positive(0, "x", without=without)
