@@ -11,6 +11,7 @@ range, without rounding; PSNR-Y to the truth as in reports. Rows:
     global      the default of before, refitted         trained     the default and 150 steps of 2 images
     per-layer   the same share of every group, refitted uniform     the first channels of every group
     magnitude   torch-pruning's importance on our groups, every group alike, nothing refitted
+    without-data   the default without images and without training
     tp          torch-pruning's own MagnitudePruner at the MACs of "chosen": what it makes of the network, or fails with
 """
 
@@ -51,6 +52,7 @@ ROWS: dict[str, dict[str, Any]] = {
         }
     },
     "chosen": {},
+    "without-data": {"data": None},
     "trained": {"distiller": "auto", "steps": 150, "batch_size": 2},
 }  # fmt: skip
 
@@ -193,11 +195,10 @@ def main() -> None:
                         :200
                     ]
             else:
-                settings = {"distiller": None, **ROWS[row]}
+                settings = {"distiller": None, "data": asked.train, **ROWS[row]}
                 result = gansdk.compress(
                     generator,
                     budget=asked.budget,
-                    data=asked.train,
                     device="cpu",
                     out_dir=asked.out / name / row,
                     **settings,
