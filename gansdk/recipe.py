@@ -49,6 +49,8 @@ class Says:
     """Whether another value makes another student. Other fields say what is measured of it."""
 
 
+MISSING_FIELD = "missing"
+"""The key of a recipe's field that could not be written, as {"missing": "pruner was a Mine"}."""
 Part = str | Mapping[str, Any]
 """A name, or {"name": ..., option: value}."""
 Seed = Annotated[int, Says("random seed; the same seed on the same machine gives the same result", 0, LARGEST_SEED)]
@@ -293,6 +295,7 @@ def takes(kind: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
             given = dict(signature.bind(*args, **kwargs).arguments)
             if given.get("recipe") is not None:
                 given = {**_as_fields_of(kind, read_recipe(given["recipe"]), given), **given}
+            _refuse_missing(given)
             values = fitting(kind, given)
             check_bounds(kind, values)
             return function(kind(**values))
@@ -307,6 +310,17 @@ def takes(kind: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
         return called
 
     return decorate
+
+
+def is_missing(value: object) -> bool:
+    """Whether a field of a recipe only says what it was."""
+    return isinstance(value, Mapping) and set(value) == {MISSING_FIELD}
+
+
+def _refuse_missing(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if is_missing(value):
+            raise InvalidOption(f"The recipe has no {name}: {quoted(value[MISSING_FIELD])}. Pass {name}=... beside it.")
 
 
 def _as_fields_of(kind: type, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gansdk.budget.budget import Budget
-from gansdk.recipe import Recipe
+from gansdk.recipe import MISSING_FIELD, Recipe, is_missing
 from gansdk.text import one_line
 from gansdk.validation.signatures import plain_number
 
@@ -18,16 +18,18 @@ LONGEST = 2**16
 _DEEPEST = 8
 """Lists and tables inside one another."""
 _HEAD = """\
-# The recipe of this student, by gansdk {version}. Make it again:
+# The recipe of this student, by gansdk {version}. Relative paths start from the folder that the run was started in.
+"""
+_AGAIN = """\
+# Make it again:
 #     gansdk compress --recipe recipe.toml
-# Relative paths start from the folder that the run was started in.
 """
 _LADDER = """\
 # The student is one of a ladder: {budgets}. Made without the others, it may differ
 # where the pruner trains for all of them at once.
 """
 _LEFT_OUT = """\
-# {problem}, so it is missing here. Pass it again:
+# {problem}, which no file can hold. Pass it again:
 #     gansdk.compress(recipe="recipe.toml", {argument}=...)
 """
 
@@ -39,8 +41,9 @@ class _Unwritable(ValueError):
 def recipe_text(recipe: Recipe, *, ladder: Sequence[str] = ()) -> str:
     """The TOML file of a recipe, which `gansdk.recipe.read_recipe` reads: all fields that have a value.
 
-    Paths are as they were given. Of a field that no file can hold (a module, a DataSource, a pruner's instance) a
-    comment says what it was. `ladder`: all budgets of the run, where the student is one of several.
+    Paths are as they were given. A field that no file can hold (a module, a DataSource, a pruner's instance, None as an
+    option of a part) says what it was, and is refused unless it is passed beside the recipe. `ladder`: all budgets of
+    the run, where the student is one of several.
     """
     import tomli_w
 
@@ -54,7 +57,11 @@ def recipe_text(recipe: Recipe, *, ladder: Sequence[str] = ()) -> str:
         try:
             values[name] = _writable(value, name)
         except _Unwritable as problem:
-            comments.append(_LEFT_OUT.format(problem=problem, argument="budget" if name == "budgets" else name))
+            text = str(problem).encode(errors="backslashreplace").decode()
+            values[name] = {MISSING_FIELD: text}
+            comments.append(_LEFT_OUT.format(problem=text, argument="budget" if name == "budgets" else name))
+    if not any(map(is_missing, values.values())):
+        comments.insert(1, _AGAIN)
     return f"{''.join(comments)}\n{tomli_w.dumps(values)}"
 
 
@@ -104,4 +111,5 @@ def _plain(value: object, name: str, depth: int = _DEEPEST) -> Any:
     if isinstance(value, (list, tuple)) and depth:
         return [_plain(item, f"{name}[{index}]", depth - 1) for index, item in enumerate(value)]
     kind = type(value)
-    raise _Unwritable(one_line(f"{name} was a {kind.__module__}.{kind.__qualname__}"))
+    was = "None" if value is None else f"a {kind.__module__}.{kind.__qualname__}"
+    raise _Unwritable(one_line(f"{name} was {was}"))

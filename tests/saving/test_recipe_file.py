@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gansdk
+from gansdk.errors import InvalidOption
 from gansdk.recipe import Recipe, changed, read_recipe
 from gansdk.saving.recipe_file import LONGEST, recipe_text
 
@@ -82,8 +83,8 @@ def nested(levels: int) -> list[Any]:
         ("model", {"A2B": "a.pth", "B2A": torch.nn.ReLU()}, "model.B2A was a torch.nn.modules.activation.ReLU"),
         ("model", type("A\nx = 1", (), {"__module__": "b"})(), "model was a b.A x = 1"),
         ("distiller", ["pixel", object()], r"distiller[1] was a builtins.object"),
-        ("pruner", {"name": "x", "config": None}, "pruner.config was a builtins.NoneType"),
-        ("pruner", {"name": "x", "a\nb = 1": None}, "pruner.a b = 1 was a builtins.NoneType"),
+        ("pruner", {"name": "x", "config": None}, "pruner.config was None"),
+        ("pruner", {"name": "x", "a\nb = 1": None}, "pruner.a b = 1 was None"),
         ("pruner", {"name": "x", 1: 2}, "pruner was a builtins.dict"),
         ("pruner", {"name": Color.RED}, "pruner.name was a"),
         ("data", "photos/\udcff", "data had text that is no Unicode"),
@@ -94,10 +95,11 @@ def nested(levels: int) -> list[Any]:
     ],
     ids=range(13),
 )
-def test_what_no_file_can_hold_is_left_out_and_a_comment_says_what_it_was(field: str, value: Any, says: str) -> None:
+def test_what_no_file_can_hold_says_what_it_was(field: str, value: Any, says: str) -> None:
     text = recipe_text(Recipe(**{"model": "demo", "budgets": ["4x"], field: value}))
     found = tomllib.loads(text)
-    assert field not in found
+    assert found[field]["missing"].startswith(says)
+    assert "Make it again" not in text
     assert set(found) <= set(Recipe.__dataclass_fields__)
     name = "budget" if field == "budgets" else field
     comments = [line for line in text.splitlines() if line.startswith("#")]
@@ -110,3 +112,12 @@ def test_a_student_of_a_ladder_says_which_budgets_there_were() -> None:
     text = recipe_text(Recipe("demo", budgets=["4x"]), ladder=["macs/2", "macs/4"])
     assert "one of a ladder: macs/2, macs/4." in text
     assert tomllib.loads(text)["budgets"] == ["4x"]
+
+
+def test_a_recipe_that_lacks_a_field_runs_only_with_it(tmp_path: Path) -> None:
+    text = recipe_text(Recipe("demo", budgets=["4x"], distiller=[{"name": "gka", "taps": None}, "pixel"]))
+    (tmp_path / "recipe.toml").write_text(text)
+    settings = {"recipe": tmp_path / "recipe.toml", "data": "photos", "dry_run": True, "device": "cpu"}
+    with pytest.raises(InvalidOption, match=r"no distiller: 'distiller\[0\]\.taps was None'.* Pass distiller="):
+        gansdk.compress(**settings)
+    assert gansdk.compress(**settings, distiller=None, pruner="uniform").plan
