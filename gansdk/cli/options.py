@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -112,7 +112,7 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
     else:
         hint = get_type_hints(kind)[name]
         plain = next((number for number in (int, float) if number in (hint, *get_args(hint))), str)
-        bounds = {} if plain is str else {"min": says.least}
+        bounds = {} if plain is str else {"min": says.least, "max": says.most}
         parameters = [option(plain | None if default is None else plain, default, **bounds)]
     if name in (*ONE_PART, *SEVERAL_PARTS):
         spelled = "NAME.KEY=VALUE" if name in SEVERAL_PARTS else "KEY=VALUE"
@@ -130,12 +130,13 @@ def _as_fields(kind: type, values: Mapping[str, Any], base: Mapping[str, Any]) -
     for name in ONE_PART:
         if name in values or f"{name}_option" in values:
             part = values.get(name, base.get(name, defaults.get(name)))
-            arguments[name] = part_of(part, values.get(f"{name}_option", ()))
+            arguments[name] = part_of(_part(part), values.get(f"{name}_option", ()))
     for name in SEVERAL_PARTS:
         if name in values or f"{name}_option" in values:
             parts = values.get(name, base.get(name, defaults[name])) or []
             parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
-            arguments[name] = "none" if parts == ["none"] else parts_of(parts, values.get(f"{name}_option", ()))
+            options = values.get(f"{name}_option", ())
+            arguments[name] = "none" if parts == ["none"] and not options else parts_of(map(_part, parts), options)
     if "sizes" in arguments:
         arguments["sizes"] = options_of(arguments["sizes"])
     if "resume" in arguments:
@@ -144,6 +145,13 @@ def _as_fields(kind: type, values: Mapping[str, Any], base: Mapping[str, Any]) -
 
 
 # Parts and their options.
+
+
+def _part(part: object) -> str | Mapping[str, Any]:
+    """A part of a recipe, which may hold anything."""
+    if isinstance(part, str) or (isinstance(part, Mapping) and isinstance(part.get("name"), str)):
+        return part
+    raise typer.BadParameter(f"{quoted(part)} is not a part, so it has no options. Name a part.")
 
 
 def part_of(part: str | Mapping[str, Any], options: Sequence[str]) -> str | dict[str, Any]:
@@ -157,8 +165,9 @@ def part_of(part: str | Mapping[str, Any], options: Sequence[str]) -> str | dict
     return {**spelled, **options_of(options, taken=("name",))}
 
 
-def parts_of(parts: Sequence[str | Mapping[str, Any]], options: Sequence[str]) -> list[Any]:
+def parts_of(parts: Iterable[str | Mapping[str, Any]], options: Sequence[str]) -> list[Any]:
     """Each part with those options that begin with its name."""
+    parts = list(parts)
     named = {part if isinstance(part, str) else str(part.get("name")): part for part in parts}
     of = {name: list[str]() for name in named}
     if len(of) < len(parts):

@@ -41,6 +41,8 @@ def as_options(text: str, flags: Mapping[str, Flag]) -> str:
     """
     if not flags:
         return text
+    if part := _PART.search(text):  # what follows speaks of the part's own options
+        return as_options(text[: part.start()], flags) + _of_part(part, text[part.end() :], flags)
     names = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
     bare = "|".join(name for name in flags if "_" in name)
     quotes = r"""(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|`[^`]*`"""
@@ -56,6 +58,22 @@ def as_options(text: str, flags: Mapping[str, Flag]) -> str:
         return match[0]
 
     return re.sub(rf"{quotes}|{argument}|{word}", written, text)
+
+
+_PART = re.compile(r"The (?P<kind>adapter|pruner|distiller|metric|source) '(?P<name>[^']*)':(?= )")
+
+
+def _of_part(part: re.Match[str], rest: str, flags: Mapping[str, Flag]) -> str:
+    """What is wrong with an option of a part, which begins with `name=value`, as the option of the command for it."""
+    flag = flags.get(f"{_FIELDS.get(part['kind'])}_option")
+    if flag is None or not re.match(r" \w+=", rest):
+        return f"{part[0]}{rest}"
+    name = f"{part['name']}." if part["kind"] in ("distiller", "metric") else ""
+    return f"{part[0]} {flag.on} {name}{rest[1:]}"
+
+
+_FIELDS = {"adapter": "adapter", "pruner": "pruner", "distiller": "distiller", "metric": "metrics"}
+"""Kind of a part -> the argument that it is given by."""
 
 
 def _option(name: str, value: str, flag: Flag) -> str:

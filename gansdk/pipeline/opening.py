@@ -6,7 +6,7 @@ import os.path
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -33,9 +33,6 @@ from gansdk.registry.origins import origin_of
 from gansdk.registry.parts import from_json, instantiate, open_adapters, takes
 from gansdk.text import quoted
 from gansdk.validation.paths import as_utf8
-
-if TYPE_CHECKING:
-    pass
 
 SIDES = {"direction", "input_column", "target_column"}
 """Options of sources by which a user says which side of the data goes in."""
@@ -139,7 +136,9 @@ def transformed(generator: Generator, transform: str | None, seed: int) -> Gener
     if transform is None:
         return generator
     if not isinstance(transform, str):
-        raise InvalidOption(f"transform={quoted(transform)} must be the name of one of the family's, or left out.")
+        raise InvalidOption(
+            f"transform={quoted(transform)} must be the name of one of the family's; to do without, omit it."
+        )
     return one_or_joint(generator, lambda part: _transformed(part, transform, seed), together)
 
 

@@ -142,8 +142,8 @@ def warn_of_plan(plan: Plan, student: Student, budget: Budget, others: Mapping[s
     """Say before any training if a budget takes nothing away, or has the plan of another one; `others` by budget."""
     if plan == student.space.full_plan():
         warnings.warn(
-            f"The budget {str(budget)!r} allows the whole network, so nothing was pruned. For a smaller "
-            "student, use a smaller one.",
+            f"The budget {str(budget)!r} allows the whole network, so nothing was pruned. Use a "
+            "smaller budget for a smaller student.",
             GansdkWarning,
             stacklevel=2,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect as introspection
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gansdk.errors import GansdkError, InvalidOption, PluginLoadError
@@ -130,31 +131,39 @@ def instantiate(
         PluginFailed: it raised anything but an error of ours.
     """
     known = known or {}
-    given = _fitting_options(kind, name, factory, {**known, **options})
     entry = registry().find(kind, name)
     # Recorded as users gave them and before the factory has them, which gets copies: it may change what it is given.
     asked = {**_defaults(factory), **options}
-    options = {name: said(value) for name, value in asked.items() if name not in known}
     origin = Origin(
         kind=kind,
         name=entry.spec.name,
         plugin=entry.origin,
         version=entry.version,
-        options=options,
+        options={name: said(value) for name, value in asked.items() if name not in known},
     )
-    try:
-        made = factory(**{name: _copied(value) for name, value in given.items()})
-    except InvalidOption as error:  # several parts may have an option of that name
-        raise InvalidOption(f"The {kind} {name!r}: {error}") from error
-    except BaseException as error:  # a stranger's factory may raise anything
-        if passes(error) or entry.origin == FIRST_PARTY:
-            raise
-        raise failed(origin, "its factory", error) from error
+    with _whose_fault(origin, "the check of its options"):
+        given = _fitting_options(kind, name, factory, {**known, **options})
+    with _whose_fault(origin, "its factory"):
+        try:
+            made = factory(**{name: _copied(value) for name, value in given.items()})
+        except InvalidOption as error:  # several parts may have an option of that name
+            raise InvalidOption(f"The {kind} {name!r}: {error}") from error
     if not isinstance(made, base):
         raise PluginLoadError(f"The factory of {origin} made a {type(made).__name__}, not a {base.__name__}.")
     for part in _parts(made):
         mark(part, origin)
     return made
+
+
+@contextmanager
+def _whose_fault(origin: Origin, what: str) -> Iterator[None]:
+    """Name the plugin in whatever a stranger's code raises."""
+    try:
+        yield
+    except BaseException as error:
+        if passes(error) or origin.plugin == FIRST_PARTY:
+            raise
+        raise failed(origin, what, error) from error
 
 
 def _parts(made: object) -> Sequence[object]:

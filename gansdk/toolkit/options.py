@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from gansdk.errors import InvalidOption
+from gansdk.text import quoted
 from gansdk.validation.signatures import Expected, fit, fitting
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "count",
     "flag",
     "height_width",
+    "names",
     "one_of",
     "positive",
     "share",
@@ -139,6 +142,8 @@ def one_of(choices: Sequence[T], given: object, option: str) -> T:
     Raises:
         InvalidOption: it is not; the message names them.
     """
+    if not choices:
+        raise InvalidOption(f"{option}={quoted(given)} cannot be chosen: there is nothing to choose from.")
     found: T = check(Literal[tuple(choices)], given, option)
     return found
 
@@ -181,6 +186,15 @@ def shares(given: object, option: str) -> tuple[float, ...]:
         InvalidOption: it is not.
     """
     return tuple(check(Shares, given, option))
+
+
+def names(given: object, option: str) -> tuple[str, ...]:
+    """`given` as a tuple, if it is `Names`.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    return tuple(check(Names, given, option))
 
 
 def count(given: object, option: str, *, least: int = 1) -> int:

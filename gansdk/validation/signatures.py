@@ -148,13 +148,13 @@ def _checks(annotation: Any) -> tuple[_Kind | None, Callable[[Any], Any]]:
 
 @functools.lru_cache(maxsize=1024)
 def _known_checks(annotation: Any) -> tuple[_Kind | None, Callable[[Any], Any]]:
-    try:
-        if (kind := _kind_of(annotation)) is not None:
-            from pydantic import TypeAdapter
+    if (kind := _kind_of(annotation)) is not None:
+        from pydantic import TypeAdapter
 
+        try:
             return kind, TypeAdapter(kind.type).validate_python
-    except Exception:  # a stranger's metadata may be any object
-        pass
+        except Exception:  # a stranger's metadata may be any object
+            pass
     return None, lambda value: value
 
 
@@ -170,7 +170,7 @@ def _refusal(kind: _Kind, value: Any, error: ValueError, may_be_left_out: bool) 
     alternatives = [word for word in kind.one if word != _NONE] or [_NONE]
     advice = f"; {kind.otherwise}" if kind.otherwise else ""
     if _NONE in kind.one:
-        advice = ", or left out" if may_be_left_out else "; to do without, give None"
+        advice = "; to do without, omit it" if may_be_left_out else "; to do without, give None"
     return f" must be {_or(alternatives)}{advice}."
 
 
@@ -229,7 +229,8 @@ def _refined(base: Any, *metadata: Any) -> _Kind | None:
     bounds = bounds_of(metadata)
     if not bounds:
         return kind
-    return _Kind((f"{_or(kind.one)} {bounds}",), f"{kind.several} {bounds}", kind.type)
+    words = tuple(word if word == _NONE else f"{word} {bounds}" for word in kind.one)
+    return _Kind(words, f"{kind.several} {bounds}", kind.type)
 
 
 def _is_check(metadata: Any) -> bool:
@@ -269,7 +270,8 @@ def _listed(container: Any, items: _Kind | None) -> _Kind:
 
 def _mapped(keys: _Kind | None, values: _Kind | None) -> _Kind:
     inner = tuple(Any if kind is None else kind.type for kind in (keys, values))
-    return _Kind(("a mapping",), "mappings", _before(_of(Mapping), types.GenericAlias(dict, inner)))
+    of = "" if keys is None or values is None else f" of {keys.several} to {values.several}"
+    return _Kind((f"a mapping{of}",), f"mappings{of}", _before(_of(Mapping), types.GenericAlias(dict, inner)))
 
 
 def _items(value: Any, length: int | None = None) -> Sequence[Any]:

@@ -38,7 +38,7 @@ class OneStep(Pruner):
     """One ranking, one cut (after CAT, Jin et al., CVPR 2021), with costs in closed form.
 
     Left to itself it tries out a few plans and refits, and takes what comes nearest to the teacher on images that no
-    layer was refitted on; `trials` bounds what that may cost. Where `allocation` and `recovery` are both said, there
+    layer was refitted on; `trials` bounds what that may cost. Where `allocation` and `recovery` are both set, there
     is nothing to try.
 
     Args:
@@ -56,7 +56,7 @@ class OneStep(Pruner):
             every layer how far its solution may leave the inherited weights; "guarded" does so
             and keeps a solution only where images that it was not solved on come nearer to the teacher's; "none" does
             neither; "auto" tries all.
-        trials: what trying out may cost, in training steps of 8 images; 0 takes "cost" and "guarded" unseen.
+        trials: what trying out may cost, in training steps of 8 images; 0 takes "cost" and "guarded" without comparing.
         inherit: which weights the student takes along (CAT: "none"); where not all, there is nothing to refit or try.
     """
 
@@ -98,7 +98,7 @@ class OneStep(Pruner):
 
     def _chosen(self, student: Student, limits: Limits, run: Run) -> Plan:
         """The plan by the ranking, or the best of several; a run that was killed behind the trials knows them."""
-        recipes, full = self._recipes(), student.space.full_plan()
+        attempts, full = self._attempts(), student.space.full_plan()
         if limits.fits(student.cost(full)):
             return full
         bench = Bench(student, run)
@@ -108,11 +108,11 @@ class OneStep(Pruner):
             warnings.warn(FLAT, GansdkWarning, stacklevel=3)
         rank = partial(scores_by, self.importance, run=run)
         cutter = Cutter(rank=rank, multiple_of=self.multiple_of, floor_share=self.floor_share)
-        if len(recipes) == 1 or not bench.sees:
-            return cutter.plan(student, rank(student), limits, recipes[0].allocation)
+        if len(attempts) == 1 or not bench.sees:
+            return cutter.plan(student, rank(student), limits, attempts[0].allocation)
         row = next((row for row in run.notes(NOTE) if row["limits"] == repr(limits)), None)
         if row is None:
-            found = compare(bench, recipes, cutter, rank(student), limits, run, self.trials)
+            found = compare(bench, attempts, cutter, rank(student), limits, run, self.trials)
             row = run.note(NOTE, {"limits": repr(limits), **found})
         run.emit(told(row))
         return Plan.from_dict(row["plan"])
@@ -131,7 +131,7 @@ class OneStep(Pruner):
     def _usual_recovery(self) -> Recovery:
         return "guarded" if self.recovery == "auto" else self.recovery
 
-    def _recipes(self) -> list[Attempt]:
+    def _attempts(self) -> list[Attempt]:
         """What is tried, in the order in which it is given up where time is short; one if all is said."""
         if self.inherit != "all" or not self.trials:
             return [Attempt("cost" if self.allocation == "auto" else self.allocation, self._usual_recovery)]

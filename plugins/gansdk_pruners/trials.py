@@ -61,7 +61,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a recipe takes away: the plan, and of two rounds what the first one keeps."""
+    """What an attempt takes away: the plan, and of two rounds what the first one keeps."""
 
     plan: Plan
     first: Plan | None = None
@@ -69,7 +69,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutter:
-    """How plans are found: what both rounds of a recipe have in common."""
+    """How plans are found: what both rounds of an attempt have in common."""
 
     rank: Callable[[Student], Scores]
     multiple_of: int
@@ -89,7 +89,7 @@ class Cutter:
 
 
 class Bench:
-    """A student at full size, probes for it, and what comes of a recipe."""
+    """A student at full size, probes for it, and what comes of an attempt."""
 
     def __init__(self, student: Student, run: Run) -> None:
         count = REPAIR + GUARD + COMPARE
@@ -129,19 +129,19 @@ class Bench:
         """Mean squared error to the teacher of every image that plans are compared on, in units of the range."""
         return errors(carved, self._comparing, self._compared_with)
 
-    def cut(self, recipe: Attempt, cutter: Cutter, scores: Scores, limits: Limits, run: Run) -> Cut:
-        """What the recipe takes away."""
+    def cut(self, attempt: Attempt, cutter: Cutter, scores: Scores, limits: Limits, run: Run) -> Cut:
+        """What the attempt takes away."""
         student = self.student
-        if recipe.allocation == "uniform":
+        if attempt.allocation == "uniform":
             return Cut(Uniform().search(student, limits, run))
-        if recipe.allocation == "magnitude":
+        if attempt.allocation == "magnitude":
             return Cut(cutter.plan(student, torch_pruning_magnitude(student, run), limits, "magnitude"))
-        if recipe.rounds == 1:
-            return Cut(cutter.plan(student, scores, limits, recipe.allocation))
+        if attempt.rounds == 1:
+            return Cut(cutter.plan(student, scores, limits, attempt.allocation))
         halfway = limits.halfway(student.cost(student.space.full_plan()))
-        first = cutter.plan(student, scores, halfway, recipe.allocation)
-        half = self.repaired(student.carve(first), Cut(first), recipe.recovery)
-        rest = cutter.plan(half, cutter.rank(half), limits, recipe.allocation)
+        first = cutter.plan(student, scores, halfway, attempt.allocation)
+        half = self.repaired(student.carve(first), Cut(first), attempt.recovery)
+        rest = cutter.plan(half, cutter.rank(half), limits, attempt.allocation)
         return Cut(first.then(rest), first)
 
     def made(self, cut: Cut, recovery: Recovery) -> Student:
@@ -210,47 +210,47 @@ class Bench:
 
 
 def compare(
-    bench: Bench, recipes: Sequence[Attempt], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
+    bench: Bench, attempts: Sequence[Attempt], cutter: Cutter, scores: Scores, limits: Limits, run: Run, steps: int
 ) -> dict[str, Any]:
-    """Make the students of the recipes and measure them, at most `steps` training steps' worth of MACs.
+    """Make the students of the attempts and measure them, at most `steps` training steps' worth of MACs.
 
     Returns JSON: "plan", "first" and "recovery" of the best, "measure" (in words) and "trials".
 
-    The first recipe is made whatever it costs; of the others those that are too dear are passed over.
+    The first attempt is made whatever it costs; of the others those that are too dear are passed over.
     """
     cuts: dict[tuple[Allocation, int], Cut] = {}
     tried: list[tuple[Trial, float, Attempt, Cut]] = []
     left = math.inf
 
-    for recipe in recipes:
-        key = (recipe.allocation, recipe.rounds)
+    for attempt in attempts:
+        key = (attempt.allocation, attempt.rounds)
         if key not in cuts:
             # Two rounds refit a student of twice the size besides, once to find the plan and once to make the student.
-            if recipe.rounds == 2 and 5 * bench.macs(cuts[recipe.allocation, 1], recipe.recovery) > left:
+            if attempt.rounds == 2 and 5 * bench.macs(cuts[attempt.allocation, 1], attempt.recovery) > left:
                 continue
-            cuts[key] = bench.cut(recipe, cutter, scores, limits, run)
+            cuts[key] = bench.cut(attempt, cutter, scores, limits, run)
         cut = cuts[key]
-        price = bench.macs(cut, recipe.recovery) * (5 if recipe.rounds == 2 else 1)
+        price = bench.macs(cut, attempt.recovery) * (5 if attempt.rounds == 2 else 1)
         if not tried:
             left = steps * bench.step_macs(cut.plan)
         elif price > left:
             continue
         left -= price
-        found = bench.errors(bench.made(cut, recipe.recovery))
+        found = bench.errors(bench.made(cut, attempt.recovery))
         trial = Trial(
-            name=str(recipe),
+            name=str(attempt),
             cost=bench.student.cost(cut.plan),
             psnr=decibels(fmean(found)),
             worst=decibels(max(found)),
         )
-        tried.append((trial, fmean(found), recipe, cut))
+        tried.append((trial, fmean(found), attempt, cut))
         run.emit(PlansCompared(trials=tuple(row[0] for row in tried), measure=bench.measure))
     best = min(range(len(tried)), key=lambda i: tried[i][1])
-    _, _, recipe, cut = tried[best]
+    _, _, attempt, cut = tried[best]
     return {
         "plan": cut.plan.to_dict(),
         "first": None if cut.first is None else cut.first.to_dict(),
-        "recovery": recipe.recovery,
+        "recovery": attempt.recovery,
         "measure": bench.measure,
         "trials": [_as_json(replace(row[0], chosen=i == best)) for i, row in enumerate(tried)],
     }

@@ -31,6 +31,10 @@ def options(command: str) -> dict[str, Flag]:
         ("quality='psnr-y>29' cannot be read", "--quality 'psnr-y>29' cannot be read"),
         ("dry_run=True trains nothing", "--dry-run trains nothing"),
         ("Leave out the metrics, or metrics=...", "Leave out the metrics, or --metric ..."),
+        ("The pruner 'x': steps=-1 must be from 0", "The pruner 'x': --pruner-option steps=-1 must be from 0"),
+        ("The metric 'kid': seed='x' must be", "The metric 'kid': --metric-option kid.seed='x' must be"),
+        ("The distiller 'gka': weight=0, patch=1", "The distiller 'gka': --distiller-option gka.weight=0, patch=1"),
+        ("The source 'photos': patch='x' must be", "The source 'photos': patch='x' must be"),
         ("Try a smaller learning_rate, or another seed.", "Try a smaller --learning-rate, or another seed."),
     ],
 )

@@ -213,3 +213,22 @@ def test_a_run_is_continued_only_with_what_decides_a_student():
 def test_a_recipe_of_a_call_has_its_fields_and_the_budgets_of_its_students():
     call = Rungs("demo", budgets="2x,4x", seed=7, out_dir="out", distiller="none")
     assert recipe_of(call, ["2x", "4x"]) == Recipe("demo", budgets=["2x", "4x"], seed=7, distiller=None)
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("pruner = 5", "--pruner-option trials=0"),
+        ("distiller = [1]", "--distiller-option gka.weight=1"),
+        ('distiller = [["gka"]]', "--distiller-option gka.weight=1"),
+        ("pruner = {}", "--pruner-option trials=0"),
+        ("seed = 0", "--distiller none --distiller-option gka.weight=1"),
+    ],
+)
+def test_options_for_what_is_no_part_are_refused_in_words(field, option, tmp_path: Path, capsys):
+    (tmp_path / "recipe.toml").write_text(field)
+    run = ["compress", "demo", "-b", "4x", "--dry-run", "--recipe", str(tmp_path / "recipe.toml"), *option.split()]
+    with pytest.raises(SystemExit) as left:
+        main(run)
+    assert left.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import nn
 
-from gansdk.errors import InvalidOption
+from gansdk.errors import InvalidOption, PluginFailed
 from gansdk.interfaces import Distiller, Term
 from gansdk.registry.description import options_of
 from gansdk.registry.discovery import registry
-from gansdk.registry.parts import open_distillers
+from gansdk.registry.parts import instantiate, open_distillers
 from gansdk.registry.records import recorded
 from gansdk.toolkit.options import HeightWidth, Names, Positive, checked
 
@@ -68,7 +69,7 @@ def test_a_strangers_options_are_converted_and_recorded_as_they_were_given(facto
         ({"weight": 0}, "weight=0 must be a finite number above zero; to do without, leave it out."),
         ({"times": 6}, "times=6 must be an integer >= 2 and <= 5."),
         ({"times": True}, "times=True must be an integer >= 2 and <= 5."),
-        ({"taps": ["a", "a"]}, "taps=['a', 'a'] must be a list of different names, or left out."),
+        ({"taps": ["a", "a"]}, "taps=['a', 'a'] must be a list of different names; to do without, omit it."),
     ],
 )
 def test_a_strangers_options_are_refused_once_and_by_name(factory, options, says):
@@ -85,3 +86,25 @@ def test_options_are_described_with_their_bounds(factory):
         "taps": ("Sequence[str] | None", "None"),
         "network": ("torch.nn.modules.module.Module | None", "None"),
     }
+
+
+def broken(value: float) -> float:
+    raise TypeError("boom")
+
+
+def with_a_broken_check(weight: Annotated[float, AfterValidator(broken)] = 1.0) -> Distiller:
+    return Distiller((Seen(weight),))
+
+
+def test_a_strangers_check_of_an_option_that_breaks_is_the_plugins_fault(monkeypatch):
+    entry = registry().find("distiller", "pixel")
+    monkeypatch.setattr(type(registry()), "find", lambda *_: replace(entry, origin="gansdk-stranger"))
+    with pytest.raises(PluginFailed, match=r"gansdk-stranger.*the check of its options.*boom"):
+        instantiate("distiller", "pixel", with_a_broken_check, {"weight": 2.0}, Distiller)
+
+
+@pytest.mark.parametrize("patch", [0, -1, 1.5])
+def test_a_sides_length_is_at_least_a_pixel_wherever_it_is_given(patch):
+    factory = registry().load("source", "photos")
+    with pytest.raises(InvalidOption, match=r"patch=.* must be an integer >= 1"):
+        instantiate("source", "photos", factory, {"patch": patch, "contract": None}, object)

@@ -148,10 +148,10 @@ def test_a_checked_function_is_called_with_what_fits():
         ({"norm": "l11"}, "norm='l11' is not known; choose one of 'l1', 'l2'. Did you mean 'l1'?"),
         (
             {"size": "64"},
-            "size='64' must be a side in pixels or (height, width), with sides of 1 to 65536, or left out.",
+            "size='64' must be a side in pixels or (height, width), with sides of 1 to 65536; to do without, omit it.",
         ),
         ({"wide": -1}, "wide=-1 must be a finite number above zero; to do without, give None."),
-        ({"deep": "x"}, "deep='x' must be a finite number above zero or 'auto', or left out."),
+        ({"deep": "x"}, "deep='x' must be a finite number above zero or 'auto'; to do without, omit it."),
         ({"rate": 1}, "rate=1 must be a number >= 0 and < 1."),
         ({"pairs": 3}, "pairs=3: it must be even."),
         ({"pairs": "3"}, "pairs='3' must be an integer."),
@@ -234,10 +234,11 @@ def test_every_seed_of_64_bits_is_one():
         (options.count, 3, 0),
         (options.height_width, 8, 0),
         (options.flag, False, "no"),
+        (options.names, ["a"], ["a", "a"]),
     ],
 )
 def test_single_values_are_checked_by_hand_as_by_their_types(check, good, bad):
-    assert check(good, "x") in (good, (0.5,), (8, 8))
+    assert check(good, "x") in (good, (0.5,), (8, 8), ("a",))
     with pytest.raises(InvalidOption, match=r"^x="):
         check(bad, "x")
 
@@ -246,3 +247,8 @@ def test_how_to_do_without_is_said_where_there_is_a_way():
     for without, said in (("", "leave it out"), ("None", "give None"), (None, "above zero.")):
         with pytest.raises(InvalidOption, match=said):
             options.positive(0, "x", without=without)
+
+
+def test_nothing_can_be_chosen_from_nothing():
+    with pytest.raises(InvalidOption, match="nothing to choose from"):
+        options.one_of((), "a", "x")

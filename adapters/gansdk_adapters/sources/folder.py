@@ -13,6 +13,7 @@ from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
 from gansdk.text import quoted
+from gansdk.toolkit.options import Count
 from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
@@ -54,7 +55,7 @@ class ImageFolder(DataSource):
         *,
         contract: Contract,
         degrade: Degrade | None = None,
-        patch: int = 24,
+        patch: Count = 24,
         holdout: float = 0.1,
         seed: int = 0,
         split: Literal["train", "all"] = "train",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gansdk.contracts import Contract
 from gansdk.errors import InvalidOption
 from gansdk.interfaces import DataSource
+from gansdk.toolkit.options import Count
 from gansdk.validation.signatures import fitting
 from gansdk_adapters.sources.folder import ImageFolder
 from gansdk_adapters.sources.reading import Degrade
@@ -24,8 +25,8 @@ def open_folder(
     *,
     contract: Contract,
     degrade: Degrade | None = None,
-    patch: int | None = None,
-    default_patch: int = 24,
+    patch: Count | None = None,
+    default_patch: Count = 24,
     seed: int = 0,
     split: Literal["train", "all"] = "train",
     **options: Any,

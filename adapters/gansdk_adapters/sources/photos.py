@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gansdk.contracts import Batch, Contract
 from gansdk.errors import DataError
 from gansdk.interfaces import DataSource
+from gansdk.toolkit.options import Count
 from gansdk_adapters.sources.folder import check_holdout
 from gansdk_adapters.sources.paired import PairedImages
 from gansdk_adapters.sources.reading import Degrade, Entry, Reader, usable
@@ -46,8 +47,8 @@ class Photographs(DataSource):
         *,
         contract: Contract,
         degrade: Degrade | None = None,
-        patch: int | None = None,
-        default_patch: int = 24,
+        patch: Count | None = None,
+        default_patch: Count = 24,
         holdout: float = 1 / 3,
         seed: int = 0,
     ) -> None:

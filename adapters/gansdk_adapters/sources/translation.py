@@ -12,7 +12,7 @@ from gansdk.contracts import MAIN, Batch, Contract, Pairing
 from gansdk.errors import DataError, InvalidOption
 from gansdk.interfaces import DataSource
 from gansdk.text import quoted
-from gansdk.toolkit.options import HeightWidth
+from gansdk.toolkit.options import Count, HeightWidth
 from gansdk.validation.paths import as_utf8
 from gansdk_adapters.sources.encoding import Encoding
 from gansdk_adapters.sources.finding import Found
@@ -68,7 +68,7 @@ class Translation(DataSource):
         load_size: HeightWidth | None = None,
         crop_size: HeightWidth | None = None,
         flip: bool = True,
-        patch: int | None = None,
+        patch: Count | None = None,
         unknown_ids: Sequence[int] | None = None,
         input_column: str | None = None,
         target_column: str | None = None,
