@@ -112,7 +112,7 @@ def _options(kind: type, name: str, says: Says) -> list[inspect.Parameter]:
     else:
         hint = get_type_hints(kind)[name]
         plain = next((number for number in (int, float) if number in (hint, *get_args(hint))), str)
-        bounds = {} if plain is str else {"min": says.least, "max": says.most}
+        bounds = {} if plain is str else {"min": says.least}
         parameters = [option(plain | None if default is None else plain, default, **bounds)]
     if name in (*ONE_PART, *SEVERAL_PARTS):
         spelled = "NAME.KEY=VALUE" if name in SEVERAL_PARTS else "KEY=VALUE"

@@ -338,7 +338,7 @@ def test_a_discriminator_is_gone_on_with_or_refused():
     task = GauGAN(perceptual=None).task(network, discriminator=state)
     assert all(torch.equal(value, state[name]) for name, value in task.discriminator.items())
     other = MultiScaleDiscriminator(MultiScaleSizes(channels_in=9, width=4)).state_dict()
-    with pytest.raises(CheckpointError, match=r"judges 9 channels.*5 \+ 3"):
+    with pytest.raises(CheckpointError, match=r"takes 9 channels.*5 \+ 3"):
         GauGAN(perceptual=None).task(network, discriminator=other)
     with pytest.raises(CheckpointError, match="multi-scale discriminator"):
         multi_scale_discriminator({"model.0.weight": torch.zeros(4, 3, 4, 4)})

@@ -166,7 +166,7 @@ def test_a_pair_of_another_scale_is_skipped(tmp_path, size):
     for name, target in (("good", (16, 16)), ("odd", size)):
         save(tmp_path / f"LR/{name}.png", noise(4, 4))
         save(tmp_path / f"HR/{name}.png", noise(*target))
-    with pytest.warns(GansdkWarning, match=r"LR/odd\.png.*4x4.*makes 16x16"):
+    with pytest.warns(GansdkWarning, match=r"LR/odd\.png.*4x4.*into 16x16"):
         source = ImageFolder(tmp_path, contract=contract(scale=4), split="all")
     assert list(source.describe()["skipped"]) == ["LR/odd.png"]
     assert len(list(source.images("eval"))) == 1

@@ -601,7 +601,7 @@ def test_a_folder_that_is_empty_or_missing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"direction": "A2B"}, "'AtoB' or 'BtoA'"),
+        ({"direction": "A2B"}, "choose one of 'AtoB', 'BtoA'"),
         ({"layout": "side"}, "layout='side'"),
         ({"split": "all", "x": 1}, "x"),
     ],
@@ -616,7 +616,7 @@ def test_photographs_are_no_label_maps(tmp_path):
     fill(tmp_path, 2)
     with pytest.raises(DataError, match="images of 7 channels"):
         images(tmp_path, contract=contract(channels_in=7))
-    with pytest.raises(DataError, match="enlarges x2"):
+    with pytest.raises(DataError, match="upscales x2"):
         images(tmp_path, contract=contract(scale=2))
 
 
