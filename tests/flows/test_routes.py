@@ -290,11 +290,11 @@ def test_several_files_are_given_on_the_command_line_as_json(teacher, domains, t
     assert not ended.value.code
     facts = json.loads(capsys.readouterr().out)
     assert facts["settings"]["discriminator"] == dict.fromkeys(ROUTES, "inherited")
-    for option, given in (("model", '{"A2B"'), ("discriminator", asked[0])):
+    for shown, given in (("model=", '{"A2B"'), ("--discriminator ", asked[0])):
         with pytest.raises(SystemExit) as ended:
             main(["compress", given, *asked[1:], "--discriminator", '{"A2B"', *run, *rest])
         assert ended.value.code == 2
-        assert f"{option}='{{\"A2B\"' is not valid JSON" in capsys.readouterr().err
+        assert f"{shown}'{{\"A2B\"' is not valid JSON" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -320,7 +320,7 @@ def test_embedded_photographs_take_options(network):
         ("aligned", InvalidOption, "no default for path"),
         ({"name": "none"}, PluginNotFound, "none"),
         ({"path": "."}, DataError, "'name'"),
-        ('{"name": "aligned"', InvalidOption, "no JSON"),
+        ('{"name": "aligned"', InvalidOption, "not valid JSON"),
         ("[1]", DataError, "no such folder"),
     ],
 )
