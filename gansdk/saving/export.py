@@ -55,7 +55,7 @@ def export(
 
     `inputs`: images by name, (1, channels_in, H, W), that the batches are made of, by reflection where they are too
     small; without any they are noise within the contract's input range. With `check=False` a file that gives other
-    images is written all the same, with a warning.
+    images is still written, with a warning.
 
     Raises:
         InvalidOption: another format.
