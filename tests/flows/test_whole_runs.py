@@ -147,7 +147,7 @@ def test_a_recipe_needs_what_was_passed_as_an_object_once_more(given, quick, tmp
     gansdk.compress(given(), **quick, distiller=None, out_dir=tmp_path / "first")
     recipe = tmp_path / "first" / "student" / "recipe.toml"
     assert "# model was a gansdk_adapters.networks.srresnet.SRResNet" in recipe.read_text()
-    with pytest.raises(InvalidOption, match="The recipe has no model: .*SRResNet.* Pass model="):
+    with pytest.raises(InvalidOption, match=r"The recipe has no model: .*SRResNet.* Pass model="):
         gansdk.compress(recipe=recipe)
     gansdk.compress(given(), recipe=recipe, device="cpu", out_dir=tmp_path / "again")
     first, again = ((tmp_path / run / "student" / "model.safetensors").read_bytes() for run in ("first", "again"))
