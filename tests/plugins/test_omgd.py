@@ -509,7 +509,7 @@ def test_unpaired_images_make_blocks_of_one_wider_teacher_and_then_the_student()
     assert all(torch.equal(tensor, after[2][name]) for name, tensor in after[1].items())
 
 
-@pytest.mark.filterwarnings("ignore:All of the 1 steps are the teacher's")
+@pytest.mark.filterwarnings("ignore:All 1 steps train the teacher")
 @pytest.mark.parametrize(("steps", "pattern"), [(1, "T"), (4, "Tsss"), (7, "Tssssss"), (11, "TssssTsssss")])
 def test_a_short_run_has_fewer_blocks_and_leaves_the_rest_to_the_student(steps, pattern):
     regime, _ = bound(omgd(**SMALL), generator(CYCLEGAN, "resnet", blocks=1), steps=steps, source=Unpaired())

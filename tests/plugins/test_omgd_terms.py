@@ -323,7 +323,7 @@ def test_every_route_needs_a_term_that_fixes_its_colours():
     own = {route: [replace_routes(ssim(), (route,))] for route in ("A2B", "B2A")}
     regime.check([*own["A2B"], *own["B2A"]], ("A2B", "B2A"))
     regime.check(own["A2B"], ("A2B",))
-    with pytest.raises(IncompatibleParts, match="on the route 'B2A' which colours"):
+    with pytest.raises(IncompatibleParts, match="of the student's images on the route 'B2A'"):
         regime.check(own["A2B"], ("A2B", "B2A"))
 
 
