@@ -148,7 +148,7 @@ REFUSED = {
     "negative seed": ({"seed": -1}, InvalidOption, "seed=-1"),
     "learning rate that is no number": ({"learning_rate": float("nan")}, InvalidOption, "learning_rate=nan"),
     "unknown way to resume": ({"resume": "always"}, InvalidOption, "'never'"),
-    "unknown device": ({"device": "abacus"}, InvalidOption, "neither 'auto' nor 'cpu'"),
+    "unknown device": ({"device": "abacus"}, InvalidOption, "choose one of 'auto', 'cpu'"),
     "unreadable quality": ({"quality": "good"}, InvalidOption, "psnr-y>=29.5"),
     "quality with two points": ({"quality": "psnr-y>=1.2.3"}, InvalidOption, "psnr-y>=29.5"),
     "unknown metric": ({"quality": "beauty>=3"}, InvalidOption, "psnr-y, ssim-y"),
