@@ -16,7 +16,7 @@ from gansdk.registry.origins import Origin, origin_of, passes
 from gansdk.registry.records import DEPTH, said
 from gansdk.text import quoted
 from gansdk.validation.json_fields import read_json
-from gansdk.validation.signatures import fitting
+from gansdk.validation.signatures import defaults_of, fitting
 
 
 def open_adapter(adapter: str | Mapping[str, Any] | Adapter) -> Adapter:
@@ -133,7 +133,7 @@ def instantiate(
     known = known or {}
     entry = registry().find(kind, name)
     # Recorded as users gave them and before the factory has them, which gets copies: it may change what it is given.
-    asked = {**_defaults(factory), **options}
+    asked = {**defaults_of(factory), **options}
     origin = Origin(
         kind=kind,
         name=entry.spec.name,
@@ -181,15 +181,6 @@ def _copied(value: Any, depth: int = DEPTH) -> Any:
     if type(value) in (list, tuple, set):
         return type(value)(_copied(item, depth - 1) for item in value)
     return value
-
-
-def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
-    """What the options are where they are left out; a factory without a signature does not say."""
-    try:
-        parameters = introspection.signature(factory).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {option: p.default for option, p in parameters.items() if p.default is not p.empty}
 
 
 def _fitting_options(kind: str, name: str, factory: Callable[..., Any], options: Mapping[Any, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def fitting(
     Raises:
         InvalidOption: a value is of another type, or out of bounds; or `error`, if that is given.
     """
-    wanted, defaults = annotations_of(function), _defaults(function)
+    wanted, defaults = annotations_of(function), defaults_of(function)
     fitted = dict(given)
     for name, value in given.items():
         if name not in wanted or (name in defaults and value is defaults[name]):
@@ -130,12 +130,13 @@ def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """What the parameters are where they are left out; a function without a signature does not say."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
-    return {name: parameter.default for name, parameter in parameters.items()}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def _checks(annotation: Any) -> tuple[_Kind | None, Callable[[Any], Any]]:
